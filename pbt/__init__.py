@@ -1,0 +1,64 @@
+"""pbt trains populations of neural networks.
+
+    import pbt
+
+    result = pbt.Sweep(
+        trainable="language",
+        space="language",
+        objective="bits_per_byte",
+        budget={"members": 16, "generations": 8, "steps": 50},
+    ).run()
+    print(result.best.score, result.best.schedule)
+
+Importing the package loads neither torch, ray, botorch nor mlflow: names below are loaded when first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pbt.errors import PbtError
+    from pbt.population import PBT, Fixed
+    from pbt.record.result import Result, load
+    from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
+    from pbt.sweep import Sweep
+
+__all__ = [
+    "PBT",
+    "Budget",
+    "Component",
+    "Fixed",
+    "Hosts",
+    "Objective",
+    "PbtError",
+    "Result",
+    "Sweep",
+    "SweepSpec",
+    "Tracking",
+    "load",
+]
+
+_HOMES = {
+    "Sweep": "sweep",
+    "PBT": "population",
+    "Fixed": "population",
+    "Result": "record.result",
+    "load": "record.result",
+    "PbtError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'spec')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,0 +1,115 @@
+"""Sweep files: YAML in, a `SweepSpec` out, and mistakes explained. The only place that parses what people typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from pbt.errors import SpecError, nearest
+from pbt.spec import PARTS, SweepSpec, to_dict
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers (`1e-4` is a number, not a word) and no silently repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+# Whole numbers come first again: the resolver above would take them for floats.
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first].sort(key=lambda entry: entry[0].endswith("float"))
+
+
+def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
+    """Read a sweep file.
+
+    Args:
+        path: A YAML file that holds one serialised spec.
+        overrides: Dotted keys and the values that replace the file's (`{"trainable.options.data": "corpus.txt"}`).
+
+    Raises:
+        SpecError: The file cannot be read, or is no valid sweep; the message names the key and the mend.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise SpecError(str(path), f"cannot be read ({error.strerror})", "Check the path") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(str(path), "is not text", "Write the sweep as YAML in UTF-8") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise SpecError(str(path), f"is not valid YAML: {problem}", "Mend the line it names") from error
+    if not isinstance(data, dict):
+        raise SpecError(str(path), "is not a sweep", "Begin with `trainable:`; see examples/language.yaml")
+    for key, value in (overrides or {}).items():
+        _replace(data, key.split("."), value)
+    return parse(data)
+
+
+def parse(data: Mapping[str, Any]) -> SweepSpec:
+    """Build a spec from hand-written data.
+
+    Raises:
+        SpecError: A key is unknown, missing or has a value of the wrong type.
+    """
+    try:
+        spec: SweepSpec = pydantic.TypeAdapter(SweepSpec).validate_json(json.dumps(data), strict=True)
+    except pydantic.ValidationError as error:
+        raise _explain(error.errors()[0], data) from None
+    except TypeError as error:
+        raise SpecError("sweep", f"holds something YAML data cannot: {error}", "Use plain values") from None
+    return spec
+
+
+def write_sweep(spec: SweepSpec) -> str:
+    """A spec as the text of a sweep file; `read_sweep` gives it back, equal."""
+    return yaml.safe_dump(to_dict(spec), sort_keys=False)
+
+
+def _replace(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise SpecError(".".join(path[:-1]), f"{data!r} is not a mapping", "Write `name:` and `options:` below it")
+    data[path[-1]] = value
+
+
+def _explain(error: Any, data: Mapping[str, Any]) -> SpecError:
+    where = [str(part) for part in error["loc"] if not _is_branch(part)]
+    field = ".".join(where)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return SpecError(field, "is not a known key", nearest(where[-1], _known_keys(where[:-1])))
+    if error["type"] in ("missing", "missing_argument"):
+        return SpecError(field, "is missing", f"Add `{where[-1]}:`")
+    if error["type"].startswith("dataclass"):
+        known = ", ".join(_known_keys(where))
+        return SpecError(field, f"{error['input']!r} is not a mapping", f"Write a mapping with the keys {known}")
+    message = error["msg"].removeprefix("Input ").rstrip(".")
+    return SpecError(field, f"{error['input']!r} is wrong", f"It {message}")
+
+
+def _is_branch(part: object) -> bool:
+    """Pydantic names the branch of a union in an error's location; people did not write that."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "int", "dict"))
+
+
+def _known_keys(where: Sequence[str]) -> list[str]:
+    kind = PARTS.get(where[0], SweepSpec) if where else SweepSpec
+    return [field.name for field in dataclasses.fields(kind)]

@@ -1,0 +1,77 @@
+"""Everything pbt raises on purpose.
+
+    PbtError
+    +-- SpecError        a sweep that cannot be run as written
+    +-- StorageError     a folder that cannot be written or read
+    +-- LedgerError      a ledger that is damaged or of an unknown version
+    |   +-- RunNotFound  no such run in the storage folder
+    +-- HparamMismatch   a hyperparameter ordered and not in effect
+    +-- HostError        a host that could not carry out its orders
+
+Each message is one line of plain English: what is wrong, the value seen, and the mend. `searchspaces.SpaceError` and
+`trainables.TrainableError` follow the same form and are caught beside these at the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PbtError(Exception):
+    """Base of all errors that are meant for the person at the keyboard."""
+
+
+class SpecError(PbtError):
+    """A sweep that cannot be run as written.
+
+    Args:
+        field: Dotted name of the field, as written in a sweep file (`budget.members`).
+        problem: What is wrong, with the value.
+        mend: What to write instead.
+    """
+
+    def __init__(self, field: str, problem: str, mend: str) -> None:
+        self.field, self.problem, self.mend = field, problem, mend
+        super().__init__(f"{field}: {problem}. {mend}")
+
+
+class StorageError(PbtError):
+    """A folder or file that cannot be read or written."""
+
+
+class LedgerError(PbtError):
+    """A ledger that is damaged, or written by a version this one does not know."""
+
+
+class RunNotFound(LedgerError):
+    """No run of that name."""
+
+
+class HparamMismatch(PbtError):
+    """The stack holds another value than the one ordered.
+
+    Args:
+        member: The member that was stopped.
+        hparam: Name of the hyperparameter.
+        wanted: The value ordered.
+        got: The value read back from the device.
+    """
+
+    def __init__(self, member: int, hparam: str, wanted: object, got: object) -> None:
+        self.member, self.hparam, self.wanted, self.got = member, hparam, wanted, got
+        super().__init__(
+            f"member {member}: {hparam} is not in effect: wanted {wanted!r}, got {got!r}. "
+            f"The member was stopped; check that the trainable's set_hparams writes {hparam!r}."
+        )
+
+
+class HostError(PbtError):
+    """A host that could not carry out its orders."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: `Did you mean 'members'?`, or the list of known names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."

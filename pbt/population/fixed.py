@@ -1,0 +1,28 @@
+"""The baseline: the same initial population, every member keeping its hyperparameters to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pbt.member import Hparams
+from pbt.population.rounds import Rounds, nobody
+from pbt.strategy import Strategy, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """Options of the baseline.
+
+    With the same seed, space and budget as a `PBT` sweep it trains the very same initial configurations for the same
+    number of member-steps: its best member is the best *fixed* configuration of that population.
+
+    Attributes:
+        initial: Hyperparameters of the first members; the others are sampled from the space.
+    """
+
+    initial: Sequence[Hparams] = ()
+
+    def begin(self, task: Task) -> Strategy:
+        """Start on a task."""
+        return Rounds(task, nobody, self.initial)

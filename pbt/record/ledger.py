@@ -1,0 +1,331 @@
+"""The ledger: an append-only record of every decision and observation; the single truth about a sweep.
+
+    RUN/
+      run.json               the spec, versions and data the run was made with
+      ledger/
+        manifest.json        schema version, sealed parts with row counts and SHA-256, and the write-ahead file, if any
+        TABLE/000001.parquet immutable parts
+        wal-000002.jsonl     write-ahead: one line per commit, CRC first, synced before anyone acts on it
+
+A commit is one line, so it is there whole or not at all. A torn last line (the process died while writing) is
+dropped; damage anywhere else is an error that names the file and line. `seal` turns the write-ahead file into Parquet
+parts: a crash in the middle leaves the manifest pointing at the write-ahead file, and sealing again writes the same
+part numbers, so nothing is lost or doubled.
+
+A run folder can be read while it is being written, by this module and (the sealed parts) by anything that reads
+Parquet: `pandas.read_parquet("RUN/ledger/segments")`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pbt.errors import LedgerError, RunNotFound, StorageError
+from pbt.record import schema
+
+Row: TypeAlias = Mapping[str, Any]
+
+#: A write-ahead file with this many rows is sealed into parts.
+SEAL_ROWS = 50_000
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either there whole or not at all, synced to disk.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}. Free some space or choose another storage folder."
+        ) from error
+
+
+class Ledger:
+    """The one writer of a run's ledger.
+
+    Args:
+        run: The run's folder, which must hold no ledger yet.
+        clock: Seconds since the epoch, for the `at` columns.
+
+    Raises:
+        LedgerError: The folder has a ledger already.
+        StorageError: The folder cannot be written.
+    """
+
+    def __init__(self, run: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder = run / "ledger"
+        self._clock = clock
+        self._pending: list[tuple[str, dict[str, Any]]] = []
+        self._rows = 0
+        if (self._folder / "manifest.json").exists():
+            raise LedgerError(f"{run} already has a ledger. Choose another name or storage folder.")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {run}: {error.strerror}. Choose another storage folder.") from error
+        self._manifest: dict[str, Any] = {
+            "schema_version": schema.VERSION,
+            "parts": [],
+            "wal": 1,
+            "finished": False,
+        }
+        self._write_manifest()
+        self._wal = open(self._wal_path(1), "ab")  # noqa: SIM115 - open as long as the ledger
+
+    def append(self, table: str, **row: Any) -> None:
+        """Add a row to the next commit."""
+        unknown = row.keys() - set(schema.TABLES[table].names)
+        if unknown:
+            raise KeyError(f"table {table} has no column {sorted(unknown)}")
+        self._pending.append((table, {**row, "at": self._clock()}))
+
+    def commit(self) -> None:
+        """Make all rows since the last commit durable, together. Returns when they are on disk.
+
+        Raises:
+            StorageError: The disk did not take them.
+        """
+        if not self._pending:
+            return
+        try:
+            self._wal.write(_frame(self._pending))
+            self._wal.flush()
+            os.fsync(self._wal.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self._folder}: {error.strerror}. Free some space; what was recorded before is safe."
+            ) from error
+        self._rows += len(self._pending)
+        self._pending = []
+        if self._rows >= SEAL_ROWS:
+            self._seal(following=self._manifest["wal"] + 1)
+
+    def close(self, *, finished: bool) -> None:
+        """Seal everything; `finished` says whether the sweep came to its end."""
+        self.commit()
+        self._manifest["finished"] = finished
+        self._seal(following=None)
+
+    def _seal(self, following: int | None) -> None:
+        """Turn the write-ahead file into immutable Parquet parts, and begin the following one, if any."""
+        number, wal = self._manifest["wal"], self._wal
+        rows, _ = read_wal(self._wal_path(number))
+        for table in schema.TABLES:
+            if chosen := [row for name, row in rows if name == table]:
+                self._manifest["parts"].append(self._write_part(table, number, chosen))
+        if following is not None:
+            self._wal, self._rows = open(self._wal_path(following), "ab"), 0  # noqa: SIM115 - open as long as the ledger
+        self._manifest["wal"] = following
+        self._write_manifest()
+        wal.close()
+        self._wal_path(number).unlink()
+
+    def _write_part(self, table: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
+        path = self._folder / table / f"{number:06d}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        sink = pa.BufferOutputStream()
+        pq.write_table(schema.to_arrow(table, rows), sink)
+        data = sink.getvalue().to_pybytes()
+        write_atomically(path, data)
+        return {
+            "table": table,
+            "file": f"{table}/{path.name}",
+            "rows": len(rows),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    def _write_manifest(self) -> None:
+        write_atomically(self._folder / "manifest.json", json.dumps(self._manifest, indent=1).encode())
+
+    def _wal_path(self, number: int) -> Path:
+        return _wal_path(self._folder, number)
+
+
+class LedgerReader:
+    """Reads a run's ledger, also while it is being written.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        RunNotFound: There is no ledger in the folder.
+        LedgerError: The ledger is damaged, or of a version this program does not know.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._folder = run / "ledger"
+        if not (self._folder / "manifest.json").exists():
+            raise RunNotFound(f"no run at {run}. `pbt list` shows the runs there are.")
+        version = self._manifest()["schema_version"]
+        if version > schema.VERSION:
+            raise LedgerError(
+                f"{run} has ledger version {version}; this pbt reads up to {schema.VERSION}. Upgrade pbt."
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the sweep came to its end."""
+        return bool(self._manifest()["finished"])
+
+    def tables(self) -> dict[str, pa.Table]:
+        """All tables as they are now, by name."""
+        return {table: schema.to_arrow(table, rows) for table, rows in self.rows().items()}
+
+    def table(self, name: str) -> pa.Table:
+        """One table as it is now."""
+        return self.tables()[name]
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows as plain dictionaries, by table; `at` in seconds since the epoch."""
+        return self.rows_and_position()[0]
+
+    def rows_and_position(self) -> tuple[dict[str, list[dict[str, Any]]], tuple[Path, int] | None]:
+        """All rows, and the write-ahead file and offset in it up to which they were read; None if it is closed."""
+        while True:
+            manifest = self._manifest()
+            try:
+                return self._read(manifest)
+            except FileNotFoundError:
+                # The writer sealed the write-ahead file between our reading the manifest and the file.
+                if self._manifest()["wal"] == manifest["wal"]:
+                    raise
+
+    def digest(self) -> str:
+        """SHA-256 over the decision columns of all segments, ordered by (member, segment).
+
+        Two runs with equal digests made the same decisions with the same hyperparameters in effect, whatever their
+        hosts, timings and order of reports.
+        """
+        rows = self.rows()
+        effect = {(row["member"], row["segment"]): row["hparams_in_effect"] for row in rows["outcomes"]}
+        segments = sorted(rows["segments"], key=lambda row: (row["member"], row["segment"]))
+        lines = [
+            {name: row.get(name) for name in schema.DIGEST}
+            | {"hparams_in_effect": effect.get((row["member"], row["segment"]))}
+            for row in segments
+        ]
+        return hashlib.sha256(schema.canonical(lines).encode()).hexdigest()
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self._folder / "manifest.json"
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_bytes())
+            return manifest
+        except ValueError as error:
+            raise LedgerError(f"{path} is damaged: {error}. Restore it from a backup.") from error
+
+    def _read(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], tuple[Path, int] | None]:
+        found: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
+        for part in manifest["parts"]:
+            found[part["table"]] += self._read_part(part)
+        if manifest["wal"] is None:
+            return found, None
+        wal = _wal_path(self._folder, manifest["wal"])
+        fresh, offset = read_wal(wal)
+        for table, row in fresh:
+            found[table].append(row)
+        return found, (wal, offset)
+
+    def _read_part(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
+        path = self._folder / part["file"]
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != part["sha256"]:
+            raise LedgerError(f"{path} is damaged (its SHA-256 is not the manifest's). Restore it from a backup.")
+        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
+        for row in rows:
+            row["at"] = row["at"].timestamp()
+        return rows
+
+
+class Tail:
+    """Follows a ledger: each `poll` returns the rows added since the last one, in the order they were written.
+
+    Args:
+        reader: The ledger to follow.
+        seen: Rows already taken, by table, to go on from where another `Tail` stopped.
+    """
+
+    def __init__(self, reader: LedgerReader, seen: Mapping[str, int] | None = None) -> None:
+        self._reader = reader
+        self._position: tuple[Path, int] | None = None
+        self.seen: dict[str, int] = dict.fromkeys(schema.TABLES, 0) | dict(seen or {})
+
+    def poll(self) -> list[tuple[str, dict[str, Any]]]:
+        """New rows as `(table, row)`, in the order they were written. Costs what is new, not what is there."""
+        fresh = self._poll_wal()
+        if fresh is None:
+            fresh = self._poll_all()
+        for table, _ in fresh:
+            self.seen[table] += 1
+        return fresh
+
+    def _poll_wal(self) -> list[tuple[str, dict[str, Any]]] | None:
+        """What the write-ahead file we were reading has gained; None once it has been sealed."""
+        if self._position is None:
+            return None
+        wal, offset = self._position
+        try:
+            fresh, offset = read_wal(wal, offset)
+        except FileNotFoundError:
+            return None
+        self._position = wal, offset
+        return fresh
+
+    def _poll_all(self) -> list[tuple[str, dict[str, Any]]]:
+        """Everything not yet seen, sealed or not; the next poll goes on from there."""
+        rows, self._position = self._reader.rows_and_position()
+        fresh = [(table, row) for table in rows for row in rows[table][self.seen[table] :]]
+        return sorted(fresh, key=lambda entry: entry[1]["at"])
+
+
+def _wal_path(folder: Path, number: int) -> Path:
+    return folder / f"wal-{number:06d}.jsonl"
+
+
+def _frame(rows: Sequence[tuple[str, Row]]) -> bytes:
+    text = schema.canonical(rows).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read_wal(path: Path, start: int = 0) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """Rows of a write-ahead file, and the offset of the end of its last whole commit. A torn last line is dropped.
+
+    Args:
+        path: The file.
+        start: Offset to begin at, the end of an earlier commit.
+
+    Raises:
+        LedgerError: A line other than the last is damaged.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read()
+    rows, end = [], 0
+    for line in data.split(b"\n")[:-1]:
+        crc, _, text = line.partition(b" ")
+        if crc != b"%08x" % zlib.crc32(text):
+            if end + len(line) + 1 == len(data):
+                break
+            raise LedgerError(f"{path} is damaged after byte {start + end}. What stands before it is good.")
+        rows += [(table, row) for table, row in json.loads(text)]
+        end += len(line) + 1
+    return rows, start + end

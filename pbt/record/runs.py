@@ -1,0 +1,120 @@
+"""Run folders: made, found and listed. A run is a folder in a storage folder, with `run.json` and a ledger in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbt.errors import LedgerError, RunNotFound, StorageError, nearest
+from pbt.record.ledger import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's folder, and what its `run.json` says.
+
+    Attributes:
+        path: The folder.
+        info: `run_id`, `spec`, `objective`, `created`, `versions`, `data`, `metrics`, `hparams`, `fixed`,
+            `tokens_per_step`.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+
+def prepare_storage(storage: Path) -> Path:
+    """Make the storage folder and see that it can be written, before anything is started.
+
+    Raises:
+        StorageError: It cannot.
+    """
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe = storage / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"storage: cannot write {storage} ({error.strerror}). Name a folder you may write with --storage."
+        ) from error
+    return storage
+
+
+def make_run(storage: Path, name: str, info: Mapping[str, Any], clock: Callable[[], float] = time.time) -> Run:
+    """Make a new run folder, named after the sweep and the present time (UTC).
+
+    Raises:
+        StorageError: The storage folder cannot be written.
+    """
+    now = clock()
+    path = _fresh(storage, f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}")
+    info = {"run_id": path.name, "created": now, **info}
+    write_atomically(path / "run.json", json.dumps(info, indent=1).encode())
+    return Run(path, info)
+
+
+def _fresh(storage: Path, stem: str) -> Path:
+    number = 1
+    while True:
+        path = storage / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def open_run(path: Path) -> Run:
+    """A run folder by its path.
+
+    Raises:
+        RunNotFound: It is not a run folder.
+        LedgerError: Its `run.json` is damaged.
+    """
+    try:
+        return Run(path, json.loads((path / "run.json").read_bytes()))
+    except OSError as error:
+        raise RunNotFound(f"no run at {path} ({error.strerror}). `pbt list` shows the runs there are.") from error
+    except ValueError as error:
+        raise LedgerError(f"{path / 'run.json'} is damaged: {error}. Restore it from a backup.") from error
+
+
+def list_runs(storage: Path) -> list[Run]:
+    """The runs of a storage folder, newest first; empty if there is no such folder."""
+    if not storage.is_dir():
+        return []
+    runs = [open_run(file.parent) for file in storage.glob("*/run.json")]
+    return sorted(runs, key=lambda run: (run.info["created"], run.id), reverse=True)
+
+
+def find_run(reference: str, storage: Path) -> Run:
+    """A run by path, by name, by the beginning of its name, or `latest`.
+
+    Raises:
+        RunNotFound: None fits, or several do.
+    """
+    if (Path(reference) / "run.json").exists():
+        return open_run(Path(reference))
+    runs = list_runs(storage)
+    if not runs:
+        raise RunNotFound(f"RUN: there is no run in {storage}. Start one with `pbt demo`, or name its --storage.")
+    if reference == "latest":
+        return runs[0]
+    fitting = [run for run in runs if run.id == reference] or [run for run in runs if run.id.startswith(reference)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise RunNotFound(f"RUN: {reference!r} fits {len(fitting)} runs in {storage}. Write more of its name.")
+    raise RunNotFound(f"RUN: no run {reference!r} in {storage}. {nearest(reference, (run.id for run in runs))}")

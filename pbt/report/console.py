@@ -1,0 +1,197 @@
+"""A sweep in the terminal while it runs: a live table, or plain lines where nobody can see a table move.
+
+`Progress` is fed with a ledger's rows as they come. It follows a running sweep and tells a finished one alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pbt.report import text
+from pbt.report.tables import GenerationRow, MemberRow, Population, Row
+
+#: Lines of the live display that are not members: title, bar, table head and rules, footer, and one to spare.
+_FRAME_LINES = 8
+#: Share of the training that must be done before the rest is guessed at.
+_GUESS_FROM = 0.02
+
+_STYLES = {"failed": "red", "diverged": "yellow"}
+
+
+class Progress:
+    """Shows how a sweep is doing.
+
+    Args:
+        info: What `run.json` says.
+        console: Where to print.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, info: Mapping[str, Any], console: Console | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._info = info
+        self._console = console or Console()
+        self._clock = clock
+        self._population = Population(info)
+        self._told_generations = 0
+        self._told: set[tuple[str, int]] = set()
+        self._live: Live | None = None
+        if self._console.is_terminal and not self._console.quiet:
+            self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    def __enter__(self) -> Progress:
+        """Say what begins."""
+        self._say(_opening(self._info))
+        if self._live:
+            self._live.start()
+        return self
+
+    def update(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Take rows in and show what they change. Without rows, a live display moves its clock."""
+        self._population.apply(rows)
+        self._tell_troubles()
+        if self._live:
+            self._live.update(self._render(), refresh=True)
+        else:
+            self._tell_generations()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say how it ended."""
+        if self._live:
+            self._live.update(self._render(), refresh=True)
+            self._live.stop()
+        self._say(_closing(self._info, self._population))
+
+    def _say(self, line: str, style: str | None = None) -> None:
+        """One line, however wide: plain output goes to logs, which must not be wrapped."""
+        self._console.print(Text(line, style=style or ""), soft_wrap=True)
+
+    def _tell_troubles(self) -> None:
+        for member, row in self._population.failures.items():
+            if self._news("failed", member):
+                where = f"after {row['consumed_end']:,} steps" if row.get("consumed_end") is not None else "at once"
+                self._say(f"member {member} failed {where}: {row.get('reason') or 'no reason given'}", "red")
+
+    def _news(self, what: str, member: int) -> bool:
+        if (what, member) in self._told:
+            return False
+        self._told.add((what, member))
+        return True
+
+    def _tell_generations(self) -> None:
+        for row in self._population.ended(after=self._told_generations):
+            self._told_generations = row.generation
+            self._say(_line(row, self._population))
+
+    # ------------------------------------------------------------------------------------------------ drawing
+
+    def _render(self) -> RenderableType:
+        rows = self._population.ranked()
+        room = max(3, self._console.height - _FRAME_LINES)
+        shown = rows if len(rows) <= room else rows[: room - 1]
+        best = self._population.best
+        names = list(self._info.get("hparams", {}))
+        table, left_out = fitting_table(self._console, shown, names, best.member if best else None)
+        parts: list[RenderableType] = [self._bar(), table]
+        if footer := _hidden(rows[len(shown) :], left_out):
+            parts.append(Text(footer, style="dim"))
+        return Group(*parts)
+
+    def _bar(self) -> RenderableType:
+        population = self._population
+        share = population.share
+        elapsed = population.elapsed if population.finish else self._clock() - population.created
+        words = f"{text.duration(elapsed)} elapsed"
+        if not population.finish and share >= _GUESS_FROM:
+            words += f", about {text.duration(elapsed * (1 - share) / share)} left"
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(
+            f"generation {min(population.generation, population.generations)}/{population.generations}",
+            ProgressBar(total=1.0, completed=share, width=max(10, min(40, self._console.width - 60))),
+            f"{100 * share:3.0f}%",
+            words,
+        )
+        return grid
+
+
+def member_table(rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None) -> Table:
+    """Members as a table, in the order given; the best one is marked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("member", "age", "score", *hparams):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("last exploit", no_wrap=True)
+    for row in rows:
+        mark, style = ("*", "bold green") if row.member == best else ("", _STYLES.get(row.status, ""))
+        values = [text.hparam(row.hparams.get(name)) for name in hparams]
+        cells = [mark, str(row.member), f"{row.age:,}", text.score(row.score), *values, row.status, row.last_exploit]
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def fitting_table(
+    console: Console, rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None
+) -> tuple[Table, Sequence[str]]:
+    """`member_table` with as many hyperparameters, in order, as the console is wide; and those left out."""
+    endless = console.options.update(max_width=10_000)
+    for shown in range(len(hparams), -1, -1):
+        table = member_table(rows, hparams[:shown], best)
+        if shown == 0 or console.measure(table, options=endless).maximum <= console.width:
+            break
+    return table, hparams[shown:]
+
+
+def _hidden(rows: Sequence[MemberRow], names: Sequence[str]) -> str:
+    """What there was no room for, in words."""
+    said = []
+    if rows:
+        said.append(f"{text.count(len(rows), 'member')} more, with worse scores")
+    if names:
+        said.append(f"not shown: {', '.join(names)}")
+    return "; ".join(said)
+
+
+def _opening(info: Mapping[str, Any]) -> str:
+    spec, objective = info["spec"], info["objective"]
+    budget = spec["budget"]
+    direction = "lower" if objective["mode"] == "min" else "higher"
+    return (
+        f"{info['run_id']}: {spec['trainable']['name']} under {spec['strategy']['name']}, "
+        f"{text.count(budget['members'], 'member')} x {text.count(budget['generations'], 'generation')} "
+        f"of {text.count(budget['steps'], 'step')}; {objective['split']} {objective['metric']}, {direction} is better"
+    )
+
+
+def _line(row: GenerationRow, population: Population) -> str:
+    best = "no score" if row.best is None else f"best {text.score(row.best)} (member {row.best_member})"
+    number = f"{row.generation:>{len(str(population.generations))}}"
+    said = [f"generation {number}/{population.generations}", best, f"median {text.score(row.median)}"]
+    said.append(text.count(row.num_exploits, "exploit"))
+    said += [f"{row.num_declined} declined"] if row.num_declined else []
+    said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
+    return "  ".join([*said, text.duration(row.at - population.created)])
+
+
+def _closing(info: Mapping[str, Any], population: Population) -> str:
+    took, best = text.duration(population.elapsed), population.best
+    done = f"{text.count(population.num_exploits, 'exploit')}, {text.count(len(population.failures), 'failure')}"
+    if population.finish is None:
+        return f"{info['run_id']} is unfinished after {took}: {100 * population.share:.0f}% trained, {done}"
+    if best is None:
+        return f"{info['run_id']} finished after {took}: no member survived, {done}"
+    score = f"{info['objective']['metric']} {text.score(best.score)}"
+    return f"{info['run_id']} finished after {took}: best is member {best.member}, {score}; {done}"

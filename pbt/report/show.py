@@ -1,0 +1,233 @@
+"""What a run found: as tables for a terminal, or the same facts as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pbt.errors import LedgerError
+from pbt.lineage import ScheduleStep
+from pbt.record.result import Result
+from pbt.record.runs import Run
+from pbt.report import text
+from pbt.report.console import fitting_table
+from pbt.report.tables import ExploitRow, Population, exploit_rows
+
+#: Rows of a table before the rest is only counted; the JSON has them all.
+_ROWS = 32
+
+
+def show(result: Result, console: Console | None = None) -> None:
+    """Print what a run found: its summary, members, the winner's schedule, exploits and files."""
+    console = console or Console()
+    population, info = population_of(result), result.run.info
+    best = population.best
+    console.print(_summary_table(_summary(result, population)))
+    members = population.ranked()
+    _heading(console, "Members", len(members))
+    table, left_out = fitting_table(console, members[:_ROWS], list(info["hparams"]), best.member if best else None)
+    console.print(table)
+    if left_out:
+        console.print(Text(f"not shown: {', '.join(left_out)}", style="dim"), soft_wrap=True)
+    if best:
+        steps = result.lineage.schedule(best.member)
+        _heading(console, f"Schedule of member {best.member}: what its weights were trained with", len(steps))
+        console.print(_schedule_table(steps[-_ROWS:], list(info["hparams"])))
+    if exploits := exploit_rows(result.lineage, result.rows["decisions"]):
+        _heading(console, "Exploits", len(exploits))
+        console.print(_exploit_table(exploits[-_ROWS:]))
+    _heading(console, "Files")
+    for file in _files(result.path):
+        console.print(Text(f"{file['path']}  {text.size(file['bytes'])}"), soft_wrap=True)
+
+
+def as_json(result: Result) -> str:
+    """The same facts as `show`, all of them, as JSON. A score that is not a number is null."""
+    population, lineage = population_of(result), result.lineage
+    best = population.best
+    facts = {
+        "summary": _summary(result, population),
+        "members": [asdict(row) for row in population.ranked()],
+        "schedule": [asdict(step) for step in lineage.schedule(best.member)] if best else [],
+        "generations": [asdict(row) for row in population.ended()],
+        "exploits": [asdict(row) for row in exploit_rows(lineage, result.rows["decisions"])],
+        "files": _files(result.path),
+    }
+    return json.dumps(_plain(facts), indent=1)
+
+
+def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, console: Console | None = None) -> None:
+    """Print the runs of a storage folder, in the order given."""
+    console = console or Console()
+    rows = [_listed(run) for run in runs]
+    if as_json:
+        console.print(Text(json.dumps(_plain(rows), indent=1)), soft_wrap=True)
+    elif not rows:
+        console.print(Text(f"There are no runs in {storage}. Start one with `pbt demo`."), soft_wrap=True)
+    else:
+        table = _table("run", "started (UTC)", "status", "population", "best score", "member")
+        for row in rows:
+            best = (text.score(row["score"]), "-" if row["best"] is None else str(row["best"]))
+            table.add_row(row["run"], _when(row["created"]), row["status"], row["population"], *best)
+        console.print(table)
+
+
+def population_of(result: Result) -> Population:
+    """All that a run's ledger says, taken in."""
+    population = Population(result.run.info)
+    population.apply((table, row) for table, rows in result.rows.items() for row in rows)
+    return population
+
+
+# --------------------------------------------------------------------------------------------------------- facts
+
+
+def _summary(result: Result, population: Population) -> dict[str, Any]:
+    info, best = result.run.info, population.best
+    budget, objective = info["spec"]["budget"], info["objective"]
+    members = [population.row(member) for member in result.lineage.members]
+    return {
+        "run": info["run_id"],
+        "status": "finished" if result.finished else "unfinished",
+        "created": info["created"],
+        "seconds": population.elapsed,
+        "trainable": info["spec"]["trainable"]["name"],
+        "strategy": info["spec"]["strategy"]["name"],
+        "objective": dict(objective) | {"unit": info["metrics"].get(objective["metric"], {}).get("unit", "")},
+        "budget": dict(budget),
+        "best_member": best.member if best else None,
+        "best_score": best.score if best else None,
+        "best_metrics": _last_metrics(result, best.member) if best else {},
+        "member_steps": sum(row.consumed for row in members),
+        "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
+        "exploits": population.num_exploits,
+        "declined": population.num_declined,
+        "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
+        "digest": result.digest(),
+    }
+
+
+def _last_metrics(result: Result, member: int) -> dict[str, float]:
+    own = [row for row in result.rows["metrics"] if row["member"] == member]
+    return {f"{row['split']}/{row['name']}": row["value"] for row in own}
+
+
+def _files(run: Path) -> list[dict[str, Any]]:
+    """What lies in the run's folder: files, and folders with all that is in them."""
+    found = []
+    for path in sorted(run.iterdir()):
+        inside = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        found.append({"path": str(path), "bytes": sum(file.stat().st_size for file in inside)})
+    return found
+
+
+def _listed(run: Run) -> dict[str, Any]:
+    budget = run.info["spec"]["budget"]
+    row = {
+        "run": run.id,
+        "created": run.info["created"],
+        "status": "empty",
+        "population": f"{budget['members']} x {budget['generations']} x {budget['steps']}",
+        "best": None,
+        "score": None,
+    }
+    try:
+        result = Result(run)
+        best = population_of(result).best
+    except LedgerError as error:
+        return row if not (run.path / "ledger").exists() else row | {"status": f"unreadable: {error}"}
+    row["status"] = "finished" if result.finished else "unfinished"
+    return row | ({"best": best.member, "score": best.score} if best else {})
+
+
+def _plain(value: Any) -> Any:
+    """The value as strict JSON has it: no NaN, no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+def _summary_table(facts: Mapping[str, Any]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    for name, words in _summary_lines(facts).items():
+        grid.add_row(name, Text(words, style="bold green" if name == "best" else ""))
+    return grid
+
+
+def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
+    objective, budget = facts["objective"], facts["budget"]
+    direction = "lower" if objective["mode"] == "min" else "higher"
+    unit = f" [{objective['unit']}]" if objective["unit"] else ""
+    lines = {
+        "run": f"{facts['run']}, {facts['status']}",
+        "started": f"{_when(facts['created'])} UTC, took {text.duration(facts['seconds'])}",
+        "trained": f"{facts['trainable']} under {facts['strategy']}",
+        "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
+        "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps",
+        "used": f"{facts['member_steps']:,} member-steps, {facts['tokens']:,} tokens",
+        "best": "no member has a score",
+    }
+    if facts["best_member"] is not None:
+        test = facts["best_metrics"].get(f"test/{objective['metric']}")
+        ahead = "" if facts["status"] == "finished" else " so far"
+        lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
+        lines["best"] += "" if test is None else f", test {text.score(test)}"
+    declined = f", {facts['declined']} declined" if facts["declined"] else ""
+    lines["exploits"] = f"{facts['exploits']}{declined}"
+    for member, reason in facts["failures"].items():
+        lines[f"member {member}"] = f"failed: {reason}"
+    return lines | {"digest": facts["digest"]}
+
+
+def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Table:
+    table = _table("from age", "to age", "trained by", *hparams)
+    for step in steps:
+        values = [text.hparam(step.hparams.get(name)) for name in hparams]
+        table.add_row(f"{step.age_start:,}", f"{step.age_end:,}", f"member {step.member}", *values)
+    return table
+
+
+def _exploit_table(rows: Sequence[ExploitRow]) -> Table:
+    table = _table("after gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
+    for row in rows:
+        changed = ", ".join(
+            f"{name} {text.hparam(before)} -> {text.hparam(after)}" for name, (before, after) in row.changed.items()
+        )
+        scores = text.score(row.score), text.score(row.donor_score)
+        table.add_row(str(row.generation), str(row.member), scores[0], str(row.donor), scores[1], changed or "nothing")
+    return table
+
+
+def _table(*headings: str, left: str = "") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("run", "started (UTC)", "status") else "right")
+    if left:
+        table.add_column(left, ratio=1)
+    return table
+
+
+def _heading(console: Console, title: str, rows: int = 0) -> None:
+    hidden = f" ({_ROWS} of {rows}; --json has them all)" if rows > _ROWS else ""
+    console.print()
+    console.print(Text(title + hidden, style="bold"))
+
+
+def _when(created: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(created))

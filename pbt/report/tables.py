@@ -1,0 +1,351 @@
+"""The facts behind every table: ledger rows in, frozen rows out. Pure; prints nothing, reads no clock.
+
+`Population` is fed with a ledger's rows as they come, or all at once, and can be asked at any time. Generations are
+counted as people count them: generation 1 is the first, and an exploit "after generation 3" follows its scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pbt.lineage import Lineage, better
+from pbt.member import Hparams
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRow:
+    """A member as it is now.
+
+    Attributes:
+        member: Its id.
+        status: `running`, `ended`, `diverged` (its last score is NaN) or `failed`.
+        age: Steps in the ancestry of its weights.
+        consumed: Steps it ran itself.
+        score: Its last; None before the first.
+        hparams: What it trains with.
+        donor: Whose weights it took over last; None if it never did.
+        exploited_after: After which generation that was.
+        num_exploits: How often it did.
+        reason: Why it failed, or empty.
+    """
+
+    member: int
+    status: str
+    age: int
+    consumed: int
+    score: float | None
+    hparams: Hparams
+    donor: int | None = None
+    exploited_after: int | None = None
+    num_exploits: int = 0
+    reason: str = ""
+
+    @property
+    def last_exploit(self) -> str:
+        """`gen 5 <- member 3`, or empty."""
+        return "" if self.donor is None else f"gen {self.exploited_after} <- member {self.donor}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRow:
+    """A generation that is over.
+
+    Attributes:
+        generation: Counted from 1.
+        best: The best score, None if there is none.
+        best_member: Who had it.
+        median: Of the scores that are not NaN.
+        num_exploits: Copies decided on these scores.
+        num_declined: Exploits considered and not done.
+        num_diverged: Scores that are NaN.
+        at: When its last score came in, seconds since the epoch.
+    """
+
+    generation: int
+    best: float | None
+    best_member: int | None
+    median: float | None
+    num_exploits: int
+    num_declined: int
+    num_diverged: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExploitRow:
+    """A member taking over another's weights.
+
+    Attributes:
+        generation: After which generation.
+        member: The receiver.
+        donor: Whose weights it took over.
+        score: The receiver's, on which it was decided.
+        donor_score: The donor's.
+        changed: Hyperparameters that differ, as (before, after).
+        reason: The strategy's words.
+    """
+
+    generation: int
+    member: int
+    donor: int
+    score: float | None
+    donor_score: float | None
+    changed: Mapping[str, tuple[Any, Any]]
+    reason: str
+
+
+@dataclass
+class _Own:
+    """One member's rows, as far as tables need them."""
+
+    segment: Row
+    outcome: Row | None = None
+    copy: Row | None = None
+    num_copies: int = 0
+    age: int = 0
+    consumed: int = 0
+
+
+@dataclass
+class _Generation:
+    """One generation's scores and decisions."""
+
+    scores: dict[int, float] = field(default_factory=dict)
+    begun: int = 0
+    copies: int = 0
+    declined: int = 0
+    at: float = 0.0
+
+
+class Population:
+    """What a ledger has said so far. Taking rows in costs what is new, not what is there.
+
+    Args:
+        info: What `run.json` says.
+
+    Attributes:
+        members: Size of the population.
+        generations: How many there will be.
+        steps: Training steps of a member in each.
+        mode: Whether small or large scores are better.
+        generation: The newest generation under way, counted from 1.
+        finish: The decision that ended the sweep, once there is one.
+    """
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        budget = info["spec"]["budget"]
+        self.members: int = budget["members"]
+        self.generations: int = budget["generations"]
+        self.steps: int = budget["steps"]
+        self.mode: str = info["objective"]["mode"]
+        self.created: float = info["created"]
+        self.finish: Row | None = None
+        self.last_at: float = self.created
+        self.generation = 1
+        self._own: dict[int, _Own] = {}
+        self._generations: dict[int, _Generation] = defaultdict(_Generation)
+        self._generation_of: dict[tuple[int, int], int] = {}
+        self._failures: dict[int, Row] = {}
+
+    def apply(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Take rows in, as `Tail.poll` gives them; each table's rows in order."""
+        rows = list(rows)
+        self.last_at = max([self.last_at, *(row["at"] for _, row in rows)])
+        # Segments first: a clock that was set back must not put an outcome before its segment.
+        for name, take in (
+            ("segments", self._segment),
+            ("metrics", self._metric),
+            ("outcomes", self._outcome),
+            ("decisions", self._decision),
+        ):
+            for table, row in rows:
+                if table == name:
+                    take(row)
+
+    def _segment(self, row: Row) -> None:
+        own = self._own.setdefault(row["member"], _Own(row))
+        own.segment = row
+        own.age = row["age_start"]
+        own.consumed = max(own.consumed, row["consumed_start"])
+        self._generation_of[row["member"], row["segment"]] = row["generation"]
+        self.generation = max(self.generation, row["generation"] + 1)
+        begun = self._generations[row["generation"]]
+        begun.begun += 1
+        if row["start"] == "copied":
+            own.copy, own.num_copies = row, own.num_copies + 1
+            begun.copies += 1
+
+    def _outcome(self, row: Row) -> None:
+        own = self._own[row["member"]]
+        own.outcome = row
+        if row["segment"] == own.segment["segment"] and row.get("consumed_end") is not None:
+            own.age, own.consumed = row["age_end"], row["consumed_end"]
+        if row["status"] == "failed":
+            self._failures[row["member"]] = row
+            return
+        generation = self._generations[self._generation_of[row["member"], row["segment"]]]
+        generation.scores[row["member"]] = math.nan if row["score"] is None else row["score"]
+        generation.at = max(generation.at, row["at"])
+
+    def _metric(self, row: Row) -> None:
+        own = self._own[row["member"]]
+        if row["segment"] == own.segment["segment"] and row["consumed"] > own.consumed:
+            own.age, own.consumed = row["age"], row["consumed"]
+
+    def _decision(self, row: Row) -> None:
+        if row["kind"] == "finish":
+            self.finish = row
+        elif row["kind"] == "decline":
+            key = row["member"], row.get("segment")
+            self._generations[self._generation_of.get(key, 0) + 1].declined += 1  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------------------------------------ asking
+
+    @property
+    def failures(self) -> dict[int, Row]:
+        """How members failed: their last outcomes."""
+        return self._failures
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds between the run's beginning and the newest row."""
+        return self.last_at - self.created
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, between 0 and 1; a failed member has nothing left to do."""
+        if self.finish:
+            return 1.0
+        whole = self.generations * self.steps
+        done = sum(whole if m in self._failures else own.consumed for m, own in self._own.items())
+        return min(1.0, done / (whole * self.members))
+
+    @property
+    def num_exploits(self) -> int:
+        """Copies so far."""
+        return sum(own.num_copies for own in self._own.values())
+
+    @property
+    def num_declined(self) -> int:
+        """Exploits considered and not done so far."""
+        return sum(generation.declined for generation in self._generations.values())
+
+    @property
+    def best(self) -> MemberRow | None:
+        """The announced winner; before that, the member with the best last score."""
+        if self.finish:
+            winner = self.finish.get("member")
+            return None if winner is None else self.row(winner)
+        rows = self.ranked()
+        return rows[0] if rows and _good(rows[0]) else None
+
+    def row(self, member: int) -> MemberRow:
+        """One member."""
+        own = self._own[member]
+        copy = own.copy or {}
+        return MemberRow(
+            member=member,
+            status=self._status(member),
+            age=own.age,
+            consumed=own.consumed,
+            score=own.outcome["score"] if own.outcome else None,
+            hparams=json.loads(own.segment["hparams"]),
+            donor=copy.get("parent_member"),
+            exploited_after=copy.get("generation"),
+            num_exploits=own.num_copies,
+            reason=self._failures[member].get("reason") or "" if member in self._failures else "",
+        )
+
+    def _status(self, member: int) -> str:
+        own = self._own[member]
+        if member in self._failures:
+            return "failed"
+        if own.outcome is None or own.outcome["segment"] < own.segment["segment"]:
+            return "running"
+        score = own.outcome["score"]
+        return "diverged" if score is None or math.isnan(score) else "ended"
+
+    def ranked(self) -> list[MemberRow]:
+        """All members, the best score first; then those without a score, with NaN, and the failed."""
+        rows = [self.row(member) for member in sorted(self._own)]
+        sign = 1 if self.mode == "min" else -1
+        return sorted(rows, key=lambda row: (*_misery(row), sign * row.score if _good(row) and row.score else 0.0))
+
+    def ended(self, after: int = 0) -> list[GenerationRow]:
+        """Generations after `after` that are over: all their scores are in, and the next has begun."""
+        found = []
+        for number in range(after, self.generation):
+            if not self._is_over(number):
+                break
+            found.append(self._summary(number))
+        return found
+
+    def _is_over(self, number: int) -> bool:
+        gone = sum(self._generation_of[m, row["segment"]] <= number for m, row in self._failures.items())
+        here = self._generations[number]
+        if len(here.scores) + gone < self.members or not here.scores:
+            return False
+        last = number + 1 >= self.generations
+        following = self._generations.get(number + 1, _Generation())
+        return self.finish is not None or last or following.begun + gone >= self.members
+
+    def _summary(self, number: int) -> GenerationRow:
+        here, following = self._generations[number], self._generations.get(number + 1, _Generation())
+        best = None
+        for member, score in sorted(here.scores.items()):
+            if not math.isnan(score) and (best is None or better(self.mode, score, here.scores[best])):
+                best = member
+        finite = [score for score in here.scores.values() if not math.isnan(score)]
+        return GenerationRow(
+            generation=number + 1,
+            best=None if best is None else here.scores[best],
+            best_member=best,
+            median=statistics.median(finite) if finite else None,
+            num_exploits=following.copies,
+            num_declined=following.declined,
+            num_diverged=len(here.scores) - len(finite),
+            at=here.at,
+        )
+
+
+def exploit_rows(lineage: Lineage, decisions: Iterable[Row]) -> list[ExploitRow]:
+    """Every exploit, in order of generation and receiver, with what it changed."""
+    words = {(row["member"], row.get("segment")): row.get("reason") or "" for row in decisions if row["kind"] == "copy"}
+    found = []
+    for segment in lineage.exploits():
+        member, index = segment.key.member, segment.key.index
+        before, donor = lineage.of(member)[index - 1], lineage.segments[segment.parent] if segment.parent else None
+        found.append(
+            ExploitRow(
+                generation=segment.generation,
+                member=member,
+                donor=-1 if donor is None else donor.key.member,
+                score=before.score,
+                donor_score=None if donor is None else donor.score,
+                changed=changes(before.hparams, segment.hparams),
+                reason=words.get((member, index - 1), ""),
+            )
+        )
+    return found
+
+
+def changes(before: Hparams, after: Hparams) -> dict[str, tuple[Any, Any]]:
+    """Hyperparameters whose values differ, as (before, after)."""
+    names = [*before, *(name for name in after if name not in before)]
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _good(row: MemberRow) -> bool:
+    return row.score is not None and not math.isnan(row.score)
+
+
+def _misery(row: MemberRow) -> tuple[bool, bool, bool]:
+    return row.status == "failed", row.score is not None and math.isnan(row.score), row.score is None

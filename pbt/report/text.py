@@ -1,0 +1,55 @@
+"""Numbers, times and hyperparameters as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with so many significant digits: `1.305`, `0.0003`, `1.2e-05`; `-` for None."""
+    if value is None:
+        return "-"
+    if math.isnan(value):
+        return "nan"
+    return f"{value:.{digits}g}" if abs(value) < 1e6 or math.isinf(value) else f"{value:.{digits}e}"
+
+
+def score(value: float | None) -> str:
+    """A score with four digits after the point, so that columns line up."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
+
+
+def hparam(value: Any) -> str:
+    """A hyperparameter's value: three digits of a float, `yes` or `no` for a bool, parts of a simplex in percent."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 3)
+    if isinstance(value, Mapping):
+        return " ".join(f"{part} {100 * weight:.0f}%" for part, weight in value.items())
+    return "-" if value is None else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `0:07`, `12:40` or `3:05:00`."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 exploit`, `2 exploits`."""
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as `812 B`, `4.1 kB`, `2.3 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

@@ -1,0 +1,123 @@
+"""How a member's state travels from one stack to another.
+
+States travel packed: one flat buffer of bytes per dtype, seen through numpy, because Ray's object store moves numpy
+buffers without copying and torch tensors at a tenth of the speed.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from trainables import Shard, State
+
+
+class Exchange(Protocol):
+    """Where stacks leave states for each other."""
+
+    def publish(self, token: str, state: State, readers: int) -> None:
+        """Make a state available to exactly `readers` readers; it is dropped after the last has read it."""
+
+    def fetch(self, token: str) -> State:
+        """Wait for a state and take it."""
+
+
+class LocalExchange:
+    """The exchange of hosts that share a process."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, tuple[Any, int]] = {}
+        self._changed = threading.Condition()
+
+    def publish(self, token: str, state: Any, readers: int) -> None:
+        """Make a state (or a handle to one) available to `readers` readers."""
+        with self._changed:
+            self._states[token] = (state, readers)
+            self._changed.notify_all()
+
+    def fetch(self, token: str) -> Any:
+        """Wait for a state and take it; the last reader drops it."""
+        with self._changed:
+            self._changed.wait_for(lambda: token in self._states)
+            return self.take(token)
+
+    def take(self, token: str) -> Any:
+        """Take a state that is there already.
+
+        Raises:
+            KeyError: Nothing is published under the token.
+        """
+        state, readers = self._states.pop(token)
+        if readers > 1:
+            self._states[token] = (state, readers - 1)
+        return state
+
+    def __contains__(self, token: str) -> bool:
+        """Whether something is published under the token."""
+        return token in self._states
+
+
+@dataclass(frozen=True, slots=True)
+class PackedShard:
+    """Where a shard lies in the packed buffers: its dtype's buffer, from byte `start`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    global_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A state as flat byte buffers, one per dtype (`float32` -> `(num_bytes,)` uint8)."""
+
+    buffers: Mapping[str, np.ndarray]
+    shards: tuple[PackedShard, ...]
+    age: int
+    consumed: int
+    seed: int
+
+
+def pack(state: State) -> Packed:
+    """Pack a state; tensors on an accelerator are brought to the host, one transfer per dtype."""
+    groups: dict[str, list[torch.Tensor]] = {}
+    sizes: dict[str, int] = {}
+    places = []
+    for shard in state.shards:
+        dtype = str(shard.tensor.dtype).removeprefix("torch.")
+        flat = shard.tensor.detach().reshape(-1)
+        start = sizes.get(dtype, 0)
+        shape = tuple(shard.tensor.shape)
+        places.append(PackedShard(shard.name, dtype, shape, shard.global_shape, shard.offset, start))
+        groups.setdefault(dtype, []).append(flat)
+        sizes[dtype] = start + flat.numel() * flat.element_size()
+    buffers = {dtype: torch.cat(parts).view(torch.uint8).cpu().numpy() for dtype, parts in groups.items()}
+    return Packed(buffers, tuple(places), state.age, state.consumed, state.seed)
+
+
+def unpack(packed: Packed) -> State:
+    """The state again, as views into the buffers. They may be read-only: copy from them, do not write to them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        buffers = {name: torch.from_numpy(buffer) for name, buffer in packed.buffers.items()}
+    return State(
+        shards=tuple(_shard(place, buffers[place.dtype]) for place in packed.shards),
+        age=packed.age,
+        consumed=packed.consumed,
+        seed=packed.seed,
+    )
+
+
+def _shard(place: PackedShard, buffer: torch.Tensor) -> Shard:
+    dtype: torch.dtype = getattr(torch, place.dtype)
+    num_bytes = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
+    tensor = buffer[place.start : place.start + num_bytes].view(dtype).reshape(place.shape)
+    return Shard(place.name, tensor, place.global_shape, place.offset)

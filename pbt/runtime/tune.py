@@ -1,0 +1,293 @@
+"""Hosts as Ray Tune trials, and the brain as a Ray actor.
+
+Tune owns resources, placement and the life of the trials. A trial is a host: it asks the brain for work, carries it
+out on its stacks, and brings the reports with its next question. Which stacks a host has is settled when it asks, so
+a sweep with more stacks than hosts, or a host that starts late, cannot deadlock: an idle host takes the stacks nobody
+has. Tune's own scheduler, searcher, checkpoints and restore are not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pbt.errors import HostError
+from pbt.runtime.brain import Brain, Keep
+from pbt.runtime.checkpoints import Checkpoint, CheckpointStore
+from pbt.runtime.exchange import LocalExchange, Packed, pack, unpack
+from pbt.runtime.orders import StackReport, WorkOrder, perform
+from trainables import Place, Stack, State, Trainable
+
+#: Seconds a host's question may wait in the brain before it is answered with nothing to do.
+_LONG_POLL_S = 5.0
+#: Seconds the brain keeps a stack for a host that has not come up yet, before an idle host may take it too.
+_GRACE_S = 60.0
+
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
+    "RAY_worker_niceness": "0",  # hosts are the work, not the background
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # they are raised, in one line, by `run_tune`
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The brain's answer to a host: stacks to build first (number, capacity), then orders; or the end."""
+
+    build: tuple[tuple[int, int], ...]
+    orders: tuple[WorkOrder, ...]
+    finished: bool
+
+
+class BrainActor:
+    """Holds the brain and the exchange. All its methods run on one event loop, so nothing needs a lock.
+
+    Args:
+        make_brain: Builds the brain, given the function that saves published states.
+        run: The run's folder, on this node.
+    """
+
+    def __init__(self, make_brain: Callable[[Keep], Brain], run: str) -> None:
+        self._store = CheckpointStore(Path(run) / "checkpoints")
+        self._published = LocalExchange()
+        self._brain = make_brain(self._keep)
+        self._owner: dict[int, int] = {}
+        self._began = time.monotonic()
+        self._changed = asyncio.Condition()
+        self._brain.start()
+
+    async def exchange(self, host: int, reports: Sequence[StackReport]) -> Turn:
+        """Take a host's reports and answer with its next turn; waits a while if there is nothing to do."""
+        async with self._changed:
+            if reports:
+                self._brain.report(reports)
+                self._changed.notify_all()
+            turn = self._turn(host)
+            try:
+                async with asyncio.timeout(_LONG_POLL_S):
+                    while not (turn.orders or turn.build or turn.finished):
+                        await self._changed.wait()
+                        turn = self._turn(host)
+            except TimeoutError:
+                pass
+            return turn
+
+    async def publish(self, token: str, reference: list[ray.ObjectRef], readers: int) -> None:
+        """Make a packed state, already in the object store, known to those who wait for it."""
+        async with self._changed:
+            self._published.publish(token, reference, readers)
+            self._changed.notify_all()
+
+    async def fetch(self, token: str) -> list[ray.ObjectRef]:
+        """Wait for a published state and answer with its reference."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: token in self._published)
+            reference: list[ray.ObjectRef] = self._published.take(token)
+            return reference
+
+    async def finished(self) -> bool:
+        """Whether the sweep came to its end."""
+        return self._brain.finished
+
+    async def close(self) -> None:
+        """Seal the ledger."""
+        self._brain.close()
+
+    def _turn(self, host: int) -> Turn:
+        build = []
+        owned = [stack for stack, owner in self._owner.items() if owner == host]
+        orders = self._brain.orders(owned)
+        waited = time.monotonic() - self._began > _GRACE_S
+        if not self._brain.finished and not orders and (not owned or waited):
+            free = [stack for stack in range(self._brain.num_stacks) if stack not in self._owner]
+            for stack in free[:1]:
+                self._owner[stack] = host
+                build.append((stack, self._brain.capacity(stack)))
+                orders = self._brain.orders([stack])
+        return Turn(tuple(build), tuple(orders), self._brain.finished)
+
+    def _keep(self, token: str, about: Mapping[str, object]) -> Checkpoint:
+        packed: Packed = ray.get(self._published.take(token)[0])
+        return self._store.save(unpack(packed), about)
+
+
+@dataclass(frozen=True, slots=True)
+class RayExchange:
+    """The exchange of hosts in different processes: states lie in the object store, references in the brain."""
+
+    brain: Any
+
+    def publish(self, token: str, state: State, readers: int) -> None:
+        """Pack a state into the object store and make its reference known."""
+        reference = ray.put(pack(state))
+        # Inside a list a reference travels as itself; bare, Ray would replace it by the object.
+        ray.get(self.brain.publish.remote(token, [reference], readers))
+
+    def fetch(self, token: str) -> State:
+        """Wait for a state; its tensors are read-only views into the object store."""
+        (reference,) = ray.get(self.brain.fetch.remote(token))
+        return unpack(ray.get(reference))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every host of a sweep is given: whom to ask, and what to build where."""
+
+    brain: Any
+    trainable: Trainable
+    bucket: str
+    place: Place
+
+
+class Host(tune.Trainable):
+    """A Tune trial that hosts stacks. It knows nothing that the brain does not tell it."""
+
+    def setup(self, config: dict[str, Any], *, work: Work) -> None:
+        """Called by Tune once the trial's actor is up."""
+        if torch.device(work.place.device).type == "cpu":
+            torch.set_num_threads(1)
+        self._host: int = config["host"]
+        self._work = work
+        self._exchange = RayExchange(work.brain)
+        self._stacks: dict[int, Stack] = {}
+        self._reports: list[StackReport] = []
+
+    def step(self) -> dict[str, Any]:
+        """One turn: bring the last reports, take the next orders, carry them out."""
+        work = self._work
+        turn: Turn = ray.get(work.brain.exchange.remote(self._host, self._reports))
+        for stack, capacity in turn.build:
+            self._stacks[stack] = work.trainable.build(work.bucket, capacity, work.place)
+        self._reports = perform(self._stacks, turn.orders, self._exchange)
+        return {"done": turn.finished, "stacks": len(self._stacks)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: a host has no state of its own."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing: a host has no state of its own."""
+
+
+def run_tune(
+    make_brain: Callable[[Keep], Brain], *, run: Path, num_stacks: int, trainable: Trainable, bucket: str, place: Place
+) -> None:
+    """Run a sweep to its end as Ray Tune trials. Ray must be up (see `cluster`).
+
+    Args:
+        make_brain: Builds the brain inside its actor, given the function that saves published states.
+        run: The run's folder, on this node; the brain is pinned here.
+        num_stacks: Number of stacks the sweep is laid out on.
+        trainable: What is trained.
+        bucket: The bucket of all stacks.
+        place: Device and precision.
+
+    Raises:
+        HostError: A host could not carry out its orders.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(BrainActor).options(  # type: ignore[attr-defined]
+        name=f"pbt-brain-{run.name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here
+    )
+    brain = actor.remote(make_brain, str(run))
+    try:
+        _fit(Work(brain, trainable, bucket, place), run, num_stacks)
+        if not ray.get(brain.finished.remote()):
+            raise KeyboardInterrupt
+    finally:
+        ray.get(brain.close.remote())
+        ray.kill(brain)
+
+
+def _fit(work: Work, run: Path, num_stacks: int) -> None:
+    num_hosts = min(num_stacks, num_devices(work.place))
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(Host, work=work), _resources(work.place)),
+        param_space={"host": tune.grid_search(list(range(num_hosts)))},
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(run.absolute()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0, fail_fast=True),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    results = tuner.fit()
+    for error in results.errors:
+        raise HostError(_last_line(error)) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"a host stopped: {lines[-1].strip() if lines else type(error).__name__}. --debug shows where."
+
+
+def num_devices(place: Place) -> int:
+    """How many hosts the cluster has room for: one for each core, or for each GPU.
+
+    Raises:
+        HostError: There is room for none.
+    """
+    resources = _resources(place)
+    there = ray.cluster_resources()
+    room = min(int(there.get(name, 0) // amount) for name, amount in resources.items())
+    if room == 0:
+        needed = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+        raise HostError(f"the Ray cluster has no room for a host: each needs {needed}. Add a node or set hosts.device.")
+    return room
+
+
+def _resources(place: Place) -> dict[str, float]:
+    return {"CPU": 1.0, "GPU": 1.0} if place.device.startswith("cuda") else {"CPU": 1.0}
+
+
+@contextmanager
+def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None]:
+    """Ray, up: the one this process is connected to already, the one at `address`, or one started for the occasion.
+
+    Args:
+        address: Address of a running cluster, `auto`, or None.
+        temporary: Folder for the session files of a Ray started here; None takes Ray's own default.
+
+    Raises:
+        HostError: There is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is not None:
+            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                include_dashboard=False,
+                _temp_dir=str(temporary) if temporary else None,
+                **quiet,
+            )
+    except ConnectionError as error:
+        raise HostError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,258 @@
+"""A sweep as plain data: what a sweep file says, what a run folder keeps, and nothing else.
+
+`to_dict` and `from_dict` are exact inverses on JSON-able data, and a YAML sweep file is the same dictionary written in
+YAML. Names (of trainables, strategies, spaces) are resolved elsewhere: this module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from pbt.errors import SpecError
+
+Mode: TypeAlias = Literal["min", "max"]
+
+
+def require(ok: bool, field_name: str, problem: str, mend: str) -> None:
+    """Raise SpecError unless `ok`."""
+    if not ok:
+        raise SpecError(field_name, problem, mend)
+
+
+def _at_least(low: int, field_name: str, value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(
+        whole and value >= low,  # type: ignore[operator]
+        field_name,
+        f"{value!r} is not a whole number of at least {low}",
+        f"Write a whole number, {low} or more",
+    )
+
+
+#: Read by pydantic where sweep files are parsed (`pbt.config`): unknown keys are errors.
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """Something chosen by name, with its options: a trainable or a strategy.
+
+    Attributes:
+        name: A registered name (`language`, `pbt`) or `module.path:Class`.
+        options: Keyword arguments of the class.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an empty name."""
+        require(bool(self.name), "name", "is empty", "Write a registered name or module.path:Class")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What decides who is better.
+
+    Attributes:
+        metric: A metric the trainable's `evaluate` reports.
+        mode: `min` or `max`; None takes the trainable's own direction.
+        split: The split that decides. The test split is for announced winners only.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    metric: str
+    mode: Mode | None = None
+    split: Literal["train", "validation"] = "validation"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown modes and the test split."""
+        require(
+            self.mode in (None, "min", "max"),
+            "objective.mode",
+            f"{self.mode!r} is unknown",
+            "Write min or max",
+        )
+        require(
+            self.split in ("train", "validation"),
+            "objective.split",
+            f"{self.split!r} may not decide",
+            "Write validation (or train); the test split is kept for the announced winner",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much is trained.
+
+    Attributes:
+        members: Size of the population.
+        generations: Number of times the population stops for decisions, the end included.
+        steps: Training steps of every member in every generation.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    members: int
+    generations: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse anything that trains nothing."""
+        _at_least(1, "budget.members", self.members)
+        _at_least(1, "budget.generations", self.generations)
+        _at_least(1, "budget.steps", self.steps)
+
+    @property
+    def member_steps(self) -> int:
+        """Training steps of the whole sweep, summed over members."""
+        return self.members * self.generations * self.steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosts:
+    """Where members train.
+
+    Attributes:
+        kind: `ray` runs hosts as Ray Tune trials, `local` in this process.
+        stacks: Number of stacks the population is divided into; None takes one per core or GPU at hand, and no
+            more than there are members. Decisions are reproducible at equal `stacks`.
+        device: `auto` takes CUDA where there is any, else the CPU.
+        compile: Whether stacks compile their step: `auto`, `never` or `always`.
+        address: Ray cluster to join, for example `auto`; None starts Ray on this machine.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["ray", "local"] = "ray"
+    stacks: int | None = None
+    device: str = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds and empty stacks."""
+        require(
+            self.kind in ("ray", "local"),
+            "hosts.kind",
+            f"{self.kind!r} is unknown",
+            "Write ray or local",
+        )
+        require(
+            self.compile in ("auto", "never", "always"),
+            "hosts.compile",
+            f"{self.compile!r} is unknown",
+            "Write auto, never or always",
+        )
+        if self.stacks is not None:
+            _at_least(1, "hosts.stacks", self.stacks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """The MLflow mirror.
+
+    Attributes:
+        enabled: False leaves MLflow alone.
+        uri: Tracking URI; None takes a SQLite file in the storage folder.
+        experiment: Experiment name; None takes the sweep's name.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """One sweep, whole.
+
+    Attributes:
+        name: Letters, digits, `.`, `_`, `-`; run folders begin with it.
+        trainable: What is trained.
+        space: What may vary: the name of a ready space, or `{hyperparameter: {type: float, low: ..., high: ...}}`.
+        strategy: Who is trained next, and with what.
+        objective: What decides who is better.
+        budget: How much is trained.
+        seed: The only source of randomness.
+        hosts: Where members train.
+        storage: Folder that holds the runs and, by default, MLflow's database.
+        tracking: The MLflow mirror.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    trainable: Component
+    space: str | Mapping[str, Any]
+    objective: Objective
+    budget: Budget
+    strategy: Component = field(default_factory=lambda: Component(name="pbt"))
+    name: str = "sweep"
+    seed: int = 0
+    hosts: Hosts = field(default_factory=Hosts)
+    storage: str = "pbt-runs"
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be folders, and seeds that cannot seed."""
+        ok = isinstance(self.name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name)
+        require(
+            bool(ok),
+            "name",
+            f"{self.name!r} cannot name a folder",
+            "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+        )
+        _at_least(0, "seed", self.seed)
+        require(self.seed < 2**63, "seed", f"{self.seed} is too large", "Use a number below 2**63")
+        require(
+            bool(self.space),
+            "space",
+            "is empty",
+            "Name at least one hyperparameter, or a ready space",
+        )
+        require(bool(self.storage), "storage", "is empty", "Name a folder")
+
+
+def to_dict(spec: SweepSpec) -> dict[str, Any]:
+    """The spec as JSON-able data; `from_dict` gives it back, equal."""
+    return _plain(dataclasses.asdict(spec))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError("spec", f"{value!r} cannot be written to a sweep file", "Use a finite number")
+    return value
+
+
+def from_dict(data: Mapping[str, Any]) -> SweepSpec:
+    """Build a spec from what `to_dict` gave. Hand-written data goes through `pbt.config`, which explains mistakes."""
+    parts = dict(data)
+    for key, kind in PARTS.items():
+        if key in parts:
+            parts[key] = kind(**parts[key])
+    return SweepSpec(**parts)
+
+
+#: Fields of `SweepSpec` that are dataclasses themselves.
+PARTS: dict[str, Any] = {
+    "trainable": Component,
+    "strategy": Component,
+    "objective": Objective,
+    "budget": Budget,
+    "hosts": Hosts,
+    "tracking": Tracking,
+}

@@ -1,0 +1,327 @@
+"""A sweep, from its description to its result: the Python door, and what the command line calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import searchspaces
+import trainables
+from pbt.config import read_sweep
+from pbt.errors import HostError, PbtError, SpecError, nearest
+from pbt.member import lay_out
+from pbt.record.ledger import Ledger
+from pbt.record.result import Result
+from pbt.record.runs import Run, make_run, prepare_storage
+from pbt.report.watch import Watch
+from pbt.runtime.brain import Brain, Keep, Plan
+from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, require, to_dict
+from pbt.strategy import StrategyOptions, Task
+from searchspaces import Space
+from trainables import Capabilities, Place, Trainable
+from trainables.registry import REGISTERED
+
+#: Ready strategies by the name a sweep file uses.
+STRATEGIES: Mapping[str, str] = {"pbt": "pbt.population:PBT", "fixed": "pbt.population:Fixed"}
+
+_VERSIONS = ("pbt", "ray", "torch", "optuna", "botorch", "mlflow", "pyarrow", "numpy")
+
+
+class Sweep:
+    """A population, ready to be trained.
+
+    Args:
+        trainable: What is trained: a registered name (`language`), `module.path:Class`, or a `Trainable`.
+        space: What may vary: a `Space`, the name of a ready one, or `{name: Float(...)}`.
+        objective: The metric that decides, or an `Objective`.
+        budget: A `Budget`, or `{"members": ..., "generations": ..., "steps": ...}`.
+        strategy: `pbt`, `fixed`, or a strategy's options such as `PBT(quantile=0.25)`.
+        seed: The only source of randomness.
+        name: Run folders begin with it.
+        hosts: Where members train; `Hosts(kind="local")` does without Ray.
+        storage: Folder that holds the runs.
+        tracking: The MLflow mirror; False leaves MLflow alone.
+
+    Raises:
+        SpecError: The sweep cannot be run as described.
+        SpaceError: The space is impossible.
+        TrainableError: The trainable cannot be built, or its data not read.
+    """
+
+    def __init__(
+        self,
+        *,
+        trainable: str | Component | Trainable,
+        space: str | Space | Mapping[str, Any],
+        objective: str | Objective,
+        budget: Budget | Mapping[str, int],
+        strategy: str | Component | StrategyOptions = "pbt",
+        seed: int = 0,
+        name: str = "sweep",
+        hosts: Hosts | None = None,
+        storage: str | Path = "pbt-runs",
+        tracking: Tracking | bool = True,
+    ) -> None:
+        self._trainable = None if isinstance(trainable, str | Component) else trainable
+        self._strategy = None if isinstance(strategy, str | Component) else strategy
+        self.spec = SweepSpec(
+            trainable=_component(trainable),
+            space=_space_data(space),
+            objective=objective if isinstance(objective, Objective) else Objective(metric=objective),
+            budget=budget if isinstance(budget, Budget) else Budget(**budget),
+            strategy=_component(strategy),
+            seed=seed,
+            name=name,
+            hosts=hosts or Hosts(),
+            storage=str(storage),
+            tracking=Tracking(enabled=tracking) if isinstance(tracking, bool) else tracking,
+        )
+        self._resolved = _resolve(self.spec, self._trainable, self._strategy)
+
+    @classmethod
+    def from_spec(cls, spec: SweepSpec) -> Sweep:
+        """The sweep a spec describes."""
+        fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        return cls(**fields)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
+        """The sweep a file describes; `overrides` replaces values by dotted key."""
+        return cls.from_spec(read_sweep(Path(path), overrides))
+
+    def run(self, *, progress: bool = True, baseline: Result | None = None) -> Result:
+        """Train the population to its end.
+
+        Args:
+            progress: Show a live table, or plain lines where there is no terminal.
+            baseline: A finished run of the baseline, drawn beside this one in the plots.
+
+        Returns:
+            What was found; all of it is in the run's folder as well.
+
+        Raises:
+            StorageError: The storage folder cannot be written.
+            HostError: A host could not carry out its orders; what was recorded before is kept.
+            KeyboardInterrupt: It was interrupted; what was recorded before is kept.
+        """
+        storage = prepare_storage(Path(self.spec.storage))
+        with _started(self.spec.hosts):
+            place = _place(self.spec.hosts)
+            spec = _with_stacks(self.spec, place)
+            run = make_run(storage, spec.name, _info(spec, self._resolved, place))
+            with Watch(run, spec.tracking, show=progress, baseline=baseline) as watch:
+                _run_on_hosts(spec, self._resolved, place, run)
+                watch.finish()
+        return Result(run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    """Everything a spec names, found, built and checked against each other."""
+
+    trainable: Trainable
+    capabilities: Capabilities
+    space: Space
+    strategy: StrategyOptions
+    task: Task
+
+
+def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> _Resolved:
+    space = searchspaces.load(spec.space) if isinstance(spec.space, str) else Space.from_json(spec.space)
+    trainable = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
+    strategy = strategy or _load_strategy(spec.strategy)
+    capabilities = trainable.describe()
+    _check_space(space, capabilities)
+    _check_objective(spec.objective, capabilities)
+    for index, hparams in enumerate(getattr(strategy, "initial", ())):
+        require(
+            space.contains(hparams), f"strategy.options.initial[{index}]", f"{hparams} is not in the space", "Mend it"
+        )
+    mode = spec.objective.mode or capabilities.metrics[spec.objective.metric].mode
+    task = Task(space=space, metric=spec.objective.metric, mode=mode, budget=spec.budget, seed=spec.seed)
+    return _Resolved(trainable, capabilities, space, strategy, task)
+
+
+def _check_space(space: Space, capabilities: Capabilities) -> None:
+    for name in space:
+        known = capabilities.hparams.get(name)
+        require(
+            known is not None,
+            f"space.{name}",
+            "is no hyperparameter of the trainable",
+            nearest(name, capabilities.hparams),
+        )
+        kind = known.kind if known else ""
+        require(
+            kind == "live",
+            f"space.{name}",
+            f"is a {kind} hyperparameter, which this version cannot vary during training",
+            "Fix it in trainable.options and leave it out of the space",
+        )
+
+
+def _check_objective(objective: Objective, capabilities: Capabilities) -> None:
+    require(
+        objective.metric in capabilities.metrics,
+        "objective.metric",
+        f"{objective.metric!r} is not reported by the trainable",
+        nearest(objective.metric, capabilities.metrics),
+    )
+
+
+def _load_strategy(component: Component) -> StrategyOptions:
+    module, _, attribute = STRATEGIES.get(component.name, component.name).partition(":")
+    known = nearest(component.name, STRATEGIES)
+    require(bool(attribute), "strategy.name", f"{component.name!r} is unknown", known)
+    try:
+        options = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError("strategy.name", f"{component.name!r} cannot be imported ({error})", known) from error
+    names = [field.name for field in dataclasses.fields(options)]
+    for name in component.options:
+        require(name in names, f"strategy.options.{name}", "is not a known option", nearest(name, names))
+    try:
+        made: StrategyOptions = options(**component.options)
+    except TypeError as error:
+        raise SpecError("strategy.options", f"do not fit: {error}", "See the strategy's documentation") from error
+    return made
+
+
+def _component(chosen: Any) -> Component:
+    """A trainable or strategy as it is written in a spec: its name, and the options that are not defaults."""
+    if isinstance(chosen, Component):
+        return chosen
+    if isinstance(chosen, str):
+        return Component(name=chosen)
+    kind = type(chosen)
+    options = {}
+    for field in dataclasses.fields(chosen) if dataclasses.is_dataclass(chosen) else ():
+        value = getattr(chosen, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if value != default:
+            options[field.name] = value
+    registered = {path: name for name, path in {**STRATEGIES, **REGISTERED}.items()}
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    public = f"{kind.__module__.rpartition('.')[0]}:{kind.__qualname__}"
+    return Component(name=registered.get(path) or registered.get(public) or path, options=options)
+
+
+def _space_data(space: str | Space | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    if isinstance(space, str):
+        return space
+    if isinstance(space, Space):
+        return space.to_json()
+    if all(isinstance(domain, Mapping) for domain in space.values()):
+        return space
+    return Space(space).to_json()
+
+
+def _place(hosts: Hosts) -> Place:
+    import torch
+
+    device = hosts.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError("hosts.device", f"{device!r} cannot be used ({reason})", "Write cpu, or auto") from error
+    return Place(device=device, compile=hosts.compile)
+
+
+def _with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
+    """The spec with the number of stacks settled, so that the run can be repeated elsewhere."""
+    stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), spec.budget.members)
+    require(
+        stacks <= spec.budget.members,
+        "hosts.stacks",
+        f"{stacks} stacks are more than the {spec.budget.members} members",
+        "Write fewer",
+    )
+    return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, stacks=stacks))
+
+
+def _num_devices(hosts: Hosts, place: Place) -> int:
+    if hosts.kind == "ray":
+        from pbt.runtime.tune import num_devices
+
+        return num_devices(place)
+    return 1 if place.device != "cpu" else os.cpu_count() or 1
+
+
+def _info(spec: SweepSpec, resolved: _Resolved, place: Place) -> dict[str, Any]:
+    """What `run.json` keeps besides the ledger."""
+    capabilities = resolved.capabilities
+    varied = resolved.space.to_json()
+    return {
+        "spec": to_dict(spec),
+        "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},
+        "metrics": {name: {"mode": kind.mode, "unit": kind.unit} for name, kind in capabilities.metrics.items()},
+        "hparams": varied,
+        "fixed": {name: value for name, value in _defaults(capabilities).items() if name not in varied},
+        "data": dict(capabilities.data),
+        "tokens_per_step": capabilities.tokens_per_step,
+        "versions": {name: metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "device": place.device,
+    }
+
+
+def _defaults(capabilities: Capabilities) -> dict[str, Any]:
+    return {name: known.default for name, known in capabilities.hparams.items() if known.kind == "live"}
+
+
+@contextmanager
+def _started(hosts: Hosts) -> Iterator[None]:
+    if hosts.kind == "local":
+        yield
+        return
+    from pbt.runtime.tune import cluster
+
+    with cluster(hosts.address):
+        yield
+
+
+def _run_on_hosts(spec: SweepSpec, resolved: _Resolved, place: Place, run: Run) -> None:
+    trainable = resolved.trainable
+    bucket = trainable.bucket(_defaults(resolved.capabilities))
+    stacks = spec.hosts.stacks or 1
+    plan = Plan(
+        slots=lay_out(spec.budget.members, stacks),
+        bucket=bucket,
+        defaults=_defaults(resolved.capabilities),
+        metric=resolved.task.metric,
+        split=spec.objective.split,
+        tokens_per_step=resolved.capabilities.tokens_per_step,
+    )
+    make_brain = _brain_maker(plan, resolved.strategy, resolved.task, run.path.absolute())
+    try:
+        if spec.hosts.kind == "local":
+            from pbt.runtime.local import run_local
+
+            run_local(make_brain, run=run.path, trainable=trainable, bucket=bucket, place=place)
+        else:
+            from pbt.runtime.tune import run_tune
+
+            run_tune(make_brain, run=run.path, num_stacks=stacks, trainable=trainable, bucket=bucket, place=place)
+    except PbtError:
+        raise
+    except Exception as error:
+        raise HostError(f"the sweep stopped: {type(error).__name__}: {error}. --debug shows where.") from error
+
+
+def _brain_maker(plan: Plan, strategy: StrategyOptions, task: Task, run: Path) -> Callable[[Keep], Brain]:
+    """The brain is built where it lives, which under Ray is another process."""
+
+    def make_brain(keep: Keep) -> Brain:
+        return Brain(plan, strategy.begin(task), Ledger(run), keep)
+
+    return make_brain

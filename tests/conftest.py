@@ -1,0 +1,37 @@
+"""Shared by all tests: one thread per process, and one Ray for the tests marked `ray`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use Ray run in one process, one after another; `gpu` tests say why they skip."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray for the whole session, its files in a private folder."""
+    from pbt.runtime.tune import cluster
+
+    folder = Path(tempfile.mkdtemp(prefix="pbt-ray-"))
+    try:
+        with cluster(None, folder):
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

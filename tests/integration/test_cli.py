@@ -1,0 +1,154 @@
+"""The command line: bad input is one line with the mend and exit code 2, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pbt.cli import main
+
+GOOD: dict[str, Any] = {
+    "name": "toy",
+    "trainable": {"name": "quadratic", "options": {}},
+    "space": {"h0": {"type": "float", "low": 0.0, "high": 1.0}, "h1": {"type": "float", "low": 0.0, "high": 1.0}},
+    "objective": {"metric": "Q"},
+    "budget": {"members": 4, "generations": 3, "steps": 5},
+    "hosts": {"kind": "local", "stacks": 2},
+    "tracking": {"enabled": False},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pbt(*arguments: str) -> Any:
+    """Call the command line."""
+    return CliRunner().invoke(main, arguments)
+
+
+def with_change(folder: Path, key: str, value: Any) -> str:
+    """A sweep file with one value changed."""
+    data = json.loads(json.dumps(GOOD))
+    inner = data
+    *path, last = key.split(".")
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(data))
+    return "sweep.yaml"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("budgt", {}, ["budgt", "'budget'"]),
+        ("budget.membrs", 3, ["budget.membrs", "'members'"]),
+        ("space.h0.low", 2.0, ["h0", "low", "2"]),
+        ("space.h0.type", "flaot", ["h0", "'float'"]),
+        ("space.h7", {"type": "float", "low": 0.0, "high": 1.0}, ["space.h7", "'h"]),
+        ("objective.metric", "q", ["objective.metric", "'q'", "'Q'"]),
+        ("objective.split", "test", ["objective.split", "test"]),
+        ("trainable.name", "quadratc", ["quadratc", "quadratic"]),
+        ("trainable.options.wdth", 3, ["wdth"]),
+        ("strategy", {"name": "pbtt"}, ["strategy.name", "'pbt'"]),
+        ("strategy", {"name": "pbt", "options": {"quantle": 0.3}}, ["strategy.options.quantle", "'quantile'"]),
+        ("strategy", {"name": "pbt", "options": {"quantile": 3}}, ["quantile", "3"]),
+        ("budget.members", 0, ["budget.members", "0"]),
+        ("budget.members", "many", ["budget.members", "'many'"]),
+        ("hosts.stacks", 9, ["hosts.stacks", "9", "4"]),
+        ("hosts.device", "tpu9", ["hosts.device", "tpu9"]),
+        ("storage", "/proc/nowhere", ["storage", "/proc/nowhere"]),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(folder: Path, key: str, value: Any, says: list[str]) -> None:
+    """Exit code 2, one line that names field, value and mend, no traceback, and no run folder."""
+    outcome = pbt("run", with_change(folder, key, value))
+    assert 2 == outcome.exit_code, outcome.output
+    assert 1 == len(outcome.stderr.strip().splitlines()), outcome.stderr
+    for word in says:
+        assert word in outcome.stderr
+    assert "Traceback" not in outcome.output
+    assert not list(folder.glob("pbt-runs/*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "nowhere.yaml"),
+        ("run", "."),
+        ("show", "nothing"),
+        ("show", "latest"),
+        ("sync", "nothing"),
+        ("show", "latest", "--storage", "nowhere"),
+    ],
+)
+def test_a_missing_file_or_run_is_one_line(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Exit code 2 and the mend."""
+    outcome = pbt(*arguments)
+    assert 2 == outcome.exit_code
+    assert 1 == len(outcome.stderr.strip().splitlines()), outcome.stderr
+
+
+@pytest.mark.parametrize("content", ["", "- 1\n- 2\n", "a: [\n", "\x00\x01", "budget: 3\nbudget: 4\n"])
+def test_a_file_that_is_no_sweep_is_one_line(folder: Path, content: str) -> None:
+    """Empty files, lists, broken YAML, binaries and repeated keys."""
+    (folder / "sweep.yaml").write_text(content)
+    outcome = pbt("run", "sweep.yaml")
+    assert 2 == outcome.exit_code
+    assert 1 == len(outcome.stderr.strip().splitlines()), outcome.stderr
+
+
+@pytest.mark.parametrize("data", ["nowhere.txt", "empty.txt", "short.txt", "empty"])
+def test_a_bad_corpus_is_one_line(folder: Path, data: str) -> None:
+    """Missing, empty and too small text, and an empty folder."""
+    (folder / "empty.txt").touch()
+    (folder / "short.txt").write_text("ab")
+    (folder / "empty").mkdir()
+    sweep = with_change(folder, "trainable", {"name": "language", "options": {}})
+    outcome = pbt("run", sweep, "--data", data)
+    assert 2 == outcome.exit_code, outcome.output
+    assert 1 == len(outcome.stderr.strip().splitlines()), outcome.stderr
+    assert data in outcome.stderr
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    """The error itself, for whoever mends the program."""
+    outcome = CliRunner().invoke(main, ["run", "nowhere.yaml", "--debug"])
+    assert type(outcome.exception).__name__ == "SpecError"
+
+
+def test_run_show_list(folder: Path) -> None:
+    """A sweep is run, then shown and listed, as text and as JSON."""
+    outcome = pbt("run", with_change(folder, "name", "toy"))
+    assert 0 == outcome.exit_code, outcome.output
+    (run,) = (folder / "pbt-runs").glob("toy-*")
+    assert {"lineage.png", "curves.png"} <= {path.name for path in (run / "plots").iterdir()}
+
+    shown = pbt("show", "latest")
+    assert 0 == shown.exit_code
+    assert run.name in shown.output
+
+    facts = json.loads(pbt("show", run.name, "--json").output)
+    assert facts["run_id"] == run.name
+    assert facts["best"]["score"] > 0
+
+    listed = pbt("list")
+    assert run.name in listed.output
+    assert [run.name] == [entry["run_id"] for entry in json.loads(pbt("list", "--json").output)]
+
+
+def test_list_of_nothing(folder: Path) -> None:
+    """An empty storage folder is no error."""
+    outcome = pbt("list")
+    assert 0 == outcome.exit_code
+    assert "no run" in outcome.output.lower()
+    assert [] == json.loads(pbt("list", "--json").output)

@@ -1,0 +1,48 @@
+"""What importing loads, and what is public."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import pbt
+import searchspaces
+import trainables
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(json.loads(output.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("statement", ["import pbt", "import pbt.cli", "import trainables", "import searchspaces"])
+def test_importing_loads_nothing_heavy(statement: str) -> None:
+    """`import pbt` and `pbt --help` answer at once: no torch, ray, mlflow, botorch, matplotlib or pyarrow."""
+    heavy = {"torch", "ray", "mlflow", "botorch", "optuna", "matplotlib", "pyarrow", "pandas"}
+    assert set() == heavy & loaded_after(statement)
+
+
+def test_running_a_sweep_in_process_does_not_load_ray() -> None:
+    """`hosts.kind: local` does without Ray."""
+    assert "ray" not in loaded_after("import pbt.sweep, pbt.runtime.local")
+
+
+@pytest.mark.parametrize("package", [pbt, searchspaces, trainables])
+def test_every_exported_name_exists_and_is_listed(package: object) -> None:
+    """`__all__`, `dir()` and what can be imported agree."""
+    names = package.__all__  # type: ignore[attr-defined]
+    assert sorted(names) == sorted(set(names))
+    assert set(names) <= set(dir(package))
+    for name in names:
+        assert getattr(package, name) is not None
+
+
+def test_the_public_names_of_pbt() -> None:
+    """A name is added here on purpose, or not at all."""
+    expected = """Budget Component Fixed Hosts Objective PBT PbtError Result Sweep SweepSpec Tracking load"""
+    assert sorted(expected.split()) == sorted(pbt.__all__)

@@ -1,0 +1,58 @@
+"""What is trained: the contract, the shared training core and the ready trainables.
+
+Light to import: torch is loaded when a name below is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainables.base import (
+        Capabilities,
+        DataError,
+        HparamSpec,
+        MetricSpec,
+        Place,
+        Shard,
+        Stack,
+        State,
+        Trainable,
+        TrainableError,
+    )
+    from trainables.language import Language
+    from trainables.quadratic import Quadratic
+    from trainables.registry import load
+
+__all__ = [
+    "Capabilities",
+    "DataError",
+    "HparamSpec",
+    "Language",
+    "MetricSpec",
+    "Place",
+    "Quadratic",
+    "Shard",
+    "Stack",
+    "State",
+    "Trainable",
+    "TrainableError",
+    "load",
+]
+
+_ELSEWHERE = {"Language": "language", "Quadratic": "quadratic", "load": "registry"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'base')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -1,0 +1,214 @@
+"""The contract between whoever trains a population and what is trained.
+
+A :class:`Trainable` describes itself and builds :class:`Stack` objects. A stack trains up to `capacity` members of
+one bucket together, on one device, each member in its own slot with its own hyperparameters. Everything above this
+line (strategies, hosts, ledger) knows only this module; everything below it (layers, optimizers, data) is free to be
+as fast as it can, so long as `tests/contracts/stack_contract.py` passes.
+
+Two counters run in every slot and must not be confused:
+
+* `age`: training steps in the ancestry of the weights. A copy takes over the donor's age. Learning-rate schedules
+  and equal-age comparison use it.
+* `consumed`: training steps this member ran itself. Monotone; a copy leaves the receiver's alone. The data cursor
+  and every random draw are functions of (seed, consumed), so a member never sees the same batch twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+
+from trainables.errors import DataError as DataError
+from trainables.errors import TrainableError as TrainableError
+
+HparamValue: TypeAlias = float | int | str | bool
+Hparams: TypeAlias = Mapping[str, HparamValue]
+Split: TypeAlias = Literal["train", "validation", "test"]
+#: Metric name -> float64 array `(capacity,)`; NaN in the slots that were not asked for.
+Metrics: TypeAlias = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HparamSpec:
+    """One hyperparameter a trainable understands.
+
+    Attributes:
+        kind: `live` is changed in place between two steps, `bucket` moves the member to another stack, `structural`
+            needs a fresh or grown member.
+        default: Used where a sweep's space does not vary this hyperparameter.
+        low: Smallest value with a meaning (inclusive), or None.
+        high: Largest value with a meaning (inclusive), or None.
+        doc: One line for people.
+    """
+
+    kind: Literal["live", "bucket", "structural"]
+    default: HparamValue
+    low: float | None = None
+    high: float | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """A metric that `evaluate` reports: the direction that is better, and its unit."""
+
+    mode: Literal["min", "max"]
+    unit: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a trainable says of itself before anything is built.
+
+    Attributes:
+        metrics: What `evaluate` reports, by name. An objective must be one of these.
+        hparams: Every hyperparameter the trainable understands, by name.
+        splits: The splits `evaluate` knows.
+        progress_unit: What `age` and `consumed` count.
+        tokens_per_step: Tokens (or examples) one member consumes in one step.
+        data: Provenance of the data: names, sizes and hashes, recorded with every sweep.
+    """
+
+    metrics: Mapping[str, MetricSpec]
+    hparams: Mapping[str, HparamSpec]
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    progress_unit: str = "step"
+    tokens_per_step: int = 1
+    data: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a stack is built.
+
+    Attributes:
+        device: A torch device string.
+        dtype: `float32`, or `float64` for exact comparisons.
+        compile: `auto` compiles where that pays and a compiler is found, `never` stays eager.
+        rank: This process's rank in a gang of `world_size` processes that share one member.
+        world_size: 1 unless a member spans several processes.
+    """
+
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    compile: Literal["auto", "never", "always"] = "auto"
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tensor of a member's state, or this rank's part of it.
+
+    Attributes:
+        name: Plain dotted name, such as `params.blocks.0.attention.qkv` or `adamw.exp_avg.embedding`.
+        tensor: The values, without a capacity dimension.
+        global_shape: Shape of the whole tensor across ranks.
+        offset: Where `tensor` begins in it, per dimension.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    global_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything needed to go on training a member elsewhere, exactly.
+
+    Attributes:
+        shards: Parameters and optimizer state, in a fixed order, named plainly; ready for safetensors.
+        age: Steps in the ancestry of the weights.
+        consumed: Steps the member ran itself.
+        seed: The member's seed.
+    """
+
+    shards: tuple[Shard, ...]
+    age: int
+    consumed: int
+    seed: int
+
+
+@runtime_checkable
+class Stack(Protocol):
+    """Up to `capacity` members of one bucket, trained together in one process on one device.
+
+    Kept by every implementation: a slot's result does not depend on its slot; one member's NaN never touches
+    another; evict/admit and copy-then-continue are bit-exact at fixed capacity, backend and device; for every live
+    hyperparameter, changing it in slot i changes slot i's next step exactly as a fresh slot with that value would
+    and leaves the others bit-equal.
+    """
+
+    capacity: int
+
+    def admit(
+        self,
+        slot: int,
+        hparams: Hparams,
+        seed: int,
+        state: State | None = None,
+        consumed: int | None = None,
+    ) -> None:
+        """Put a member into a free or occupied slot.
+
+        Args:
+            slot: Index in `[0, capacity)`.
+            hparams: Values by name; those left out take their defaults.
+            seed: Source of the initial weights (when `state` is None), the data order and every random draw.
+            state: Weights, optimizer state and age to start from; None initialises fresh ones from `seed`.
+            consumed: Overrides the state's own counter: a receiver of a donor's state keeps its own.
+        """
+
+    def evict(self, slot: int) -> State:
+        """Return the member's state and free the slot."""
+
+    def run(self, until: Sequence[int]) -> Metrics:
+        """Train each slot until its `consumed` reaches its entry of `until`; finished slots stay frozen.
+
+        Args:
+            until: `(capacity,)` target values of `consumed`; an entry at or below the present value trains nothing.
+
+        Returns:
+            Means over the steps just run, `(capacity,)` each, NaN where nothing ran. One host synchronisation.
+        """
+
+    def evaluate(self, split: Split, slots: Sequence[int]) -> Metrics:
+        """Evaluate slots without touching their training state, on the same data whatever the slot."""
+
+    def hparams(self, slot: int) -> dict[str, HparamValue]:
+        """Read back the values the device holds: what is in effect, not what was asked for."""
+
+    def set_hparams(self, slots: Sequence[int], **values: Sequence[HparamValue]) -> None:
+        """Change live hyperparameters in place, without recompilation; `values[name][i]` goes to `slots[i]`."""
+
+    def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
+        """Exploit on the device: weights, optimizer state and age of `src[i]` into `dst[i]`.
+
+        All reads happen before all writes. The receiver keeps its seed, `consumed` and hyperparameters.
+        """
+
+    def state(self, slot: int) -> State:
+        """Copy out the member's state, leaving it in place."""
+
+    def progress(self, slot: int) -> tuple[int, int]:
+        """`(age, consumed)` of the member in the slot."""
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What is trained. Implementations are frozen dataclasses: their fields are their options."""
+
+    def describe(self) -> Capabilities:
+        """Say what can be varied and what will be reported; cheap, and raises DataError on bad data."""
+
+    def bucket(self, hparams: Hparams) -> str:
+        """Name of the bucket a member with these hyperparameters belongs to; equal names may share a stack."""
+
+    def build(self, bucket: str, capacity: int, place: Place) -> Stack:
+        """Build an empty stack for one bucket."""

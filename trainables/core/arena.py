@@ -1,0 +1,74 @@
+"""Contiguous storage for the tensors of a stack's members.
+
+One flat buffer per kind (parameters, first moments, ...). Each tensor is a contiguous `[capacity, *shape]` segment of
+it, so that stacked operations see plain contiguous tensors and a whole kind can be moved or measured in one piece.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+# Segments begin on 64-byte boundaries even in float32, which vector loads and memory-mapped checkpoints like.
+_ALIGNMENT = 16
+
+
+class Arena:
+    """One flat buffer, seen as one `[capacity, *shape]` tensor per name.
+
+    Attributes:
+        flat: The buffer, zero at first.
+        tensors: Views of it by name, in the order given.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        sizes = {name: capacity * math.prod(shape) for name, shape in shapes.items()}
+        starts, total = {}, 0
+        for name, size in sizes.items():
+            starts[name] = total
+            total += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self.flat = torch.zeros(total, dtype=dtype, device=device)
+        self.tensors: dict[str, Tensor] = {
+            name: self.flat[starts[name] : starts[name] + sizes[name]].view(capacity, *shape)
+            for name, shape in shapes.items()
+        }
+
+    def read(self, slots: Tensor) -> dict[str, Tensor]:
+        """Copy out the rows of some slots: name -> `[len(slots), *shape]`."""
+        return {name: t.index_select(0, slots) for name, t in self.tensors.items()}
+
+    def write(self, slots: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Put rows back, as `read` returned them, into some slots."""
+        for name, tensor in self.tensors.items():
+            tensor.index_copy_(0, slots, rows[name])
+
+    def gather(self, slot: int) -> dict[str, Tensor]:
+        """Copy out one slot's tensors, without the capacity dimension."""
+        return {name: t[slot].clone() for name, t in self.tensors.items()}
+
+    def scatter(self, slot: int, values: Mapping[str, Tensor]) -> None:
+        """Put one slot's tensors in place, as `gather` returned them."""
+        for name, tensor in self.tensors.items():
+            tensor[slot].copy_(values[name])
+
+    def clear(self, slot: int) -> None:
+        """Set one slot to zero."""
+        for tensor in self.tensors.values():
+            tensor[slot].zero_()
+
+
+def copy_slots(arenas: Iterable[Arena], src: Tensor, dst: Tensor) -> None:
+    """Copy slots `src[i]` onto `dst[i]` in every arena; all reads happen before all writes."""
+    arenas = tuple(arenas)
+    rows: Sequence[dict[str, Tensor]] = [arena.read(src) for arena in arenas]
+    for arena, values in zip(arenas, rows, strict=True):
+        arena.write(dst, values)

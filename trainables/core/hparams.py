@@ -1,0 +1,99 @@
+"""Live hyperparameters: one float64 `[capacity]` row per name, on the device, changed in place.
+
+float64 so that what is read back is exactly what was asked for; the step casts to the parameters' dtype at the last
+moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainables.base import Hparams, HparamSpec, HparamValue, TrainableError
+from trainables.registry import nearest
+
+
+class HparamTable:
+    """The values in effect, by name and slot.
+
+    Attributes:
+        rows: `(K,)` float64 views by name, for the training step.
+    """
+
+    def __init__(self, specs: Mapping[str, HparamSpec], capacity: int, device: torch.device) -> None:
+        self._specs = dict(specs)
+        self._index = {name: i for i, name in enumerate(self._specs)}
+        defaults = torch.tensor(
+            [_number(name, spec.default) for name, spec in self._specs.items()],
+            dtype=torch.float64,
+        )
+        # A copy for the host, to know without a synchronisation what is switched off everywhere.
+        self._host = {name: [float(spec.default)] * capacity for name, spec in specs.items()}
+        self._values = defaults[:, None].repeat(1, capacity).to(device)
+        self.rows: dict[str, Tensor] = dict(zip(self._specs, self._values, strict=True))
+
+    def check(self, name: str, value: HparamValue) -> float:
+        """Return the value as a number the step can use.
+
+        Raises:
+            TrainableError: The name is unknown or not live, or the value is no number or out of its bounds.
+        """
+        spec = self._specs.get(name)
+        if spec is None:
+            raise TrainableError(f"hparam {name!r} is unknown; {nearest(name, self._specs)}")
+        if spec.kind != "live":
+            raise TrainableError(f"hparam {name!r} is {spec.kind}, not live; start a fresh member")
+        number = _number(name, value)
+        if isinstance(spec.default, int) and not number.is_integer():
+            raise TrainableError(f"hparam {name!r} is {value!r}; give a whole number")
+        low = -math.inf if spec.low is None else spec.low
+        high = math.inf if spec.high is None else spec.high
+        if not low <= number <= high:
+            raise TrainableError(f"hparam {name!r} is {value!r}; give a value in [{low}, {high}]")
+        return number
+
+    def checked(self, hparams: Hparams) -> list[float]:
+        """All values of one member, defaults filled in, in the table's order."""
+        given = {name: self.check(name, value) for name, value in hparams.items()}
+        return [given.get(name, float(spec.default)) for name, spec in self._specs.items()]
+
+    def off(self) -> frozenset[str]:
+        """Names of the hyperparameters that are 0 in every slot."""
+        return frozenset(name for name, column in self._host.items() if not any(column))
+
+    def fill(self, slot: int, numbers: Sequence[float]) -> None:
+        """Set every hyperparameter of one slot, as `checked` returned them."""
+        for column, number in zip(self._host.values(), numbers, strict=True):
+            column[slot] = number
+        self._values[:, slot] = torch.tensor(numbers, dtype=torch.float64)
+
+    def change(self, slots: Sequence[int], values: Mapping[str, Sequence[HparamValue]]) -> None:
+        """Set some hyperparameters of some slots; nothing changes if any value is refused."""
+        checked: dict[str, list[float]] = {}
+        for name, column in values.items():
+            if len(column) != len(slots):
+                raise TrainableError(f"hparam {name!r} has {len(column)} values for {len(slots)} slots")
+            checked[name] = [self.check(name, value) for value in column]
+        index = torch.tensor(slots, dtype=torch.int64, device=self._values.device)
+        for name, numbers in checked.items():
+            for slot, number in zip(slots, numbers, strict=True):
+                self._host[name][slot] = number
+            column_ = torch.tensor(numbers, dtype=torch.float64, device=self._values.device)
+            self.rows[name].index_copy_(0, index, column_)
+
+    def get(self, slot: int) -> dict[str, HparamValue]:
+        """Read one slot back from the device."""
+        numbers: list[float] = self._values[:, slot].tolist()
+        return {
+            name: int(number) if isinstance(spec.default, int) else number
+            for (name, spec), number in zip(self._specs.items(), numbers, strict=True)
+        }
+
+
+def _number(name: str, value: HparamValue) -> float:
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        raise TrainableError(f"hparam {name!r} is {value!r}; give a finite number")
+    return float(value)

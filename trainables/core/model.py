@@ -1,0 +1,91 @@
+"""What a trainable tells the training core: parameters, a stacked loss, batches, an optimizer and a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from trainables.base import HparamSpec, Split
+from trainables.core.optim import CLIP_NORM, Optimizer
+from trainables.core.rng import Draws
+from trainables.core.schedules import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter tensor of one member.
+
+    Attributes:
+        shape: Its shape, without the capacity dimension.
+        mean: Mean of the normal distribution it starts from.
+        std: Standard deviation of it; 0 starts every element at `mean`.
+        decay: Whether weight decay acts on it.
+    """
+
+    shape: tuple[int, ...]
+    mean: float = 0.0
+    std: float = 0.0
+    decay: bool = False
+
+
+class Model(Protocol):
+    """A stacked network. Member k's outputs must depend on row k of the inputs only."""
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The parameters of one member by plain dotted name."""
+
+    def loss(
+        self,
+        params: Mapping[str, Tensor],
+        batch: Tensor,
+        hparams: Mapping[str, Tensor],
+        draws: Draws,
+        off: Collection[str] = (),
+    ) -> Tensor:
+        """Training loss `(K,)`.
+
+        Args:
+            params: `[K, *shape]` by name.
+            batch: What the feed gave, `[K, ...]`.
+            hparams: `(K,)` float64 by name.
+            draws: Source of every random number.
+            off: Hyperparameters known to be 0 for every member: what they switch may be left out, if the result
+                is the same bit for bit.
+        """
+
+    def evaluate(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+        """Metrics `(K,)` by name: means over one evaluation batch, which has no member dimension."""
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def batch(self, draws: Draws) -> Tensor:
+        """One training batch per member, `[K, ...]`: a function of (seed, consumed) alone."""
+
+    def evaluation(self, split: Split) -> Iterator[tuple[Tensor, int]]:
+        """Fixed batches of a split, the same for every member, each with its weight in the mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """Everything a stack needs to train one bucket."""
+
+    model: Model
+    feed: Feed
+    optimizer: Optimizer
+    schedule: Schedule
+    extra_hparams: Mapping[str, HparamSpec]
+
+    @property
+    def hparams(self) -> dict[str, HparamSpec]:
+        """Every live hyperparameter, by name."""
+        return {
+            **self.optimizer.hparams,
+            **self.schedule.hparams,
+            "clip_norm": CLIP_NORM,
+            **self.extra_hparams,
+        }

@@ -1,0 +1,132 @@
+"""One training step of a stack, as a function of tensors, and the choice between eager and compiled.
+
+The step reads nothing from the device to the host and has no data-dependent branch, so the same function runs eagerly
+or as one graph (`fullgraph=True`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from trainables.base import Place
+from trainables.core.model import Program
+from trainables.core.optim import clip, gradient_norm
+from trainables.core.rng import Draws
+
+#: What the step accumulates over a run, in the order of `Tensors.totals`.
+STEP_METRICS = ("loss", "grad_norm", "lr")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """Every tensor the step reads or changes in place; K is the stack's capacity.
+
+    Attributes:
+        params: `[K, *shape]` by name.
+        moments: Optimizer buffers `[K, *shape]` by moment and name.
+        hparams: `(K,)` float64 by name.
+        seed: `(K,)` int64.
+        consumed: `(K,)` int64.
+        age: `(K,)` int64.
+        updates: `(K,)` int64, optimizer updates in the ancestry of the weights.
+        active: `(K,)` bool, slots whose counters and totals advance.
+        totals: `(len(STEP_METRICS), K)` float64 sums over the active steps of a run.
+    """
+
+    params: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+    hparams: dict[str, Tensor]
+    seed: Tensor
+    consumed: Tensor
+    age: Tensor
+    updates: Tensor
+    active: Tensor
+    totals: Tensor
+
+
+StepFunction: TypeAlias = Callable[[Program, Tensors, frozenset[str]], None]
+
+
+def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
+    """Train every slot by one step, in place; `off` names hyperparameters known to be 0 in every slot.
+
+    The weights of inactive slots are computed like any other; the stack puts them back after the run, which costs
+    nothing per step.
+    """
+    hparams = tensors.hparams
+    draws = Draws(tensors.seed, tensors.consumed)
+    batch = program.feed.batch(draws)
+    names = list(tensors.params)
+    with torch.enable_grad():
+        leaves = {name: t.detach().requires_grad_() for name, t in tensors.params.items()}
+        loss = program.model.loss(leaves, batch, hparams, draws, off)
+        # The sum's gradient is 1 for every member, so members do not mix, NaN or not.
+        found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
+    grads = dict(zip(names, found, strict=True))
+    norm = gradient_norm(grads)
+    if "clip_norm" not in off:
+        grads = clip(grads, norm, hparams["clip_norm"])
+    lr = hparams["lr"] * program.schedule(tensors.age, hparams)
+    decayed = {name for name, p in program.model.parameters().items() if p.decay}
+    program.optimizer.update(tensors.params, grads, tensors.moments, tensors.updates + 1, lr, hparams, decayed)
+    _advance(tensors, torch.stack([loss.detach().double(), norm.double(), lr]))
+
+
+def _advance(tensors: Tensors, metrics: Tensor) -> None:
+    """Count the step and add its metrics, in active slots only (`where`: a NaN elsewhere stays elsewhere)."""
+    tensors.totals.add_(torch.where(tensors.active, metrics, torch.zeros_like(metrics)))
+    for counter in (tensors.consumed, tensors.age, tensors.updates):
+        counter.add_(tensors.active)
+
+
+def step_function(place: Place) -> StepFunction:
+    """Return the step to use at a place: eager, or compiled where that is asked for or pays.
+
+    `auto` means eager on the CPU and compiled on CUDA.
+    """
+    wanted = place.compile == "always" or (place.compile == "auto" and torch.device(place.device).type == "cuda")
+    if not wanted:
+        return train_step
+    if compiler() is None:
+        _notice_no_compiler()
+        return train_step
+    return _compiled()
+
+
+def compiler() -> str | None:
+    """Path of a C++ compiler that torch.compile can use, or None."""
+    candidates = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+@cache
+def _notice_no_compiler() -> None:
+    _log.warning(
+        "no C++ compiler found: training runs eagerly, slower than compiled; "
+        "install g++ (Debian: apt-get install g++) or set CXX"
+    )
+
+
+def _compiled() -> StepFunction:
+    from torch._dynamo import config
+
+    compiled = torch.compile(train_step, fullgraph=True, dynamic=False)
+
+    def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
+        # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
+        with config.patch(trace_autograd_ops=True):
+            # Nothing is left out, so that switching a hyperparameter on never recompiles.
+            compiled(program, tensors, frozenset())
+
+    return step

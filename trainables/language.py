@@ -1,0 +1,220 @@
+"""A byte-level language model: a small decoder-only transformer on text that every machine has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables import corpus
+from trainables.base import (
+    Capabilities,
+    Hparams,
+    HparamSpec,
+    MetricSpec,
+    Place,
+    Stack,
+    TrainableError,
+)
+from trainables.core import ops
+from trainables.core.data import TokenFeed
+from trainables.core.model import Parameter, Program
+from trainables.core.optim import AdamW
+from trainables.core.rng import Draws, site
+from trainables.core.schedules import WarmupCosine
+from trainables.core.stack import CoreStack
+
+_VOCABULARY = 256
+_DROPOUT = HparamSpec(
+    kind="live", default=0.0, low=0.0, high=0.95, doc="of both residual branches of each block"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """A byte-level transformer: RMSNorm before each branch, rotary positions, causal attention, GELU.
+
+    Attributes:
+        width: Width of the residual stream; a multiple of twice the heads.
+        depth: Blocks of attention and MLP.
+        heads: Attention heads.
+        context: Bytes the model sees.
+        batch: Windows per member and step; a step consumes `batch * context` bytes.
+        data: Path of the text, or None for the standard library's; see `trainables.corpus`.
+        domains: Domains of the corpus to use; None uses all.
+        eval_bytes: Bytes of a split that an evaluation reads.
+    """
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 2
+    context: int = 64
+    batch: int = 8
+    data: str | None = None
+    domains: tuple[str, ...] | None = None
+    eval_bytes: int = 32_768
+
+    def __post_init__(self) -> None:
+        """Refuse options that make no model; a list of domains becomes a tuple."""
+        for name in ("width", "depth", "heads", "context", "batch", "eval_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
+        if self.width % (2 * self.heads):
+            raise TrainableError(
+                f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)"
+            )
+        object.__setattr__(self, "data", _path(self.data))
+        object.__setattr__(self, "domains", _names(self.domains))
+
+    def describe(self) -> Capabilities:
+        """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live."""
+        return Capabilities(
+            metrics={
+                "bits_per_byte": MetricSpec(mode="min", unit="bit/byte", doc="loss / ln 2"),
+                "loss": MetricSpec(mode="min", unit="nat/byte", doc="mean cross entropy"),
+                "accuracy": MetricSpec(mode="max", doc="share of bytes predicted first"),
+            },
+            hparams=self._program(_NO_TOKENS).hparams,
+            tokens_per_step=self.batch * self.context,
+            data=self._corpus().provenance(),
+        )
+
+    def bucket(self, hparams: Hparams) -> str:
+        """All members of one `Language` share its bucket: every hyperparameter is live."""
+        shape = "-".join(
+            f"{f.name}{getattr(self, f.name)}" for f in fields(self) if f.name in _SHAPE_FIELDS
+        )
+        return f"language-{shape}"
+
+    def build(self, bucket: str, capacity: int, place: Place) -> Stack:
+        """Build an empty stack."""
+        if bucket != self.bucket({}):
+            raise TrainableError(f"bucket {bucket!r} is not {self.bucket({})!r}, the only one")
+        device = torch.device(place.device)
+        tokens = {s: torch.from_numpy(t).to(device) for s, t in self._corpus().splits.items()}
+        return CoreStack(self._program(tokens), capacity, place)
+
+    def _corpus(self) -> corpus.Corpus:
+        return corpus.load(self.data, self.domains, self.context + 1)
+
+    def _program(self, tokens: Mapping[Any, Tensor]) -> Program:
+        return Program(
+            model=Transformer(self.width, self.depth, self.heads),
+            feed=TokenFeed(
+                tokens=tokens,
+                window=self.context + 1,
+                batch_size=self.batch,
+                evaluation_windows=max(1, self.eval_bytes // self.context),
+            ),
+            optimizer=AdamW(lr=3e-3, weight_decay=0.1),
+            schedule=WarmupCosine(),
+            extra_hparams={"dropout": _DROPOUT},
+        )
+
+
+_NO_TOKENS: Mapping[Any, Tensor] = {}
+_Drop: TypeAlias = Callable[[Tensor, str], Tensor]
+_SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
+
+
+def _path(data: object) -> str | None:
+    return None if data is None else str(data)
+
+
+def _names(domains: object) -> tuple[str, ...] | None:
+    if domains is None:
+        return None
+    if isinstance(domains, str) or not isinstance(domains, list | tuple) or not domains:
+        raise TrainableError(f"language domains is {domains!r}; give a list of names, or nothing")
+    return tuple(map(str, domains))
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The stacked network over bytes; a `trainables.core.model.Model`.
+
+    Source: Vaswani et al. 2017 (decoder), with the changes of GPT-2 (norm first, branches initialised smaller with
+    depth), RMSNorm and rotary positions.
+    """
+
+    width: int
+    depth: int
+    heads: int
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """Weight decay acts on the matrices of the blocks and the head, not on norms or the embedding."""
+        width, inner = self.width, 4 * self.width
+        found = {"embedding": Parameter(shape=(_VOCABULARY, width), std=1.0)}
+        branch = 1.0 / math.sqrt(2 * self.depth)
+        for i in range(self.depth):
+            block = f"blocks.{i}"
+            found[f"{block}.attention.norm"] = _norm(width)
+            found[f"{block}.attention.qkv"] = _matrix(3 * width, width)
+            found[f"{block}.attention.out"] = _matrix(width, width, branch)
+            found[f"{block}.mlp.norm"] = _norm(width)
+            found[f"{block}.mlp.up"] = _matrix(inner, width)
+            found[f"{block}.mlp.down"] = _matrix(width, inner, branch)
+        found["norm"] = _norm(width)
+        # Zero: the first prediction is uniform, whatever the width.
+        found["head"] = _matrix(_VOCABULARY, width, 0.0)
+        return found
+
+    def loss(
+        self,
+        params: Mapping[str, Tensor],
+        batch: Tensor,
+        hparams: Mapping[str, Tensor],
+        draws: Draws,
+        off: Collection[str] = (),
+    ) -> Tensor:
+        """Mean cross entropy in nats per byte, `(K,)`, of windows `[K, B, context + 1]`."""
+
+        def drop(x: Tensor, where: str) -> Tensor:
+            if "dropout" in off:
+                return x
+            return ops.dropout(x, hparams["dropout"], draws, site(where))
+
+        logits = self._logits(params, batch[:, :, :-1], drop)
+        return ops.cross_entropy(logits, batch[:, :, 1:].flatten(1))
+
+    def evaluate(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+        """Metrics of windows `[B, context + 1]`, without dropout."""
+        num_members = len(params["embedding"])
+        windows = batch.expand(num_members, *batch.shape)
+        targets = windows[:, :, 1:].flatten(1)
+        logits = self._logits(params, windows[:, :, :-1], lambda x, where: x)
+        loss = ops.cross_entropy(logits, targets)
+        hits = (logits.argmax(-1) == targets).to(loss.dtype).mean(1)
+        return {"bits_per_byte": loss / math.log(2.0), "loss": loss, "accuracy": hits}
+
+    def _logits(self, params: Mapping[str, Tensor], tokens: Tensor, drop: _Drop) -> Tensor:
+        """`[K, B * T, 256]` for tokens `[K, B, T]`."""
+        length = tokens.shape[-1]
+        x = ops.embedding(tokens.flatten(1), params["embedding"])
+        for i in range(self.depth):
+            block = f"blocks.{i}"
+            x = x + drop(self._attention(params, f"{block}.attention", x, length), f"{block}.attention")
+            x = x + drop(self._mlp(params, f"{block}.mlp", x), f"{block}.mlp")
+        return ops.linear(ops.rms_norm(x, params["norm"]), params["head"])
+
+    def _attention(self, params: Mapping[str, Tensor], at: str, x: Tensor, length: int) -> Tensor:
+        qkv = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.qkv"])
+        return ops.linear(ops.causal_attention(qkv, length, self.heads), params[f"{at}.out"])
+
+    def _mlp(self, params: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
+        up = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.up"])
+        return ops.linear(F.gelu(up), params[f"{at}.down"])
+
+
+def _norm(width: int) -> Parameter:
+    return Parameter(shape=(width,), mean=1.0)
+
+
+def _matrix(rows: int, columns: int, gain: float = 1.0) -> Parameter:
+    return Parameter(shape=(rows, columns), std=gain / math.sqrt(columns), decay=True)

@@ -1,0 +1,70 @@
+"""Find a trainable by name and build it from an options dict."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+from trainables.base import Trainable, TrainableError
+
+#: Ready trainables by the name a sweep file uses.
+REGISTERED: Mapping[str, str] = {
+    "language": "trainables.language:Language",
+    "quadratic": "trainables.quadratic:Quadratic",
+}
+
+
+def load(name: str, options: Mapping[str, Any] | None = None) -> Trainable:
+    """Build a trainable from its name and options.
+
+    Args:
+        name: A registered name (`language`, `quadratic`) or `module.path:Class`.
+        options: Keyword arguments of the class.
+
+    Raises:
+        TrainableError: The name resolves to nothing, the class is no trainable, or an option is unknown or bad.
+    """
+    options = dict(options or {})
+    made = _resolve(name)
+    _refuse_unknown(name, made, options)
+    try:
+        trainable = made(**options)
+    except TypeError as error:
+        raise TrainableError(f"trainable {name!r} cannot be built from {options}: {error}") from None
+    if not isinstance(trainable, Trainable):
+        raise TrainableError(f"trainable {name!r} is not a Trainable; give it describe(), bucket() and build()")
+    return trainable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the mend for a misspelt name: the closest known one, or the list of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names) or 'none'}"
+
+
+def _resolve(name: str) -> Any:
+    target = REGISTERED.get(name, name)
+    module_name, _, attribute = target.partition(":")
+    if not attribute:
+        mend = nearest(name, REGISTERED)
+        raise TrainableError(f"trainable {name!r} is unknown; {mend} (or 'module.path:Class')")
+    try:
+        return getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TrainableError(f"trainable {name!r} cannot be imported: {error}") from error
+
+
+def _refuse_unknown(name: str, made: Any, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(made).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            mend = nearest(option, parameters)
+            raise TrainableError(f"trainable {name!r} has no option {option!r}; {mend}")
