@@ -58,7 +58,7 @@ def main() -> None:
     pbt demo                 a population of small language models, trained here, in two minutes
     pbt run SWEEP.yaml       your own sweep
     pbt show latest          what it found
-    """
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
 
 
 @main.command()
@@ -79,7 +79,7 @@ def run(
     \b
     pbt run examples/language.yaml
     pbt run examples/language.yaml --data my-corpus/ --seed 1
-    """
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
     overrides = {
         "trainable.options.data": str(data) if data else None,
         "seed": seed,
@@ -87,11 +87,13 @@ def run(
         "hosts.kind": "local" if local else None,
         "hosts.address": address,
     }
+    from pbt.config import read_sweep
+
+    spec = read_sweep(sweep, {key: value for key, value in overrides.items() if value is not None})
     from pbt.report.show import show
     from pbt.sweep import Sweep
 
-    result = Sweep.from_file(sweep, {key: value for key, value in overrides.items() if value is not None}).run()
-    show(result)
+    show(Sweep.from_spec(spec).run(), brief=True)
 
 
 @main.command()

@@ -20,21 +20,28 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 numbers (`1e-4` is a number, not a word) and no silently repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # the base class refuses other nodes
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in pairs if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
-# Whole numbers come first again: the resolver above would take them for floats.
-for _first in "-+0123456789":
-    _Loader.yaml_implicit_resolvers[_first].sort(key=lambda entry: entry[0].endswith("float"))
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that `_Loader` would read as numbers."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+        list("-+0123456789."),
+    )
+    # Whole numbers come first again: the resolver above would take them for floats.
+    for _first in "-+0123456789":
+        _kind.yaml_implicit_resolvers[_first].sort(key=lambda entry: entry[0].endswith("float"))
 
 
 def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -53,7 +60,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepS
         raise SpecError(str(path), f"cannot be read ({error.strerror})", "Check the path") from error
     except UnicodeDecodeError as error:
         raise SpecError(str(path), "is not text", "Write the sweep as YAML in UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # `2024-13-01` is a date to YAML, and an impossible one
         problem = " ".join(str(error).split())
         raise SpecError(str(path), f"is not valid YAML: {problem}", "Mend the line it names") from error
     if not isinstance(data, dict):
@@ -73,26 +80,29 @@ def parse(data: Mapping[str, Any]) -> SweepSpec:
         spec: SweepSpec = pydantic.TypeAdapter(SweepSpec).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         raise _explain(error.errors()[0], data) from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SpecError("sweep", f"holds something YAML data cannot: {error}", "Use plain values") from None
     return spec
 
 
 def write_sweep(spec: SweepSpec) -> str:
     """A spec as the text of a sweep file; `read_sweep` gives it back, equal."""
-    return yaml.safe_dump(to_dict(spec), sort_keys=False)
+    return yaml.dump(to_dict(spec), Dumper=_Dumper, sort_keys=False)
 
 
 def _replace(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
+    for depth, name in enumerate(path[:-1], 1):
         data = data.setdefault(name, {})
         if not isinstance(data, dict):
-            raise SpecError(".".join(path[:-1]), f"{data!r} is not a mapping", "Write `name:` and `options:` below it")
+            raise SpecError(
+                ".".join(path[:depth]), f"{data!r} is not a mapping", "Write `name:` and `options:` below it"
+            )
     data[path[-1]] = value
 
 
 def _explain(error: Any, data: Mapping[str, Any]) -> SpecError:
-    where = [str(part) for part in error["loc"] if not _is_branch(part)]
+    # Of a union (`space`), pydantic also names the branch it tried, which people did not write.
+    where = [str(part) for part in (error["loc"][:1] if error["loc"][:1] == ("space",) else error["loc"])]
     field = ".".join(where)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return SpecError(field, "is not a known key", nearest(where[-1], _known_keys(where[:-1])))
@@ -103,11 +113,6 @@ def _explain(error: Any, data: Mapping[str, Any]) -> SpecError:
         return SpecError(field, f"{error['input']!r} is not a mapping", f"Write a mapping with the keys {known}")
     message = error["msg"].removeprefix("Input ").rstrip(".")
     return SpecError(field, f"{error['input']!r} is wrong", f"It {message}")
-
-
-def _is_branch(part: object) -> bool:
-    """Pydantic names the branch of a union in an error's location; people did not write that."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "dict"))
 
 
 def _known_keys(where: Sequence[str]) -> list[str]:

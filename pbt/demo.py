@@ -13,7 +13,7 @@ from rich.table import Table
 from pbt.record.result import Result
 from pbt.report.show import show
 from pbt.runtime.tune import cluster
-from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec
+from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
 from pbt.sweep import Sweep
 
 
@@ -29,6 +29,7 @@ def demo_spec(strategy: str, folder: Path, data: Path | None = None, seed: int =
         hosts=Hosts(stacks=2),
         seed=seed,
         storage=str(folder),
+        tracking=Tracking(uri=f"sqlite:///{folder.absolute() / 'mlflow.db'}"),
     )
 
 
@@ -59,7 +60,7 @@ def run_demo(folder: Path, data: Path | None, seed: int) -> None:
             evolved = sweeps["pbt"].run(baseline=fixed)
     finally:
         shutil.rmtree(session, ignore_errors=True)
-    show(evolved, console)
+    show(evolved, console, brief=True)
     console.print(compare(evolved, fixed))
     console.print(f"{time.monotonic() - began:.0f} s in all. Everything is in {folder}; delete that folder to undo it.")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class PbtError(Exception):
@@ -34,6 +35,10 @@ class SpecError(PbtError):
     def __init__(self, field: str, problem: str, mend: str) -> None:
         self.field, self.problem, self.mend = field, problem, mend
         super().__init__(f"{field}: {problem}. {mend}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes; left to itself, pickle would call the class with the message alone."""
+        return type(self), (self.field, self.problem, self.mend)
 
 
 class StorageError(PbtError):
@@ -65,6 +70,10 @@ class HparamMismatch(PbtError):
             f"The member was stopped; check that the trainable's set_hparams writes {hparam!r}."
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """See `SpecError`."""
+        return type(self), (self.member, self.hparam, self.wanted, self.got)
+
 
 class HostError(PbtError):
     """A host that could not carry out its orders."""
@@ -72,6 +81,6 @@ class HostError(PbtError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `Did you mean 'members'?`, or the list of known names."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+    by_case = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
+    return f"Did you mean {by_case[close[0]]!r}?" if close else f"Known: {', '.join(by_case.values())}."

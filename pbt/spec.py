@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pbt.errors import SpecError
 
@@ -22,6 +23,11 @@ def require(ok: bool, field_name: str, problem: str, mend: str) -> None:
     """Raise SpecError unless `ok`."""
     if not ok:
         raise SpecError(field_name, problem, mend)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _at_least(low: int, field_name: str, value: object) -> None:
@@ -51,10 +57,6 @@ class Component:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse an empty name."""
-        require(bool(self.name), "name", "is empty", "Write a registered name or module.path:Class")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,13 +158,17 @@ class Hosts:
             _at_least(1, "hosts.stacks", self.stacks)
 
 
+#: Where MLflow can keep runs: databases and servers.
+TRACKING_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracking:
     """The MLflow mirror.
 
     Attributes:
         enabled: False leaves MLflow alone.
-        uri: Tracking URI; None takes a SQLite file in the storage folder.
+        uri: Tracking URI; None takes that of `MLFLOW_TRACKING_URI`, or else a SQLite file in the storage folder.
         experiment: Experiment name; None takes the sweep's name.
     """
 
@@ -171,6 +177,23 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what MLflow cannot track to, and a password, which would be recorded with the run."""
+        if self.uri is None:
+            return
+        require(
+            urlsplit(self.uri).scheme.split("+")[0] in TRACKING_SCHEMES,
+            "tracking.uri",
+            f"MLflow cannot track to {self.uri!r}",
+            "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT",
+        )
+        require(
+            urlsplit(self.uri).password is None,
+            "tracking.uri",
+            "holds a password, which does not belong into a sweep",
+            "Leave it out and set MLFLOW_TRACKING_URI in the environment",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,20 +244,22 @@ class SweepSpec:
             "Name at least one hyperparameter, or a ready space",
         )
         require(bool(self.storage), "storage", "is empty", "Name a folder")
+        for part, component in (("trainable", self.trainable), ("strategy", self.strategy)):
+            require(bool(component.name), f"{part}.name", "is empty", "Write a registered name or module.path:Class")
 
 
 def to_dict(spec: SweepSpec) -> dict[str, Any]:
     """The spec as JSON-able data; `from_dict` gives it back, equal."""
-    return _plain(dataclasses.asdict(spec))
+    return {name: _plain(value, name) for name, value in dataclasses.asdict(spec).items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError("spec", f"{value!r} cannot be written to a sweep file", "Use a finite number")
+        raise SpecError(where, f"{value!r} cannot be written to a sweep file", "Use a finite number")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,10 @@ from pbt.report.watch import Watch
 from pbt.runtime.brain import Brain, Keep, Plan
 from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, require, to_dict
 from pbt.strategy import StrategyOptions, Task
-from searchspaces import Space
-from trainables import Capabilities, Place, Trainable
+from searchspaces import Choice, Int, Simplex, Space
+from searchspaces.domains import Domain
+from trainables import Capabilities, HparamSpec, Place, Trainable
+from trainables.core.step import warn_if_not_compiled
 from trainables.registry import REGISTERED
 
 #: Ready strategies by the name a sweep file uses.
@@ -115,6 +118,7 @@ class Sweep:
         storage = prepare_storage(Path(self.spec.storage))
         with _started(self.spec.hosts):
             place = _place(self.spec.hosts)
+            warn_if_not_compiled(place)
             spec = _with_stacks(self.spec, place)
             run = make_run(storage, spec.name, _info(spec, self._resolved, place))
             with Watch(run, spec.tracking, show=progress, baseline=baseline) as watch:
@@ -141,6 +145,7 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     capabilities = trainable.describe()
     _check_space(space, capabilities)
     _check_objective(spec.objective, capabilities)
+    _check_device(spec.hosts.device)
     for index, hparams in enumerate(getattr(strategy, "initial", ())):
         require(
             space.contains(hparams), f"strategy.options.initial[{index}]", f"{hparams} is not in the space", "Mend it"
@@ -151,21 +156,46 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
 
 
 def _check_space(space: Space, capabilities: Capabilities) -> None:
-    for name in space:
-        known = capabilities.hparams.get(name)
+    for name, domain in space.items():
+        if name not in capabilities.hparams:
+            mend = nearest(name, capabilities.hparams)
+            raise SpecError(f"space.{name}", "is no hyperparameter of the trainable", mend)
+        known = capabilities.hparams[name]
         require(
-            known is not None,
+            known.kind == "live",
             f"space.{name}",
-            "is no hyperparameter of the trainable",
-            nearest(name, capabilities.hparams),
-        )
-        kind = known.kind if known else ""
-        require(
-            kind == "live",
-            f"space.{name}",
-            f"is a {kind} hyperparameter, which this version cannot vary during training",
+            f"is a {known.kind} hyperparameter, which this version cannot vary during training",
             "Fix it in trainable.options and leave it out of the space",
         )
+        _check_domain(f"space.{name}", domain, known)
+
+
+def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:
+    """Refuse values that the trainable would refuse in the middle of the sweep."""
+    if not isinstance(known.default, int | float) or isinstance(domain, Simplex):
+        return
+    values = list(domain.options) if isinstance(domain, Choice) else [domain.low, domain.high]
+    low = -math.inf if known.low is None else known.low
+    high = math.inf if known.high is None else known.high
+    for value in values:
+        if not isinstance(value, int | float):
+            raise SpecError(field, f"{value!r} is not a number, which the trainable needs", "Write numbers")
+        mend = f"Stay within {low:g} and {high:g}"
+        require(low <= value <= high, field, f"reaches {value}, outside what the trainable allows", mend)
+    whole = isinstance(known.default, int) and not isinstance(known.default, bool)
+    fits = not whole or isinstance(domain, Int | Choice)
+    require(fits, field, "is a whole number to the trainable", "Write type: int")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    known = ("auto", "cpu", "cuda")
+    try:
+        kind = "auto" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    require(kind in known, "hosts.device", f"{device!r} is unknown", nearest(device, known))
 
 
 def _check_objective(objective: Objective, capabilities: Capabilities) -> None:
@@ -225,8 +255,13 @@ def _space_data(space: str | Space | Mapping[str, Any]) -> str | Mapping[str, An
 
 
 def _place(hosts: Hosts) -> Place:
+    """The device, settled: under Ray what the cluster has, else what this process has."""
     import torch
 
+    if hosts.kind == "ray":
+        from pbt.runtime.tune import default_device
+
+        return Place(device=default_device() if hosts.device == "auto" else hosts.device, compile=hosts.compile)
     device = hosts.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -234,7 +269,7 @@ def _place(hosts: Hosts) -> Place:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SpecError("hosts.device", f"{device!r} cannot be used ({reason})", "Write cpu, or auto") from error
+        raise SpecError("hosts.device", f"{device!r} cannot be used here ({reason})", "Write cpu, or auto") from error
     return Place(device=device, compile=hosts.compile)
 
 

@@ -1,7 +1,7 @@
-"""What may vary in the `language` trainable: byte-level transformers of up to some ten million parameters, trained for
-a few hundred to some thousands of steps with AdamW.
+"""What may vary in the `language` trainable: AdamW, dropout and the learning-rate schedule.
 
-The schedule follows the age of the weights: a linear warm-up, then a cosine down to `final_lr_ratio`.
+The ranges suit byte-level transformers of up to some ten million parameters, trained for a few hundred to some
+thousands of steps. The schedule follows the age of the weights: a linear warm-up, then a cosine to `final_lr_ratio`.
 """
 
 from searchspaces.domains import Float, Int

@@ -15,6 +15,7 @@ is short enough to know by heart:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -68,8 +69,8 @@ def hparams(member: int, changes: int = 0) -> dict[str, Any]:
     }
 
 
-def run_json(run: Path, *, members: int, generations: int, steps: int, space: Mapping[str, Any] = SPACE) -> None:
-    """Write what the command line writes before anything else."""
+def run_json(run: Path, *, members: int, generations: int, steps: int, space: Mapping[str, Any] = SPACE) -> Path:
+    """Write what the command line writes before anything else, and return the folder."""
     spec = SweepSpec(
         trainable=Component(name="language", options={"corpus": "corpus/", "width": 64}),
         space=space,
@@ -92,6 +93,7 @@ def run_json(run: Path, *, members: int, generations: int, steps: int, space: Ma
     }
     run.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text(json.dumps(data, indent=1))
+    return run
 
 
 @dataclass
@@ -196,6 +198,10 @@ class Pen:
         )
         del self.hparams[member]
 
+    def drop(self) -> None:
+        """Let go of the ledger as a process does that dies: what was committed is there, nothing is sealed."""
+        self.ledger._wal.close()
+
     def finish(self, best: int, test: float) -> None:
         """Announce the winner, evaluate it on the test split, and save it."""
         key, consumed = self.latest[best], max(self.age.values())
@@ -211,23 +217,26 @@ def story(run: Path) -> Iterator[None]:
     clock = Clock()
     ledger = Ledger(run, clock)
     pen = Pen(ledger, clock)
-    for member in range(MEMBERS):
-        ledger.append("decisions", kind="start", member=member, hparams=schema.canonical(hparams(member)), cause="s")
-        pen.begin(member, 0, hparams(member))
-    pen.settle()
-    for generation in range(GENERATIONS):
+    try:
+        for member in range(MEMBERS):
+            ledger.append("decisions", kind="start", member=member, hparams=schema.canonical(hparams(member)), cause="")
+            pen.begin(member, 0, hparams(member))
+        pen.settle()
+        for generation in range(GENERATIONS):
+            ledger.commit()
+            yield
+            clock.now += 30.0
+            _reports(pen, generation)
+            ledger.commit()
+            yield
+            if generation + 1 < GENERATIONS:
+                _decisions(pen, generation + 1)
+        pen.finish(best=1, test=1.35)
         ledger.commit()
         yield
-        clock.now += 30.0
-        _reports(pen, generation)
-        ledger.commit()
-        yield
-        if generation + 1 < GENERATIONS:
-            _decisions(pen, generation + 1)
-    pen.finish(best=1, test=1.35)
-    ledger.commit()
-    yield
-    ledger.close(finished=True)
+        ledger.close(finished=True)
+    finally:
+        pen.drop()
 
 
 def _reports(pen: Pen, generation: int) -> None:
@@ -254,8 +263,9 @@ def _decisions(pen: Pen, generation: int) -> None:
 
 def tell(run: Path, commits: int | None = None) -> Path:
     """Write the scripted sweep, or its first `commits` commits, and return its folder."""
-    for _ in itertools.islice(story(run), commits):
-        pass
+    with contextlib.closing(story(run)) as commit:
+        for _ in itertools.islice(commit, commits):
+            pass
     return run
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainables.base import (
         Capabilities,
-        DataError,
         HparamSpec,
         MetricSpec,
         Place,
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
         Stack,
         State,
         Trainable,
-        TrainableError,
     )
+    from trainables.errors import DataError, TrainableError
     from trainables.language import Language
     from trainables.quadratic import Quadratic
     from trainables.registry import load
@@ -41,7 +40,13 @@ __all__ = [
     "load",
 ]
 
-_ELSEWHERE = {"Language": "language", "Quadratic": "quadratic", "load": "registry"}
+_ELSEWHERE = {
+    "DataError": "errors",
+    "Language": "language",
+    "Quadratic": "quadratic",
+    "TrainableError": "errors",
+    "load": "registry",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -24,15 +25,13 @@ from trainables.base import (
 from trainables.core import ops
 from trainables.core.data import TokenFeed
 from trainables.core.model import Parameter, Program
-from trainables.core.optim import AdamW
+from trainables.core.optim import CLIP_NORM, AdamW
 from trainables.core.rng import Draws, site
 from trainables.core.schedules import WarmupCosine
 from trainables.core.stack import CoreStack
 
 _VOCABULARY = 256
-_DROPOUT = HparamSpec(
-    kind="live", default=0.0, low=0.0, high=0.95, doc="of both residual branches of each block"
-)
+_DROPOUT = HparamSpec(kind="live", default=0.0, low=0.0, high=0.95, doc="of both residual branches of each block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class Language:
     batch: int = 8
     data: str | None = None
     domains: tuple[str, ...] | None = None
-    eval_bytes: int = 32_768
+    eval_bytes: int = 16_384
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
@@ -66,9 +65,7 @@ class Language:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
         if self.width % (2 * self.heads):
-            raise TrainableError(
-                f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)"
-            )
+            raise TrainableError(f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)")
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
 
@@ -87,9 +84,7 @@ class Language:
 
     def bucket(self, hparams: Hparams) -> str:
         """All members of one `Language` share its bucket: every hyperparameter is live."""
-        shape = "-".join(
-            f"{f.name}{getattr(self, f.name)}" for f in fields(self) if f.name in _SHAPE_FIELDS
-        )
+        shape = "-".join(f"{f.name}{getattr(self, f.name)}" for f in fields(self) if f.name in _SHAPE_FIELDS)
         return f"language-{shape}"
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
@@ -114,7 +109,7 @@ class Language:
             ),
             optimizer=AdamW(lr=3e-3, weight_decay=0.1),
             schedule=WarmupCosine(),
-            extra_hparams={"dropout": _DROPOUT},
+            extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
         )
 
 
@@ -124,7 +119,8 @@ _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
 
 
 def _path(data: object) -> str | None:
-    return None if data is None else str(data)
+    """The path made absolute, as workers may start in another folder."""
+    return None if data is None else str(Path(str(data)).expanduser().absolute())
 
 
 def _names(domains: object) -> tuple[str, ...] | None:

@@ -40,7 +40,7 @@ class Quadratic:
     """
 
     def describe(self) -> Capabilities:
-        """`Q` to be maximised; `h0`, `h1`, `lr` and `clip_norm` live."""
+        """`Q` to be maximised; `h0`, `h1` and `lr` live."""
         return Capabilities(
             metrics={"Q": MetricSpec(mode="max", doc="1.2 - |theta|^2; at most 1.2")},
             hparams=_program().hparams,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from trainables.base import Trainable, TrainableError
+from trainables.base import Trainable
+from trainables.errors import TrainableError, nearest
 
 #: Ready trainables by the name a sweep file uses.
 REGISTERED: Mapping[str, str] = {
@@ -37,15 +37,6 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Trainable:
     if not isinstance(trainable, Trainable):
         raise TrainableError(f"trainable {name!r} is not a Trainable; give it describe(), bucket() and build()")
     return trainable
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the mend for a misspelt name: the closest known one, or the list of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(names) or 'none'}"
 
 
 def _resolve(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbt.member import Hparams
-from pbt.population.rounds import Rounds, nobody
+from pbt.population.rounds import Rounds, check_initial, nobody
 from pbt.strategy import Strategy, Task
 
 
@@ -22,6 +22,10 @@ class Fixed:
     """
 
     initial: Sequence[Hparams] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse initial configurations that are none."""
+        check_initial(self.initial)
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pbt.member import Hparams, generator
-from pbt.population.rounds import Keep, Replace, Restart, Rounds, Standing, Verdict
-from pbt.spec import require
+from pbt.population.rounds import Keep, Replace, Restart, Rounds, Standing, Verdict, check_initial
+from pbt.spec import is_number, require
 from pbt.strategy import Strategy, Task
 
 
@@ -44,7 +44,12 @@ class PBT:
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         where = "strategy.options."
-        require(0 < self.quantile <= 0.5, where + "quantile", f"{self.quantile} is not in (0, 0.5]", "Write 0.2")
+        require(
+            is_number(self.quantile) and 0 < self.quantile <= 0.5,
+            where + "quantile",
+            f"{self.quantile!r} is not in (0, 0.5]",
+            "Write 0.2",
+        )
         require(
             self.explore in ("perturb", "resample"),
             where + "explore",
@@ -52,17 +57,26 @@ class PBT:
             "Write perturb or resample",
         )
         require(
-            len(self.factors) == 2 and all(0 < factor < math.inf for factor in self.factors),
+            isinstance(self.factors, list | tuple)
+            and len(self.factors) == 2
+            and all(is_number(factor) and 0 < factor < math.inf for factor in self.factors),
             where + "factors",
-            f"{list(self.factors)} are not two positive numbers",
+            f"{list(self.factors) if isinstance(self.factors, tuple) else self.factors!r} are not two positive numbers",
             "Write [0.8, 1.2]",
         )
         require(
-            0 <= self.resample_probability <= 1,
+            is_number(self.resample_probability) and 0 <= self.resample_probability <= 1,
             where + "resample_probability",
-            f"{self.resample_probability} is not a probability",
+            f"{self.resample_probability!r} is not a probability",
             "Write a number from 0 to 1",
         )
+        require(
+            isinstance(self.inherit_hparams, bool),
+            where + "inherit_hparams",
+            f"{self.inherit_hparams!r} is neither true nor false",
+            "Write true or false",
+        )
+        check_initial(self.initial)
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
@@ -81,7 +95,8 @@ class PBT:
             return [self._restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
-        count = max(1, math.floor(self.quantile * len(ranking)))
+        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
+        count = max(1, math.floor(round(self.quantile * len(ranking), 9)))
         bottom = ranking[-count:]
         diverged = [standing for standing in ranking[len(finite) :] if standing not in bottom]
         return [self._replace(task, generation, loser, finite[:count], ranking) for loser in [*diverged, *bottom]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pbt.member import Hparams, Slot, generator, member_seed
-from pbt.spec import Mode
+from pbt.spec import Mode, require
 from pbt.strategy import (
     Action,
     ContinueUntil,
@@ -75,6 +75,13 @@ Evolve: TypeAlias = Callable[[Task, int, Sequence[Standing]], list[Verdict]]
 def nobody(task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
     """An `Evolve` that lets every member go on as it is."""
     return []
+
+
+def check_initial(initial: object) -> None:
+    """Refuse initial configurations that are not a list of mappings."""
+    ok = isinstance(initial, list | tuple) and all(isinstance(hparams, Mapping) for hparams in initial)
+    mend = "Write [{lr: 0.1}], or leave it out"
+    require(ok, "strategy.options.initial", f"{initial!r} is not a list of mappings", mend)
 
 
 def rank(scores: Mapping[int, float], mode: Mode) -> list[int]:
@@ -178,6 +185,8 @@ class Rounds:
         self._scores.pop(event.member, None)
         if not self._alive:
             return [self._finish(event.id, None, "every member failed")]
+        if self._announced not in (None, event.member):
+            return []  # the winner is being evaluated already
         return self._next_generation_if_complete()
 
     def _next_generation_if_complete(self) -> list[Action]:

@@ -3,7 +3,7 @@
     RUN/
       run.json               the spec, versions and data the run was made with
       ledger/
-        manifest.json        schema version, sealed parts with row counts and SHA-256, and the write-ahead file, if any
+        manifest.json        schema version, sealed parts with rows and SHA-256, the write-ahead file if any, checksum
         TABLE/000001.parquet immutable parts
         wal-000002.jsonl     write-ahead: one line per commit, CRC first, synced before anyone acts on it
 
@@ -18,9 +18,12 @@ Parquet: `pandas.read_parquet("RUN/ledger/segments")`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +37,9 @@ from pbt.errors import LedgerError, RunNotFound, StorageError
 from pbt.record import schema
 
 Row: TypeAlias = Mapping[str, Any]
+
+#: What a line of the write-ahead file begins with.
+_HEADER = re.compile(rb"([0-9a-f]{8}) ")
 
 #: A write-ahead file with this many rows is sealed into parts.
 SEAL_ROWS = 50_000
@@ -53,6 +59,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StorageError(
             f"cannot write {path}: {error.strerror}. Free some space or choose another storage folder."
         ) from error
@@ -73,70 +81,98 @@ class Ledger:
     def __init__(self, run: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = run / "ledger"
         self._clock = clock
+        self._at_us = 0
         self._pending: list[tuple[str, dict[str, Any]]] = []
-        self._rows = 0
+        self._unsynced = b""
+        self._rows, self._size = 0, 0
         if (self._folder / "manifest.json").exists():
             raise LedgerError(f"{run} already has a ledger. Choose another name or storage folder.")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._wal = self._open_wal(1)
         except OSError as error:
             raise StorageError(f"cannot write {run}: {error.strerror}. Choose another storage folder.") from error
-        self._manifest: dict[str, Any] = {
-            "schema_version": schema.VERSION,
-            "parts": [],
-            "wal": 1,
-            "finished": False,
-        }
-        self._write_manifest()
-        self._wal = open(self._wal_path(1), "ab")  # noqa: SIM115 - open as long as the ledger
+        self._manifest: dict[str, Any] = {"schema_version": schema.VERSION, "parts": [], "wal": 1, "finished": False}
+        try:
+            self._write_manifest(self._manifest)
+        except StorageError:
+            self._wal.close()
+            raise
 
     def append(self, table: str, **row: Any) -> None:
-        """Add a row to the next commit."""
+        """Add a row to the next commit. No two rows have the same time, so it tells the order they were written in."""
         unknown = row.keys() - set(schema.TABLES[table].names)
         if unknown:
             raise KeyError(f"table {table} has no column {sorted(unknown)}")
-        self._pending.append((table, {**row, "at": self._clock()}))
+        self._at_us = max(round(self._clock() * 1e6), self._at_us + 1)
+        self._pending.append((table, {**row, "at": self._at_us / 1e6}))
 
     def commit(self) -> None:
         """Make all rows since the last commit durable, together. Returns when they are on disk.
 
         Raises:
-            StorageError: The disk did not take them.
+            StorageError: The disk did not take them. The next commit tries again.
         """
-        if not self._pending:
+        if self._pending:
+            self._unsynced += _frame(self._pending)
+            self._rows += len(self._pending)
+            self._pending = []
+        if not self._unsynced:
             return
         try:
-            self._wal.write(_frame(self._pending))
-            self._wal.flush()
+            self._wal.truncate(self._size)  # drops what a commit that failed may have left
+            _write_all(self._wal, self._unsynced)
             os.fsync(self._wal.fileno())
         except OSError as error:
-            raise StorageError(
-                f"cannot write {self._folder}: {error.strerror}. Free some space; what was recorded before is safe."
-            ) from error
-        self._rows += len(self._pending)
-        self._pending = []
+            raise self._not_written(error) from error
+        self._size += len(self._unsynced)
+        self._unsynced = b""
         if self._rows >= SEAL_ROWS:
             self._seal(following=self._manifest["wal"] + 1)
 
     def close(self, *, finished: bool) -> None:
-        """Seal everything; `finished` says whether the sweep came to its end."""
-        self.commit()
-        self._manifest["finished"] = finished
-        self._seal(following=None)
+        """Seal everything; `finished` says whether the sweep came to its end.
 
-    def _seal(self, following: int | None) -> None:
-        """Turn the write-ahead file into immutable Parquet parts, and begin the following one, if any."""
-        number, wal = self._manifest["wal"], self._wal
-        rows, _ = read_wal(self._wal_path(number))
-        for table in schema.TABLES:
-            if chosen := [row for name, row in rows if name == table]:
-                self._manifest["parts"].append(self._write_part(table, number, chosen))
-        if following is not None:
-            self._wal, self._rows = open(self._wal_path(following), "ab"), 0  # noqa: SIM115 - open as long as the ledger
-        self._manifest["wal"] = following
-        self._write_manifest()
-        wal.close()
+        Raises:
+            StorageError: The disk did not take it. Nothing is lost; closing may be tried again.
+        """
+        self.commit()
+        self._seal(following=None, finished=finished)
+
+    def _seal(self, following: int | None, finished: bool = False) -> None:
+        """Turn the write-ahead file into immutable Parquet parts, and begin the following one, if any.
+
+        Nothing changes, for readers or here, before the new manifest is in place: a seal that failed is tried again.
+        """
+        number = self._manifest["wal"]
+        try:
+            rows, _ = read_wal(self._wal_path(number))
+            by_table = {table: [row for name, row in rows if name == table] for table in schema.TABLES}
+            parts = [self._write_part(table, number, chosen) for table, chosen in by_table.items() if chosen]
+            wal = self._open_wal(following) if following is not None else None
+        except OSError as error:
+            raise self._not_written(error) from error
+        manifest = self._manifest | {
+            "parts": [*self._manifest["parts"], *parts],
+            "wal": following,
+            "finished": finished,
+        }
+        try:
+            self._write_manifest(manifest)
+        except BaseException:
+            if wal is not None:
+                wal.close()
+            raise
+        self._wal.close()
+        self._manifest, self._wal, self._rows, self._size = manifest, wal or self._wal, 0, 0
         self._wal_path(number).unlink()
+        if following is None:
+            self._wal_path(number + 1).unlink(missing_ok=True)  # begun by a seal that failed
+
+    def _not_written(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot write {self._folder}: {error.strerror}. Free some space; what was recorded before is safe."
+        )
 
     def _write_part(self, table: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
         path = self._folder / table / f"{number:06d}.parquet"
@@ -152,8 +188,12 @@ class Ledger:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
 
-    def _write_manifest(self) -> None:
-        write_atomically(self._folder / "manifest.json", json.dumps(self._manifest, indent=1).encode())
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        signed = {**manifest, "sha256": _checksum(manifest)}
+        write_atomically(self._folder / "manifest.json", json.dumps(signed, indent=1).encode())
+
+    def _open_wal(self, number: int) -> io.FileIO:
+        return open(self._wal_path(number), "ab", buffering=0)
 
     def _wal_path(self, number: int) -> Path:
         return _wal_path(self._folder, number)
@@ -204,10 +244,10 @@ class LedgerReader:
             manifest = self._manifest()
             try:
                 return self._read(manifest)
-            except FileNotFoundError:
-                # The writer sealed the write-ahead file between our reading the manifest and the file.
+            except FileNotFoundError as error:
+                # Unless the writer sealed the write-ahead file between our reading the manifest and the file.
                 if self._manifest()["wal"] == manifest["wal"]:
-                    raise
+                    raise LedgerError(f"{error.filename} is missing. Restore it from a backup.") from error
 
     def digest(self) -> str:
         """SHA-256 over the decision columns of all segments, ordered by (member, segment).
@@ -228,10 +268,12 @@ class LedgerReader:
     def _manifest(self) -> dict[str, Any]:
         path = self._folder / "manifest.json"
         try:
-            manifest: dict[str, Any] = json.loads(path.read_bytes())
-            return manifest
+            manifest = json.loads(path.read_bytes())
+            if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _checksum(manifest):
+                raise ValueError("its contents do not match its checksum")
         except ValueError as error:
             raise LedgerError(f"{path} is damaged: {error}. Restore it from a backup.") from error
+        return manifest
 
     def _read(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], tuple[Path, int] | None]:
         found: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
@@ -301,6 +343,17 @@ def _wal_path(folder: Path, number: int) -> Path:
     return folder / f"wal-{number:06d}.jsonl"
 
 
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(schema.canonical(manifest).encode()).hexdigest()
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    """Write to an unbuffered file, which may take less than all at once."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def _frame(rows: Sequence[tuple[str, Row]]) -> bytes:
     text = schema.canonical(rows).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
@@ -323,9 +376,14 @@ def read_wal(path: Path, start: int = 0) -> tuple[list[tuple[str, dict[str, Any]
     for line in data.split(b"\n")[:-1]:
         crc, _, text = line.partition(b" ")
         if crc != b"%08x" % zlib.crc32(text):
-            if end + len(line) + 1 == len(data):
+            if end + len(line) + 1 == len(data) and not _holds_a_commit(line):
                 break
             raise LedgerError(f"{path} is damaged after byte {start + end}. What stands before it is good.")
         rows += [(table, row) for table, row in json.loads(text)]
         end += len(line) + 1
     return rows, start + end
+
+
+def _holds_a_commit(line: bytes) -> bool:
+    """Whether a line that is no commit ends in a whole one: then the line end before that one was damaged."""
+    return any(int(found[1], 16) == zlib.crc32(line[found.end() :]) for found in _HEADER.finditer(line))

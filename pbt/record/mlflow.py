@@ -43,6 +43,7 @@ from pbt.errors import SpecError
 from pbt.record.ledger import LedgerReader, Tail
 from pbt.record.mirrored import TAG_CHARS, Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
 from pbt.record.schema import canonical
+from pbt.spec import TRACKING_SCHEMES
 
 #: MLflow takes 1,000 metrics, 100 params, 100 tags and 1 MB in one `log_batch`. So many of full length stay below.
 BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1_000, 100, 40
@@ -53,8 +54,12 @@ CHUNK_ROWS = 5_000
 RETRY_S = 5.0
 #: How a sweep's end is called in MLflow.
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-#: Patience with a server that does not answer, unless the environment says otherwise: MLflow's own takes minutes.
-HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+#: Unless the environment says otherwise: no minutes of patience with a server, and no talk on standard output.
+SERVER_MANNERS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 class Mirror:
@@ -102,6 +107,7 @@ class Mirror:
         self._mirrored: dict[str, int] = dict.fromkeys(self._tail.seen, 0)
         self._client: MlflowClient | None = None
         self._runs: dict[Who, Run] = {}
+        self._certain = False  # whether `_runs` is what MLflow has
         self._tags_sent: dict[Who, dict[str, str]] = {}
         self._ending: _Ending | None = None
 
@@ -178,7 +184,7 @@ class Mirror:
         except Exception as error:
             # Whatever it is (server, database, network, disk): training goes on. What was half done is looked up again.
             self.last_error = f"{type(error).__name__}: {error}"
-            self._runs, self._tags_sent = {}, {}
+            self._certain = False
             self._retry_at = self._clock() + RETRY_S
         return sent
 
@@ -186,7 +192,7 @@ class Mirror:
 
     def _open(self) -> None:
         """Find or make the experiment and the parent run, and drop the rows that are there already."""
-        if None in self._runs:
+        if self._certain:
             return
         self._client = self._client or self._connect(self.uri)
         self.experiment_id = self._find_experiment()
@@ -195,7 +201,7 @@ class Mirror:
             found[None] = self._create_parent()
         self._describe_parent(found[None])
         self._skip(json.loads(found[None].data.tags.get("pbt.cursor", "{}")))
-        self._runs = found
+        self._runs, self._tags_sent, self._certain = found, {}, True
         if self._pending:
             self._wake()
 
@@ -213,7 +219,8 @@ class Mirror:
 
     def _find_runs(self) -> dict[Who, Run]:
         """The runs that are there. Where an answer once got lost and a run was made twice, the empty one goes."""
-        rows = self._search(f"tags.`pbt.run_id` = '{self._sweep['run_id']}'")
+        tags = _origin(self._sweep)
+        rows = self._search(" and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("pbt.run_id", "pbt.created")))
         rows.sort(key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
         found: dict[Who, Run] = {}
         for run in rows:
@@ -241,15 +248,13 @@ class Mirror:
         return self._create(sweep["run_id"], tags, milliseconds(sweep["created"]))
 
     def _describe_parent(self, parent: Run) -> None:
-        """Params and data set, if a crash came between making the run and telling them."""
+        """Data set and params. The params come last: where all are there, nothing is left to be told."""
         params = {_key(key): _cut(value, PARAM_CHARS) for key, value in sweep_params(self._sweep).items()}
         missing = [Param(key, value) for key, value in params.items() if key not in parent.data.params]
-        if not missing:
-            return
+        if missing and (data := self._sweep.get("data")):
+            self._the_client().log_inputs(parent.info.run_id, [_dataset(data)])
         for start in range(0, len(missing), BATCH_PARAMS):
             self._the_client().log_batch(parent.info.run_id, params=missing[start : start + BATCH_PARAMS])
-        if data := self._sweep.get("data"):
-            self._the_client().log_inputs(parent.info.run_id, [_dataset(data)])
 
     def _skip(self, cursor: Mapping[str, int]) -> None:
         """Forget rows the parent's cursor covers: another mirror, or a call whose answer was lost, has sent them."""
@@ -268,6 +273,7 @@ class Mirror:
         for who, run in self._runs.items():
             if run.info.status != "RUNNING" and (who is None or not self._story.failed(who)):
                 self._the_client().update_run(run.info.run_id, "RUNNING")
+                self._log(who, (), {"pbt.status": "running"})
 
     def _create(self, name: str, tags: Mapping[str, Any], start_ms: int) -> Run:
         tags = {_key(key): _cut(value, TAG_CHARS) for key, value in tags.items()}
@@ -331,6 +337,7 @@ class Mirror:
             elif path.exists():
                 client.log_artifact(parent, str(path))
         self._ending = None
+        self._certain = False  # should more rows come after all, the runs are to be woken
 
     def _the_client(self) -> MlflowClient:
         assert self._client is not None
@@ -388,7 +395,7 @@ def absolute_uri(uri: str) -> str:
         SpecError: MLflow cannot track there.
     """
     scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme not in {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc"}:
+    if scheme not in TRACKING_SCHEMES:
         mend = "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
         raise SpecError("tracking.uri", f"MLflow cannot track to {uri!r}", mend)
     head, found, file = uri.partition(":///")
@@ -421,7 +428,7 @@ def _without_password(uri: str) -> str:
 def _connect(uri: str) -> MlflowClient:
     """A client; for a database, the schema is made here, by the one process that writes."""
     if _is_server(uri):
-        for name, value in HTTP_PATIENCE.items():
+        for name, value in SERVER_MANNERS.items():
             os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
         Path(uri.split(":///", 1)[1]).parent.mkdir(parents=True, exist_ok=True)
@@ -445,17 +452,19 @@ def _quiet() -> Iterator[None]:
 
 
 def _origin(sweep: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of every run of a sweep. Two machines may start runs of one name in one second, hence the exact time."""
     user = "unknown"
     with contextlib.suppress(OSError, KeyError):
         user = getpass.getuser()
-    return {"pbt.run_id": sweep["run_id"], "mlflow.user": user, "mlflow.source.name": "pbt"}
+    named = {"pbt.run_id": str(sweep["run_id"]), "pbt.created": repr(float(sweep["created"]))}
+    return named | {"mlflow.user": user, "mlflow.source.name": "pbt"}
 
 
 def _dataset(data: Mapping[str, Any]) -> DatasetInput:
     """The corpus as MLflow's data set: its name, and the hash found among its provenance (else a hash of that)."""
     hashes = [str(value) for name, value in data.items() if re.search("sha|hash|digest", name)]
     digest = hashes[0] if hashes else hashlib.sha256(canonical(data).encode()).hexdigest()
-    name = next((str(data[key]) for key in ("name", "corpus", "path") if key in data), "data")
+    name = next((str(data[key]) for key in ("name", "source", "corpus") if key in data), "data")
     source = canonical(data)
     return DatasetInput(Dataset(name[:500], digest[:36], "local", source, profile=source), [])
 

@@ -72,6 +72,10 @@ def _fresh(storage: Path, stem: str) -> Path:
             path.mkdir()
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise StorageError(
+                f"storage: cannot write {storage} ({error.strerror}). Name another with --storage."
+            ) from error
         else:
             return path
 

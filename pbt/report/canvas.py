@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pbt.errors import PbtError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
-INK, SOFT, GRID, FAINT = "#2b2b2b", "#6b6b6b", "#e9e9e9", "#c9d1d9"
+INK, SOFT, CROWD, FAINT, GRID = "#2b2b2b", "#6b6b6b", "#8a97a5", "#c9d1d9", "#e9e9e9"
 #: Vermilion and blue of Okabe and Ito, which tell apart under every common colour blindness.
 WINNER, BASELINE = "#d55e00", "#0072b2"
 DPI = 150
+
+#: A line from point to point.
+Line: TypeAlias = list[tuple[float, float]]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -45,43 +48,117 @@ def dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
         spine.set_visible(False)
 
 
-def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
+def legend_below(figure: Figure, handles: Iterable[Any]) -> None:
     """A legend under the picture, where it hides nothing."""
-    if handles:
+    if handles := list(handles):
         columns = len(handles) if len(handles) <= 4 else math.ceil(len(handles) / 2)
         figure.legend(
-            handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
         )
 
 
-def score_colours() -> Colormap:
-    """Light for bad, dark for good; lightness alone carries it, so it reads in grey and for any eye."""
+def objective_name(objective: Mapping[str, Any], unit: str = "") -> str:
+    """The score in words, on two lines: `validation bits_per_byte [bits/byte]`, `lower is better`."""
+    direction = "lower" if objective["mode"] == "min" else "higher"
+    name = f"{objective['split']} {objective['metric']}" + (f" [{unit}]" if unit else "")
+    return f"{name}\n{direction} is better"
+
+
+def score_norm(low: float, high: float, *, reverse: bool) -> Normalize:
+    """Spreads colours over scores, finest where they are good: there they lie close, and there it matters.
+
+    Args:
+        low: Smallest score to tell apart.
+        high: Largest.
+        reverse: Whether small is good.
+    """
+    import numpy as np
+    from matplotlib.colors import FuncNorm
+
+    good, bad = (low, high) if reverse else (high, low)
+
+    def forward(score: Any) -> Any:
+        share = np.clip((np.asarray(score) - good) / (bad - good), 0.0, 1.0) ** 0.4
+        return share if reverse else 1.0 - share
+
+    def inverse(place: Any) -> Any:
+        share = np.asarray(place) if reverse else 1.0 - np.asarray(place)
+        return good + (bad - good) * np.clip(share, 0.0, 1.0) ** 2.5
+
+    return FuncNorm((forward, inverse), vmin=low, vmax=high)
+
+
+def extension(values: Iterable[float], low: float, high: float) -> str:
+    """Which ends of a colour bar are open: `neither`, `min`, `max` or `both`."""
+    values = list(values)
+    under, over = any(value < low for value in values), any(value > high for value in values)
+    return "both" if under and over else "min" if under else "max" if over else "neither"
+
+
+def score_colours(*, reverse: bool) -> Colormap:
+    """Pale for bad, dark for good; lightness alone carries it, so it reads in grey and for any eye.
+
+    Args:
+        reverse: Whether small is good.
+    """
     import matplotlib
     from matplotlib.colors import LinearSegmentedColormap
 
     whole = matplotlib.colormaps["YlGnBu"]
     colours = [whole(0.2 + 0.8 * step / 63) for step in range(64)]
-    return LinearSegmentedColormap.from_list("score", colours)
+    return LinearSegmentedColormap.from_list("score", colours[::-1] if reverse else colours)
 
 
-def steps_ticks(axes: Axes) -> None:
-    """Whole numbers with thousands separators along x."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+def headline(figure: Figure, words: str) -> None:
+    """A title over several panels, with room below it."""
+    figure.suptitle(words + "\n", x=0.012, ha="left", fontsize=12, color=INK, linespacing=0.6)
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+def note(axes: Axes, words: str) -> None:
+    """A remark at the upper right, above the picture."""
+    axes.annotate(words, (1, 1), (0, 6), "axes fraction", "offset points", ha="right", fontsize=8, color=SOFT)
+
+
+def steps_ticks(axes: Axes, boundaries: Iterable[float]) -> None:
+    """Ticks and grid lines where generations begin and end, as many as can be read, with thousands separators."""
+    places = sorted(set(boundaries))
+    every = max(1, math.ceil((len(places) - 1) / 8))
+    shown = places[::every]
+    axes.set_xticks(shown, [f"{place:,.0f}" for place in shown])
 
 
 def plain_log_ticks(axes: Axes) -> None:
     """On a logarithmic y axis, numbers as people write them, few enough to be read."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = axes.get_ylim()
     decades = math.log10(high / low)
     subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 3.0, 5.0, 7.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def complement_axis(axes: Axes, low: float, high: float) -> None:
+    """A y axis on which 0.9, 0.99 and 0.999 lie equally far apart, for decay rates."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_yscale("function", functions=(_nines, lambda place: 1 - 10.0**-place))
+    axes.set_ylim(low, high)
+    decades = [1 - 10.0**-power for power in range(1, 9)]
+    between = [1 - digit * 10.0**-power for power in range(1, 9) for digit in (5, 2)]
+    inside = [tick for tick in decades if low <= tick <= high]
+    if len(inside) < 3:
+        inside += [tick for tick in between if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator(inside))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _nines(values: Any) -> Any:
+    import numpy as np
+
+    return -np.log10(np.maximum(1 - np.asarray(values, dtype=float), 1e-12))
 
 
 def usual(values: Iterable[float]) -> list[float]:
@@ -100,5 +177,10 @@ def limits(groups: Iterable[Iterable[float]], pad: float = 0.05) -> tuple[float,
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    room = pad * (high - low) or 0.1 * abs(high) or 1.0
+    room = pad * (high - low) if high > low else 0.1 * abs(high) or 1.0
     return low - room, high + room
+
+
+def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The points' x and their y, as matplotlib wants them."""
+    return [x for x, _ in points], [y for _, y in points]

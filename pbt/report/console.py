@@ -45,7 +45,7 @@ class Progress:
         self._clock = clock
         self._population = Population(info)
         self._told_generations = 0
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[str] = set()
         self._live: Live | None = None
         if self._console.is_terminal and not self._console.quiet:
             self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
@@ -60,11 +60,9 @@ class Progress:
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in and show what they change. Without rows, a live display moves its clock."""
         self._population.apply(rows)
-        self._tell_troubles()
+        self._tell_news()
         if self._live:
             self._live.update(self._render(), refresh=True)
-        else:
-            self._tell_generations()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -75,26 +73,21 @@ class Progress:
             self._live.stop()
         self._say(_closing(self._info, self._population))
 
-    def _say(self, line: str, style: str | None = None) -> None:
+    def _say(self, line: str, style: str = "") -> None:
         """One line, however wide: plain output goes to logs, which must not be wrapped."""
-        self._console.print(Text(line, style=style or ""), soft_wrap=True)
+        self._console.print(Text(line, style=style), soft_wrap=True)
 
-    def _tell_troubles(self) -> None:
-        for member, row in self._population.failures.items():
-            if self._news("failed", member):
-                where = f"after {row['consumed_end']:,} steps" if row.get("consumed_end") is not None else "at once"
-                self._say(f"member {member} failed {where}: {row.get('reason') or 'no reason given'}", "red")
-
-    def _news(self, what: str, member: int) -> bool:
-        if (what, member) in self._told:
-            return False
-        self._told.add((what, member))
-        return True
-
-    def _tell_generations(self) -> None:
-        for row in self._population.ended(after=self._told_generations):
-            self._told_generations = row.generation
-            self._say(_line(row, self._population))
+    def _tell_news(self) -> None:
+        """Failures in any case, generations where no table shows them, in the order they happened."""
+        news = [(row["at"], _failure(member, row), "red") for member, row in self._population.failures.items()]
+        news = [entry for entry in news if entry[1] not in self._told]
+        self._told.update(line for _, line, _ in news)
+        if not self._live:
+            for row in self._population.ended(after=self._told_generations):
+                self._told_generations = row.generation
+                news.append((row.at, _line(row, self._population), ""))
+        for _, line, style in sorted(news):
+            self._say(line, style)
 
     # ------------------------------------------------------------------------------------------------ drawing
 
@@ -147,12 +140,17 @@ def fitting_table(
     console: Console, rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None
 ) -> tuple[Table, Sequence[str]]:
     """`member_table` with as many hyperparameters, in order, as the console is wide; and those left out."""
-    endless = console.options.update(max_width=10_000)
     for shown in range(len(hparams), -1, -1):
         table = member_table(rows, hparams[:shown], best)
-        if shown == 0 or console.measure(table, options=endless).maximum <= console.width:
+        if shown == 0 or is_within(console, table):
             break
     return table, hparams[shown:]
+
+
+def is_within(console: Console, table: Table) -> bool:
+    """Whether the table is no wider than the console."""
+    endless = console.options.update(max_width=10_000)
+    return console.measure(table, options=endless).maximum <= console.width
 
 
 def _hidden(rows: Sequence[MemberRow], names: Sequence[str]) -> str:
@@ -184,6 +182,11 @@ def _line(row: GenerationRow, population: Population) -> str:
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
     return "  ".join([*said, text.duration(row.at - population.created)])
+
+
+def _failure(member: int, row: Row) -> str:
+    where = "" if row.get("consumed_end") is None else f" after {text.count(row['consumed_end'], 'step')}"
+    return f"member {member} failed{where}: {row.get('reason') or 'no reason given'}"
 
 
 def _closing(info: Mapping[str, Any], population: Population) -> str:

@@ -20,35 +20,65 @@ from pbt.lineage import ScheduleStep
 from pbt.record.result import Result
 from pbt.record.runs import Run
 from pbt.report import text
-from pbt.report.console import fitting_table
+from pbt.report.console import fitting_table, is_within
 from pbt.report.tables import ExploitRow, Population, exploit_rows
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
 
 
-def show(result: Result, console: Console | None = None) -> None:
-    """Print what a run found: its summary, members, the winner's schedule, exploits and files."""
+def show(result: Result, console: Console | None = None, *, brief: bool = False) -> None:
+    """Print what a run found: its summary, members, the winner's schedule, exploits and files.
+
+    Args:
+        result: The run.
+        console: Where to print; None prints to standard output.
+        brief: Leave out the members and the exploits: the live table has just shown them.
+    """
     console = console or Console()
     population, info = population_of(result), result.run.info
     best = population.best
     console.print(_summary_table(_summary(result, population)))
-    members = population.ranked()
-    _heading(console, "Members", len(members))
-    table, left_out = fitting_table(console, members[:_ROWS], list(info["hparams"]), best.member if best else None)
-    console.print(table)
-    if left_out:
-        console.print(Text(f"not shown: {', '.join(left_out)}", style="dim"), soft_wrap=True)
+    if not brief:
+        _show_members(console, population, list(info["hparams"]))
     if best:
         steps = result.lineage.schedule(best.member)
         _heading(console, f"Schedule of member {best.member}: what its weights were trained with", len(steps))
         console.print(_schedule_table(steps[-_ROWS:], list(info["hparams"])))
-    if exploits := exploit_rows(result.lineage, result.rows["decisions"]):
+    if not brief and (exploits := exploit_rows(result.lineage, result.rows["decisions"])):
         _heading(console, "Exploits", len(exploits))
-        console.print(_exploit_table(exploits[-_ROWS:]))
+        console.print(_exploit_table(console, exploits[-_ROWS:], list(info["hparams"])))
     _heading(console, "Files")
     for file in _files(result.path):
         console.print(Text(f"{file['path']}  {text.size(file['bytes'])}"), soft_wrap=True)
+    _show_page(console, result.path)
+
+
+def _show_members(console: Console, population: Population, hparams: Sequence[str]) -> None:
+    members, best = population.ranked(), population.best
+    _heading(console, "Members", len(members))
+    table, left_out = fitting_table(console, members[:_ROWS], hparams, best.member if best else None)
+    console.print(table)
+    if left_out:
+        console.print(Text(f"not shown: {', '.join(left_out)}", style="dim"), soft_wrap=True)
+
+
+def _show_page(console: Console, run: Path) -> None:
+    """How to open the run in MLflow, if it was mirrored there."""
+    if (page := _page(run)) is None:
+        return
+    _heading(console, "In MLflow")
+    if page["command"]:
+        console.print(Text(page["command"]), soft_wrap=True)
+    console.print(Text(page["url"]), soft_wrap=True)
+
+
+def _page(run: Path) -> dict[str, Any] | None:
+    try:
+        page: dict[str, Any] = json.loads((run / "mlflow.json").read_bytes())
+    except OSError:
+        return None
+    return page
 
 
 def as_json(result: Result) -> str:
@@ -62,6 +92,7 @@ def as_json(result: Result) -> str:
         "generations": [asdict(row) for row in population.ended()],
         "exploits": [asdict(row) for row in exploit_rows(lineage, result.rows["decisions"])],
         "files": _files(result.path),
+        "mlflow": _page(result.path),
     }
     return json.dumps(_plain(facts), indent=1)
 
@@ -75,10 +106,11 @@ def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, cons
     elif not rows:
         console.print(Text(f"There are no runs in {storage}. Start one with `pbt demo`."), soft_wrap=True)
     else:
-        table = _table("run", "started (UTC)", "status", "population", "best score", "member")
+        table = _table("run", "status", "population", "best score", "member")
         for row in rows:
             best = (text.score(row["score"]), "-" if row["best"] is None else str(row["best"]))
-            table.add_row(row["run"], _when(row["created"]), row["status"], row["population"], *best)
+            status = row["status"].split(":")[0]  # the JSON says why
+            table.add_row(row["run"], status, row["population"], *best)
         console.print(table)
 
 
@@ -203,21 +235,36 @@ def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Ta
     return table
 
 
-def _exploit_table(rows: Sequence[ExploitRow]) -> Table:
+def _exploit_table(console: Console, rows: Sequence[ExploitRow], hparams: Sequence[str]) -> Table:
+    """One column for each hyperparameter if there is room, else one for all that changed."""
+    table = _table("after gen", "member", "scored", "took over", "scored", *hparams)
+    for row in rows:
+        table.add_row(
+            *_exploit_cells(row), *(_change(row.changed[name]) if name in row.changed else "" for name in hparams)
+        )
+    if is_within(console, table):
+        return table
     table = _table("after gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
     for row in rows:
-        changed = ", ".join(
-            f"{name} {text.hparam(before)} -> {text.hparam(after)}" for name, (before, after) in row.changed.items()
-        )
-        scores = text.score(row.score), text.score(row.donor_score)
-        table.add_row(str(row.generation), str(row.member), scores[0], str(row.donor), scores[1], changed or "nothing")
+        changed = [f"{name} {_change(row.changed[name])}" for name in hparams if name in row.changed]
+        table.add_row(*_exploit_cells(row), ", ".join(changed) or "nothing")
     return table
+
+
+def _exploit_cells(row: ExploitRow) -> tuple[str, ...]:
+    return str(row.generation), str(row.member), text.score(row.score), str(row.donor), text.score(row.donor_score)
+
+
+def _change(values: tuple[Any, Any]) -> str:
+    before, after = values
+    return f"{text.hparam(before)} -> {text.hparam(after)}"
 
 
 def _table(*headings: str, left: str = "") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("run", "started (UTC)", "status") else "right")
+        is_words = heading in ("run", "status")
+        table.add_column(heading, justify="left" if is_words else "right", no_wrap=True)
     if left:
         table.add_column(left, ratio=1)
     return table

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from pbt.lineage import Lineage, better
-from pbt.member import Hparams
+from pbt.member import Hparams, SegmentKey
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -322,7 +322,8 @@ def exploit_rows(lineage: Lineage, decisions: Iterable[Row]) -> list[ExploitRow]
     found = []
     for segment in lineage.exploits():
         member, index = segment.key.member, segment.key.index
-        before, donor = lineage.of(member)[index - 1], lineage.segments[segment.parent] if segment.parent else None
+        before = lineage.segments[SegmentKey(member, index - 1)]
+        donor = lineage.segments[segment.parent] if segment.parent else None
         found.append(
             ExploitRow(
                 generation=segment.generation,

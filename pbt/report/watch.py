@@ -1,27 +1,31 @@
-"""The driver's eye on a running sweep: one thread that follows the ledger for the live table and for MLflow.
+"""The driver's eye on a running sweep: it follows the ledger for the live table and, apart from that, for MLflow.
 
-Nothing waits for it, and it writes nothing to the ledger. The driver is the one writer of the MLflow mirror.
+Nothing waits for it, and it writes nothing to the ledger. The driver is the one writer of the MLflow mirror; a slow
+server holds up neither training nor the table.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-import time
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pbt.report.console import Progress
 from rich.console import Console
 
 from pbt.errors import HostError, PbtError, RunNotFound
-from pbt.record.ledger import LedgerReader, Tail
+from pbt.record.ledger import LedgerReader, Tail, write_atomically
 from pbt.record.result import Result
 from pbt.record.runs import Run
+from pbt.report.console import Progress
 from pbt.spec import Tracking
 
 if TYPE_CHECKING:
     from pbt.record.mlflow import Mirror
+
+T = TypeVar("T")
 
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
@@ -52,7 +56,10 @@ class Watch:
         self._baseline = baseline
         self._console = console or Console(quiet=not show)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=task, name="watch", daemon=True)
+            for task in ((self._look, _LOOK_S), (self._sync, _SYNC_S))
+        ]
         self._tail: Tail | None = None
         self._mirror: Mirror | None = None
         self._finished = False
@@ -61,15 +68,17 @@ class Watch:
         """Begin to follow."""
         self._progress = Progress(self._run.info, self._console)
         self._progress.__enter__()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def finish(self) -> None:
         """The sweep came to its end: draw the plots and complete the mirror."""
         self._join()
         self._finished = True
-        plots = self._draw()
-        self._end_mirror("finished", plots)
+        with self._console.status("Drawing plots, writing to MLflow (a new database takes some seconds) ..."):
+            self._draw()
+            self._end_mirror("finished")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,79 +86,94 @@ class Watch:
         """Stop following; a sweep that did not finish is marked so in MLflow."""
         self._join()
         if not self._finished:
-            self._end_mirror("stopped" if kind is KeyboardInterrupt else "failed", [])
+            self._end_mirror("stopped" if kind is KeyboardInterrupt else "failed")
 
     def _join(self) -> None:
-        if self._thread.is_alive():
-            self._stop.set()
-            self._thread.join()
-            self._look()
-            self._progress.__exit__(None, None, None)
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._look()
+        self._progress.__exit__(None, None, None)
 
-    def _follow(self) -> None:
-        synced = time.monotonic()
-        while not self._stop.wait(_LOOK_S):
-            self._look()
-            if time.monotonic() - synced >= _SYNC_S:
-                self._sync()
-                synced = time.monotonic()
+    def _repeat(self, task: Callable[[], None], pause_s: float) -> None:
+        try:
+            while not self._stop.wait(pause_s):
+                task()
+        except PbtError as error:
+            self._warn(f"No longer following the sweep, which goes on: {error}")
 
     def _look(self) -> None:
-        if self._tail is None:
-            try:
-                self._tail = Tail(LedgerReader(self._run.path))
-            except RunNotFound:
-                return  # the brain has not made its ledger yet
-        self._progress.update(self._tail.poll())
+        self._tail = self._tail or self._find(lambda: Tail(LedgerReader(self._run.path)))
+        if self._tail is not None:
+            self._progress.update(self._tail.poll())
 
     def _sync(self) -> None:
-        if self._mirror is None and self._tail is not None and self._tracking.enabled:
-            self._mirror = open_mirror(self._run, self._tracking)
+        if self._tracking.enabled:
+            self._mirror = self._mirror or self._find(lambda: open_mirror(self._run, self._tracking))
         if self._mirror is not None:
             self._mirror.sync()
 
-    def _draw(self) -> list[Path]:
+    @staticmethod
+    def _find(make: Callable[[], T]) -> T | None:
+        """What can be made once the brain has made its ledger; None until then."""
+        try:
+            return make()
+        except RunNotFound:
+            return None
+
+    def _draw(self) -> None:
         from pbt.report.plots import write_plots
 
         try:
             baseline = self._baseline.path if self._baseline else None
-            return write_plots(self._run.path, self._run.path / "plots", baseline)
-        except PbtError as error:
-            self._console.print(f"No plots: {error}", style="yellow")
-            return []
+            write_plots(self._run.path, self._run.path / "plots", baseline)
+        except Exception as error:  # a finished sweep is not lost to a plot
+            self._warn(f"No plots: {type(error).__name__}: {error}")
 
-    def _end_mirror(self, status: str, plots: list[Path]) -> None:
+    def _end_mirror(self, status: str) -> None:
         self._sync()
         if self._mirror is None:
             return
-        if not end_mirror(self._mirror, Result(self._run), status, plots):
-            self._console.print(
-                f"MLflow is behind ({self._mirror.last_error}). Nothing is lost: `pbt sync {self._run.path}` catches up.",
-                style="yellow",
+        complete = end_mirror(self._mirror, Result(self._run), status)
+        remember_page(self._run, self._mirror)
+        if not complete:
+            self._warn(
+                f"MLflow is behind ({self._mirror.last_error}). Nothing is lost: "
+                f"`pbt sync {self._run.path}` brings it up to date."
             )
+
+    def _warn(self, message: str) -> None:
+        self._console.print(message, style="yellow", markup=False)
 
 
 def open_mirror(run: Run, tracking: Tracking) -> Mirror:
-    """The mirror of a run: by default in a SQLite file in the storage folder, beside its runs."""
+    """The mirror of a run: where the sweep or the environment says, else in a SQLite file beside the runs."""
     from pbt.record.mlflow import Mirror
 
     storage = run.path.absolute().parent
     return Mirror(
         run.path,
-        uri=tracking.uri or f"sqlite:///{storage / 'mlflow.db'}",
+        uri=tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}",
         experiment=tracking.experiment or run.info["spec"]["name"],
         artifact_root=storage / "mlflow-artifacts",
     )
 
 
-def end_mirror(mirror: Mirror, result: Result, status: str, plots: list[Path]) -> bool:
+def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     """Tell MLflow how the sweep ended; returns whether all of it arrived."""
     best: dict[str, object] = {}
     if status == "finished" and result.winner is not None:
         found = result.best
         best = {"member": found.member, "score": found.score, "hparams": dict(found.hparams), **found.metrics}
-        best["digest"] = result.digest()
-    return mirror.finish(status, best, [*plots, result.path / "run.json"])
+    return mirror.finish(status, best, [result.path / "plots", result.path / "run.json"])
+
+
+def remember_page(run: Run, mirror: Mirror) -> None:
+    """Keep in the run's folder how to open its page in MLflow."""
+    command, url = mirror.ui()
+    write_atomically(run.path / "mlflow.json", json.dumps({"command": command, "url": url}, indent=1).encode())
 
 
 def catch_up(run: Run) -> str:
@@ -160,7 +184,7 @@ def catch_up(run: Run) -> str:
     """
     result = Result(run)
     mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
-    plots = sorted((run.path / "plots").glob("*.png"))
-    if not end_mirror(mirror, result, "finished" if result.finished else "stopped", plots):
+    if not end_mirror(mirror, result, "finished" if result.finished else "stopped"):
         raise HostError(f"MLflow is still behind ({mirror.last_error}). Start its server and try again.")
+    remember_page(run, mirror)
     return f"MLflow has everything of {run.id}."

@@ -129,15 +129,21 @@ class Brain:
         self._handle([SweepStarted(id="start", slots=self._plan.slots)])
 
     def orders(self, stacks: Iterable[int]) -> list[WorkOrder]:
-        """Work for these stacks, at most one order each; none for a stack that has not reported its last."""
+        """Work for these stacks, at most one order each; none for a stack that has not reported its last.
+
+        Raises:
+            StorageError: The decisions behind the orders could not be recorded.
+        """
+        self._ledger.commit()  # nothing to do, unless an earlier commit failed
         ready = [stack for stack in sorted(stacks) if stack in self._drafts and stack not in self._outstanding]
         return [self._release(stack) for stack in ready]
 
     def report(self, reports: Sequence[StackReport]) -> None:
         """Take in the answers to orders. One that was answered before changes nothing."""
-        fresh = [report for report in reports if self._outstanding.get(report.stack) == report.order]
         events: list[Event] = []
-        for report in fresh:
+        for report in reports:
+            if self._outstanding.get(report.stack) != report.order:
+                continue
             del self._outstanding[report.stack]
             events += [self._ended(result, report.wall_s) for result in report.segments]
             events += [self._examined(examination) for examination in report.examinations]

@@ -119,5 +119,7 @@ def unpack(packed: Packed) -> State:
 def _shard(place: PackedShard, buffer: torch.Tensor) -> Shard:
     dtype: torch.dtype = getattr(torch, place.dtype)
     num_bytes = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
+    if num_bytes == 0:  # a view of no bytes has no stride to go by
+        return Shard(place.name, torch.empty(place.shape, dtype=dtype), place.global_shape, place.offset)
     tensor = buffer[place.start : place.start + num_bytes].view(dtype).reshape(place.shape)
     return Shard(place.name, tensor, place.global_shape, place.offset)

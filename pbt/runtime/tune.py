@@ -61,12 +61,15 @@ class BrainActor:
     Args:
         make_brain: Builds the brain, given the function that saves published states.
         run: The run's folder, on this node.
+        num_hosts: Number of hosts that will come up, sooner or later.
     """
 
-    def __init__(self, make_brain: Callable[[Keep], Brain], run: str) -> None:
+    def __init__(self, make_brain: Callable[[Keep], Brain], run: str, num_hosts: int) -> None:
         self._store = CheckpointStore(Path(run) / "checkpoints")
         self._published = LocalExchange()
         self._brain = make_brain(self._keep)
+        self._num_hosts = num_hosts
+        self._hosts: set[int] = set()
         self._owner: dict[int, int] = {}
         self._began = time.monotonic()
         self._changed = asyncio.Condition()
@@ -110,17 +113,19 @@ class BrainActor:
         self._brain.close()
 
     def _turn(self, host: int) -> Turn:
-        build = []
+        self._hosts.add(host)
         owned = [stack for stack, owner in self._owner.items() if owner == host]
         orders = self._brain.orders(owned)
-        waited = time.monotonic() - self._began > _GRACE_S
-        if not self._brain.finished and not orders and (not owned or waited):
-            free = [stack for stack in range(self._brain.num_stacks) if stack not in self._owner]
-            for stack in free[:1]:
-                self._owner[stack] = host
-                build.append((stack, self._brain.capacity(stack)))
-                orders = self._brain.orders([stack])
-        return Turn(tuple(build), tuple(orders), self._brain.finished)
+        if orders or self._brain.finished or (owned and self._is_expecting_hosts()):
+            return Turn((), tuple(orders), self._brain.finished)
+        free = [stack for stack in range(self._brain.num_stacks) if stack not in self._owner][:1]
+        self._owner.update(dict.fromkeys(free, host))
+        build = tuple((stack, self._brain.capacity(stack)) for stack in free)
+        return Turn(build, tuple(self._brain.orders(free)), finished=False)
+
+    def _is_expecting_hosts(self) -> bool:
+        """Whether hosts may still come up, for which free stacks are kept a while."""
+        return len(self._hosts) < self._num_hosts and time.monotonic() - self._began < _GRACE_S
 
     def _keep(self, token: str, about: Mapping[str, object]) -> Checkpoint:
         packed: Packed = ray.get(self._published.take(token)[0])
@@ -202,12 +207,13 @@ def run_tune(
         HostError: A host could not carry out its orders.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(BrainActor).options(  # type: ignore[attr-defined]
+    actor = ray.remote(BrainActor).options(
         name=f"pbt-brain-{run.name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here
     )
-    brain = actor.remote(make_brain, str(run))
+    num_hosts = min(num_stacks, num_devices(place))
+    brain = actor.remote(make_brain, str(run), num_hosts)
     try:
-        _fit(Work(brain, trainable, bucket, place), run, num_stacks)
+        _fit(Work(brain, trainable, bucket, place), run, num_hosts)
         if not ray.get(brain.finished.remote()):
             raise KeyboardInterrupt
     finally:
@@ -215,8 +221,7 @@ def run_tune(
         ray.kill(brain)
 
 
-def _fit(work: Work, run: Path, num_stacks: int) -> None:
-    num_hosts = min(num_stacks, num_devices(work.place))
+def _fit(work: Work, run: Path, num_hosts: int) -> None:
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Host, work=work), _resources(work.place)),
         param_space={"host": tune.grid_search(list(range(num_hosts)))},
@@ -236,6 +241,11 @@ def _fit(work: Work, run: Path, num_stacks: int) -> None:
 def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"a host stopped: {lines[-1].strip() if lines else type(error).__name__}. --debug shows where."
+
+
+def default_device() -> str:
+    """`cuda` if the cluster has GPUs, else `cpu`."""
+    return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
 def num_devices(place: Place) -> int:
@@ -262,7 +272,8 @@ def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None
     """Ray, up: the one this process is connected to already, the one at `address`, or one started for the occasion.
 
     Args:
-        address: Address of a running cluster, `auto`, or None.
+        address: Address of a running cluster, `auto`, or None: inside a Ray job (or with `RAY_ADDRESS` set) that
+            cluster is joined, elsewhere Ray is started here.
         temporary: Folder for the session files of a Ray started here; None takes Ray's own default.
 
     Raises:
@@ -272,6 +283,7 @@ def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None
         yield
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    address = address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

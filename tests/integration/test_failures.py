@@ -72,10 +72,10 @@ def test_an_exception_in_training_stops_the_sweep_with_its_cause(
     with pytest.raises(HostError) as caught:
         sweep(tmp_path, kind).run(progress=False)
     assert "the third layer is missing" in str(caught.value)
-    assert 1 == len(str(caught.value).splitlines())
+    assert len(str(caught.value).splitlines()) == 1
     (folder,) = tmp_path.glob("broken-*")
     result = load(folder)
     assert not result.finished
     ended = [row for row in result.segments.to_pylist() if row["status"] == "ended"]
     assert {0, 1} == {row["generation"] for row in ended}
-    assert 8 == len(ended)
+    assert len(ended) == 8

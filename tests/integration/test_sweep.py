@@ -60,21 +60,23 @@ def test_the_same_seed_gives_the_same_digest_under_ray_tune(local: Result, ray_c
 
 
 @pytest.mark.ray
-def test_more_stacks_than_hosts_do_not_deadlock(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_stacks_than_hosts_do_not_deadlock(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With room for two hosts and five stacks, each host takes several, and the barrier is passed."""
     monkeypatch.setattr("pbt.runtime.tune._GRACE_S", 0.0)
     result = sweep(tmp_path, "ray", stacks=5).run(progress=False)
     assert result.finished
-    assert 7 * 6 == result.segments.num_rows
+    assert result.segments.num_rows == 7 * 6
 
 
 def test_the_result_is_typed_and_complete(local: Result) -> None:
     """Best, schedule, segments, checkpoint: everything a person needs to go on."""
     best = local.best
     assert local.finished
-    assert 7 * 6 == local.segments.num_rows
-    assert 60 == best.schedule[-1].age_end
-    assert 0 == best.schedule[0].age_start
+    assert local.segments.num_rows == 7 * 6
+    assert best.schedule[-1].age_end == 60
+    assert best.schedule[0].age_start == 0
     assert best.hparams == best.schedule[-1].hparams
     assert best.metrics["test/Q"] == pytest.approx(best.score)
     assert best.checkpoint is not None
@@ -88,7 +90,7 @@ def test_the_result_is_typed_and_complete(local: Result) -> None:
 def test_what_was_ordered_was_in_effect(local: Result) -> None:
     """The ledger holds the values read back from the device, and they are the ones ordered."""
     segments = local.lineage.segments.values()
-    assert 42 == len(segments)
+    assert len(segments) == 42
     for segment in segments:
         assert segment.hparams == segment.hparams_in_effect
 

@@ -36,6 +36,7 @@ MIX = Simplex(["web", "code", "books"])
         (Float, {"low": 0, "high": 1, "log": "yes"}, r"Float.log='yes' is not a bool"),
         (Float, {"low": -1e308, "high": 1e308}, r"Float.high=1e\+308 is too far from low"),
         (Float, {"low": 1, "high": 1 + 1e-15}, r"Float.high=1.000000000000001 is too near to low=1.0"),
+        (Float, {"low": 0, "high": 1e-13, "log_complement": True}, r"Float.high=1e-13 is too near to low=0.0"),
         (Float, {"low": 0, "high": 1, "step": 0}, r"Float.step=0.0 is not positive"),
         (Float, {"low": 0, "high": 1, "step": -0.1}, r"Float.step=-0.1 is not positive"),
         (

@@ -60,11 +60,6 @@ class Arena:
         for name, tensor in self.tensors.items():
             tensor[slot].copy_(values[name])
 
-    def clear(self, slot: int) -> None:
-        """Set one slot to zero."""
-        for tensor in self.tensors.values():
-            tensor[slot].zero_()
-
 
 def copy_slots(arenas: Iterable[Arena], src: Tensor, dst: Tensor) -> None:
     """Copy slots `src[i]` onto `dst[i]` in every arena; all reads happen before all writes."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from trainables.base import Hparams, HparamSpec, HparamValue, TrainableError
-from trainables.registry import nearest
+from trainables.errors import nearest
 
 
 class HparamTable:
@@ -94,6 +95,6 @@ class HparamTable:
 
 
 def _number(name: str, value: HparamValue) -> float:
-    if isinstance(value, bool | str) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise TrainableError(f"hparam {name!r} is {value!r}; give a finite number")
     return float(value)

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from trainables.base import HparamSpec, Split
-from trainables.core.optim import CLIP_NORM, Optimizer
+from trainables.core.optim import Optimizer
 from trainables.core.rng import Draws
 from trainables.core.schedules import Schedule
 
@@ -72,7 +72,15 @@ class Feed(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Everything a stack needs to train one bucket."""
+    """Everything a stack needs to train one bucket.
+
+    Attributes:
+        model: The stacked network.
+        feed: Its batches.
+        optimizer: The update rule.
+        schedule: The learning rate over a member's age.
+        extra_hparams: What the model itself reads; with a `clip_norm` among them, gradients are clipped.
+    """
 
     model: Model
     feed: Feed
@@ -86,6 +94,5 @@ class Program:
         return {
             **self.optimizer.hparams,
             **self.schedule.hparams,
-            "clip_norm": CLIP_NORM,
             **self.extra_hparams,
         }

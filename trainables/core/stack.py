@@ -82,12 +82,12 @@ class CoreStack:
         """
         self._check_slots([slot])
         numbers = self._table.checked(hparams)
-        values = self._fresh(seed) if state is None else self._loaded(state)
+        values = self._fresh(int(seed)) if state is None else self._loaded(state)
         own = state.consumed if state is not None else 0
         member = _Member(
-            seed=seed,
+            seed=int(seed),
             age=0 if state is None else state.age,
-            consumed=own if consumed is None else consumed,
+            consumed=own if consumed is None else int(consumed),
         )
         self._table.fill(slot, numbers)
         self._params.scatter(slot, values["params"])
@@ -95,15 +95,13 @@ class CoreStack:
             arena.scatter(slot, values[name])
         updates = values["updates"]["updates"]
         self._lineage.scatter(slot, {"age": torch.tensor(member.age), "updates": updates})
-        clocks = {"seed": seed_word(seed), "consumed": member.consumed}
+        clocks = {"seed": seed_word(member.seed), "consumed": member.consumed}
         self._own.scatter(slot, {name: torch.tensor(value) for name, value in clocks.items()})
         self._members[slot] = member
 
     def evict(self, slot: int) -> State:
-        """Return the member's state and free the slot."""
+        """Return the member's state and free the slot; what it leaves behind is never read again."""
         state = self.state(slot)
-        for arena in (*self._weights(), self._lineage, self._own):
-            arena.clear(slot)
         self._members[slot] = None
         return state
 

@@ -75,7 +75,7 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
         found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
     grads = dict(zip(names, found, strict=True))
     norm = gradient_norm(grads)
-    if "clip_norm" not in off:
+    if "clip_norm" in hparams and "clip_norm" not in off:
         grads = clip(grads, norm, hparams["clip_norm"])
     lr = hparams["lr"] * program.schedule(tensors.age, hparams)
     decayed = {name for name, p in program.model.parameters().items() if p.decay}
@@ -93,15 +93,27 @@ def _advance(tensors: Tensors, metrics: Tensor) -> None:
 def step_function(place: Place) -> StepFunction:
     """Return the step to use at a place: eager, or compiled where that is asked for or pays.
 
-    `auto` means eager on the CPU and compiled on CUDA.
+    `auto` means eager on the CPU and compiled on CUDA. Measured on one thread of a shared 2-core EPYC with torch 2.13,
+    the default `Language` and 8 members: eager 81 to 98 member-steps/s, compiled 94 to 103, but compiling takes 77 s
+    (5 s from inductor's cache). The 4,000 member-steps of a short run last some 45 s: compiling never repays itself
+    there. Matrix products are half of the eager step and run near the core's peak, so there is little to gain.
     """
-    wanted = place.compile == "always" or (place.compile == "auto" and torch.device(place.device).type == "cuda")
-    if not wanted:
+    if not _wants_compiling(place):
         return train_step
     if compiler() is None:
-        _notice_no_compiler()
+        warn_if_not_compiled(place)
         return train_step
     return _compiled()
+
+
+def warn_if_not_compiled(place: Place) -> None:
+    """Give one notice, in this process, if a place wants its step compiled and there is nothing to compile with."""
+    if _wants_compiling(place) and compiler() is None:
+        _notice_no_compiler()
+
+
+def _wants_compiling(place: Place) -> bool:
+    return place.compile == "always" or (place.compile == "auto" and torch.device(place.device).type == "cuda")
 
 
 def compiler() -> str | None:

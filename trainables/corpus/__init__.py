@@ -30,7 +30,7 @@ def load(data: str | None, domains: tuple[str, ...] | None, needed: int) -> Corp
     if data is None:
         corpus = _of_stdlib(domains)
     else:
-        path = Path(data).expanduser()
+        path = Path(data)
         corpus = _of_user(path, user.signature(path), domains, needed)
     for split, tokens in corpus.splits.items():
         if len(tokens) < needed:
@@ -47,7 +47,5 @@ def _of_stdlib(domains: tuple[str, ...] | None) -> Corpus:
 
 
 @lru_cache(maxsize=4)
-def _of_user(
-    path: Path, signature: object, domains: tuple[str, ...] | None, needed: int
-) -> Corpus:
+def _of_user(path: Path, signature: object, domains: tuple[str, ...] | None, needed: int) -> Corpus:
     return assemble(str(path), user.documents(path, needed), domains)

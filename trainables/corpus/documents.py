@@ -15,6 +15,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 # Of every 20 documents one is for validation and one for test; the first is for training, so three fill all splits.
 _PERIOD = 20
 _SPLIT_OF_RANK: Mapping[int, Split] = {1: "validation", 2: "test"}
+# Largest block of a text that is cut by position; and a step, coprime to the period, that parts the held-out blocks.
+_BLOCK_BYTES = 65_536
+_SCATTER = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,34 @@ def split_by_rank(documents: Iterable[Document]) -> list[Document]:
     return sorted(placed, key=lambda d: (d.domain, d.name))
 
 
-def distinct(documents: Iterable[Document]) -> list[Document]:
-    """The documents ordered by (domain, name), without those whose content came before."""
+def split_by_position(documents: Sequence[Document]) -> list[Document]:
+    """Cut the documents' joined text into blocks and give 1 in 20 to each held-out split.
+
+    Blocks are contiguous and do not overlap; there are 20, or more where they would exceed `_BLOCK_BYTES`.
+    """
+    content = np.concatenate([d.content for d in documents])
+    num_blocks = max(_PERIOD, len(content) // _BLOCK_BYTES)
+    blocks = np.array_split(content, num_blocks)
+    return [
+        Document(
+            f"block {i:06d}",
+            documents[0].domain,
+            block,
+            _SPLIT_OF_RANK.get(i * _SCATTER % _PERIOD, "train"),
+        )
+        for i, block in enumerate(blocks)
+    ]
+
+
+def distinct(documents: Iterable[Document], *, ordered: bool = False) -> list[Document]:
+    """The documents ordered by (domain, name), without empty ones and those whose content came before.
+
+    With `ordered` they are taken in the order given, so that the caller says which copy stays.
+    """
     seen: set[bytes] = set()
     kept = []
-    for document in sorted(documents, key=lambda d: (d.domain, d.name)):
+    key = (lambda d: 0) if ordered else (lambda d: (d.domain, d.name))
+    for document in sorted(documents, key=key):
         digest = hashlib.sha256(document.content.data).digest()
         if digest not in seen and len(document.content):
             seen.add(digest)
@@ -94,9 +120,7 @@ def distinct(documents: Iterable[Document]) -> list[Document]:
     return kept
 
 
-def assemble(
-    source: str, documents: Sequence[Document], domains: tuple[str, ...] | None
-) -> Corpus:
+def assemble(source: str, documents: Sequence[Document], domains: tuple[str, ...] | None) -> Corpus:
     """Put documents together into a corpus.
 
     Raises:

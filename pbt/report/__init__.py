@@ -1,0 +1,1 @@
+"""Reports: what people see of a sweep, in the terminal and in pictures."""

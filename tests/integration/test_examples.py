@@ -1,0 +1,56 @@
+"""The examples do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pbt import Sweep
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_example_sweep_file_is_valid(tmp_path: Path) -> None:
+    """It is resolved whole: trainable built, corpus read, space and metric checked."""
+    text = tmp_path / "text.txt"
+    text.write_text("a byte-level model reads bytes. " * 1000)
+    sweep = Sweep.from_file(EXAMPLES / "language.yaml", {"trainable.options.data": str(text)})
+    assert sweep.spec.budget.member_steps == 6_400
+    assert {"lr", "weight_decay", "beta2", "dropout"} == set(sweep.spec.space)
+
+
+def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The winner is printed, and MLflow has one run for the sweep and one for each member."""
+    definition = importlib.util.spec_from_file_location("python_api", EXAMPLES / "python_api.py")
+    assert definition is not None
+    assert definition.loader is not None
+    module = importlib.util.module_from_spec(definition)
+    definition.loader.exec_module(module)
+
+    result = module.main(storage=str(tmp_path))
+
+    assert result.best.score == pytest.approx(1.2, abs=1e-3)
+    assert f"member {result.best.member} reached" in capsys.readouterr().out
+    page = json.loads((result.path / "mlflow.json").read_text())
+    assert "sqlite:///" in page["command"]
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("toy")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    assert len(runs) == 1 + 8
+    (parent,) = [run for run in runs if run.data.tags["pbt.kind"] == "sweep"]
+    assert parent.info.run_id in page["url"]
+    assert {"FINISHED"} == {run.info.status for run in runs}
+    winner = next(run for run in runs if run.data.tags.get("pbt.member") == str(result.best.member))
+    history = client.get_metric_history(winner.info.run_id, "hparams/lr")
+    own = {(segment.consumed[0], segment.hparams["lr"]) for segment in result.lineage.of(result.best.member)}
+    assert len(own) == 10
+    assert own <= {(point.step, point.value) for point in history}
+    plots = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
+    assert any(path.endswith("lineage.png") for path in plots), plots

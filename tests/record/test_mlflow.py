@@ -1,0 +1,562 @@
+"""The MLflow mirror: what it shows, that it never doubles anything, and that it never stands in training's way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pbt.errors import SpecError
+from pbt.record.ledger import Ledger, LedgerReader
+from pbt.record.mlflow import RETRY_S, SERVER_MANNERS, Mirror, ui_command
+from tests import ledgers
+
+WINNER = {"member": 1, "score": 1.3, "test/bits_per_byte": 1.35, "hparams": {"lr": 0.012}}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A SQLite store with its schema made, and what making it wrote to the terminal."""
+
+    uri: str
+    client: MlflowClient
+    noise: str
+
+    def mirror(self, run: Path, experiment: str, **options: Any) -> Mirror:
+        options.setdefault("connect", lambda uri: MlflowClient(tracking_uri=uri))
+        return Mirror(run, uri=self.uri, experiment=experiment, artifact_root=run.parent / "artifacts", **options)
+
+    def runs(self, experiment: str) -> dict[str, Any]:
+        """MLflow's runs by name; a name that is there twice fails."""
+        found = self.client.search_runs([self.client.get_experiment_by_name(experiment).experiment_id])
+        names = [run.info.run_name for run in found]
+        assert len(names) == len(set(names)), f"doubled: {sorted(names)}"
+        return {run.info.run_name: run for run in found}
+
+    def history(self, run: Any, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in self._points(run, key)]
+
+    def _points(self, run: Any, key: str) -> list[Any]:
+        points = self.client.get_metric_history(run.info.run_id, key)
+        return sorted(points, key=lambda point: (point.step, point.timestamp))
+
+    def everything(self, experiment: str) -> dict[str, Any]:
+        """All that MLflow holds of an experiment, without ids, so that two mirrors of one ledger can be compared."""
+        return {name: self._content(run) for name, run in self.runs(experiment).items()}
+
+    def _content(self, run: Any) -> dict[str, Any]:
+        ids = ("mlflow.parentRunId", "pbt.best_run_id")
+        return {
+            "times": (run.info.start_time, run.info.end_time, run.info.status),
+            "params": run.data.params,
+            "data": [entry.dataset.name for entry in run.inputs.dataset_inputs],
+            "tags": {key: value for key, value in run.data.tags.items() if key not in ids},
+            "metrics": {
+                key: [(point.step, point.timestamp, str(point.value)) for point in self._points(run, key)]
+                for key in run.data.metrics
+            },
+        }
+
+
+@dataclass
+class Flaky:
+    """A client that does what a real one does, but for calls it is told to lose.
+
+    `lose` names calls by number, counted from 0; with `late`, the server does its work and only the answer is lost.
+    """
+
+    client: MlflowClient
+    lose: set[int] = field(default_factory=set)
+    late: bool = False
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.client, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            number = len(self.calls)
+            self.calls.append((name, options))
+            if number not in self.lose:
+                return real(*args, **options)
+            if self.late:
+                real(*args, **options)
+            raise ConnectionError("the line went dead")
+
+        return call
+
+
+@dataclass
+class Stopwatch:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with contextlib.redirect_stderr(io.StringIO()) as noise:
+        Mirror(ledgers.tell(folder / "first", commits=1), uri=uri, experiment="first").sync()
+    return Store(uri, MlflowClient(tracking_uri=uri), noise.getvalue())
+
+
+@pytest.fixture(scope="module")
+def told(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The scripted sweep, mirrored whole: MLflow's runs by name."""
+    run = ledgers.tell(tmp_path_factory.mktemp("told") / "made-up-1")
+    mirror = store.mirror(run, "told")
+    assert mirror.finish("finished", WINNER, [run / "run.json", run / "ledger", run / "missing.png"]), mirror.last_error
+    return store.runs("told")
+
+
+# ------------------------------------------------------------------------------------------------- what it shows
+
+
+def test_making_the_database_is_silent(store: Store) -> None:
+    """Neither MLflow's nor Alembic's progress reaches the terminal."""
+    assert store.noise == ""
+
+
+def test_a_sweep_is_one_run_with_a_run_for_each_member_below(told: dict[str, Any]) -> None:
+    parent = told["made-up-1"].info.run_id
+    members = {name: run for name, run in told.items() if name != "made-up-1"}
+    assert sorted(members) == [f"member {member}" for member in range(6)]
+    assert {run.data.tags["mlflow.parentRunId"] for run in members.values()} == {parent}
+    assert [members[f"member {member}"].data.tags["pbt.member"] for member in range(6)] == list("012345")
+    assert {run.data.tags["pbt.run_id"] for run in told.values()} == {"made-up-1"}
+
+
+def test_the_sweep_s_params_are_its_spec_and_space(told: dict[str, Any]) -> None:
+    params = told["made-up-1"].data.params
+    assert params["trainable.name"] == "language"
+    assert params["budget.members"] == "6"
+    assert params["objective.mode"] == "min"
+    assert json.loads(params["space.lr"]) == ledgers.SPACE["lr"]
+    assert params["fixed.momentum"] == "0.9"
+    assert not [name for name in params if name.startswith("tracking")], "an address may hold a password"
+
+
+def test_the_sweep_s_tags_name_its_data_digest_and_winner(told: dict[str, Any], store: Store) -> None:
+    parent = told["made-up-1"]
+    tags = parent.data.tags
+    assert tags["pbt.kind"] == "sweep"
+    assert tags["pbt.data.sha256"] == "ab" * 32
+    assert tags["pbt.version.torch"] == "2.13.0"
+    assert len(tags["pbt.digest"]) == 64
+    assert tags["pbt.status"] == "finished"
+    assert tags["pbt.best_member"] == "1"
+    assert tags["pbt.best_run_id"] == told["member 1"].info.run_id
+    assert parent.data.metrics["best/score"] == 1.3
+    assert parent.data.metrics["best/test/bits_per_byte"] == 1.35
+    assert store.history(parent, "best_score") == [(100, 2.0), (200, 1.8), (200, 1.6), (300, 1.5), (400, 1.3)]
+
+
+def test_the_corpus_is_the_sweep_s_data_set(told: dict[str, Any]) -> None:
+    (data,) = told["made-up-1"].inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("corpus/", ("ab" * 32)[:36])
+
+
+def test_artifacts_lie_where_they_were_told_to(told: dict[str, Any], store: Store) -> None:
+    parent = told["made-up-1"].info
+    assert "/artifacts/told/" in parent.artifact_uri
+    assert sorted(file.path for file in store.client.list_artifacts(parent.run_id)) == ["ledger", "run.json"]
+
+
+def test_runs_end_when_and_as_their_members_did(told: dict[str, Any]) -> None:
+    statuses = {name: run.info.status for name, run in told.items()}
+    assert statuses.pop("member 3") == "FAILED"
+    assert set(statuses.values()) == {"FINISHED"}
+    assert told["member 3"].data.tags["pbt.reason"] == ledgers.FAILURE
+    assert told["made-up-1"].info.start_time == 1_700_000_000_000
+    assert told["member 3"].info.end_time < told["member 2"].info.end_time < told["made-up-1"].info.end_time
+
+
+@pytest.mark.parametrize(
+    ("member", "ancestry", "exploit"),
+    [
+        (0, ["0.0", "0.1", "0.2", "0.3"], None),
+        (1, ["0.0", "5.1", "5.2", "1.3"], "gen 3 <- member 5"),
+        (3, ["3.0", "3.1"], None),
+        (4, ["1.0", "4.1", "4.2", "4.3"], "gen 1 <- member 1"),
+        (5, ["0.0", "5.1", "5.2", "5.3"], "gen 1 <- member 0"),
+    ],
+)
+def test_ancestry_is_in_tags(told: dict[str, Any], member: int, ancestry: list[str], exploit: str | None) -> None:
+    tags = told[f"member {member}"].data.tags
+    assert json.loads(tags["pbt.ancestry"]) == ancestry
+    assert tags["pbt.root_member"] == ancestry[0].split(".")[0]
+    assert tags.get("pbt.last_exploit") == exploit
+    assert tags["pbt.num_exploits"] == ("0" if exploit is None else "1")
+    assert tags.get("pbt.parent_member") == (exploit.split()[-1] if exploit else None)
+
+
+def test_a_changing_hyperparameter_is_a_staircase_over_consumed(told: dict[str, Any], store: Store) -> None:
+    """Its value at the start and end of every stretch; the newest counts, though both lie at one step."""
+    member = told["member 1"]
+    before = [(0, 0.002), (100, 0.002), (200, 0.002), (300, 0.002)]
+    assert store.history(member, "hparams/lr") == [*before, (300, 0.012), (400, 0.012)]
+    assert member.data.metrics["hparams/lr"] == 0.012
+    assert "lr" not in member.data.params
+    assert not member.data.params
+    assert json.loads(member.data.tags["pbt.hparams"])["lr"] == 0.012
+
+
+@pytest.mark.parametrize(
+    ("member", "key", "value"),
+    [
+        (5, "hparams/optimizer", 1.0),  # adamw, the second option
+        (1, "hparams/optimizer", 0.0),
+        (0, "hparams/nesterov", 1.0),
+        (1, "hparams/nesterov", 0.0),
+        (2, "hparams/mix/books", 0.25),
+        (2, "hparams/mix/web", 0.75),
+    ],
+)
+def test_every_kind_of_hyperparameter_is_a_number(told: dict[str, Any], member: int, key: str, value: float) -> None:
+    assert told[f"member {member}"].data.metrics[key] == value
+
+
+def test_options_are_spelt_out_in_tags_and_fixed_ones_left_out(told: dict[str, Any]) -> None:
+    run = told["member 5"]
+    assert run.data.tags["pbt.hparams.optimizer"] == "adamw"
+    assert "hparams/momentum" not in run.data.metrics
+
+
+def test_metrics_lie_over_consumed_at_the_ledger_s_own_times(
+    told: dict[str, Any], store: Store, tmp_path: Path
+) -> None:
+    rows = LedgerReader(ledgers.tell(tmp_path / "made-up-1")).rows()["metrics"]
+    own = [row for row in rows if row["member"] == 5 and row["split"] == "validation"]
+    points = store.client.get_metric_history(told["member 5"].info.run_id, "validation/bits_per_byte")
+    assert [(p.step, p.value) for p in points] == [(100, 2.5), (200, 1.6), (300, 1.5), (400, 1.4)]
+    assert [p.timestamp for p in points] == [round(row["at"] * 1e6) // 1000 for row in own]
+    assert store.history(told["member 5"], "score") == store.history(told["member 5"], "validation/bits_per_byte")
+
+
+def test_only_the_winner_has_a_test_score(told: dict[str, Any]) -> None:
+    scores = {name: run.data.metrics.get("test/bits_per_byte") for name, run in told.items()}
+    assert {name: score for name, score in scores.items() if score is not None} == {"member 1": 1.35}
+
+
+def test_a_score_that_is_no_number_stays_none(told: dict[str, Any], store: Store) -> None:
+    first, *others = store.history(told["member 4"], "validation/bits_per_byte")
+    assert math.isnan(first[1])
+    assert others == [(200, 2.05), (300, 1.9), (400, 1.75)]
+
+
+def test_an_infinite_score_is_told_as_no_number(store: Store, tmp_path: Path) -> None:
+    """MLflow would keep 1.8e308 and draw its axes for it."""
+    run = _one_member(tmp_path / "infinite", [("validation", "bits_per_byte", 100, math.inf)])
+    mirror = store.mirror(run, "infinite")
+    mirror.sync()
+    assert mirror.last_error is None
+    assert math.isnan(store.runs("infinite")["member 0"].data.metrics["validation/bits_per_byte"])
+
+
+def test_runs_are_found_by_the_filters_the_documentation_names(told: dict[str, Any], store: Store) -> None:
+    experiment = store.client.get_experiment_by_name("told").experiment_id
+
+    def names(condition: str) -> set[str]:
+        return {run.info.run_name for run in store.client.search_runs([experiment], condition)}
+
+    assert names("tags.`pbt.kind` = 'sweep'") == {"made-up-1"}
+    assert names("tags.`pbt.root_member` = '0' and tags.`pbt.kind` = 'member'") == {"member 0", "member 1", "member 5"}
+    assert names("metrics.score < 1.5") == {"member 1", "member 5"}
+    assert names("tags.`pbt.hparams.optimizer` = 'adamw'") == {"member 3", "member 5"}
+    assert names("attributes.status = 'FAILED'") == {"member 3"}
+
+
+# ------------------------------------------------------------------------------------------------ nothing doubled
+
+
+def test_sync_tells_how_many_rows_were_new(store: Store, tmp_path: Path) -> None:
+    story = ledgers.story(tmp_path / "counted")
+    next(story)
+    mirror = store.mirror(tmp_path / "counted", "counted")
+    assert mirror.sync() == 12  # six starts, six segments
+    assert mirror.sync() == 0
+    next(story)
+    assert mirror.sync() == 18  # six reports: two metrics and an outcome each
+    assert mirror.behind == 0
+
+
+def test_a_second_mirror_adds_nothing(store: Store, tmp_path: Path) -> None:
+    run = ledgers.tell(tmp_path / "twice")
+    store.mirror(run, "twice").finish("finished", WINNER)
+    before = store.everything("twice")
+    again = store.mirror(run, "twice")
+    assert again.sync() == 0
+    assert again.finish("finished", WINNER)
+    assert store.everything("twice") == before
+
+
+def test_following_a_sweep_gives_what_reading_it_at_the_end_gives(store: Store, tmp_path: Path) -> None:
+    """Sealed parts keep microseconds, the write-ahead file more; both must come to the same milliseconds."""
+    run = tmp_path / "live" / "made-up-1"
+    story = ledgers.story(run)
+    next(story)
+    mirror = store.mirror(run, "followed")
+    mirror.sync()
+    for _ in story:
+        mirror.sync()
+    mirror.finish("finished", WINNER)
+    late = store.mirror(ledgers.tell(tmp_path / "late" / "made-up-1"), "read at the end")
+    late.finish("finished", WINNER)
+    assert store.everything("followed") == store.everything("read at the end")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed mirror of the scripted sweep leaves in MLflow."""
+    store.mirror(ledgers.tell(tmp_path_factory.mktemp("whole") / "made-up-1"), "whole").finish("finished", WINNER)
+    return store.everything("whole")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["call lost", "answer lost"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(3, id="making the sweep's run"),
+        pytest.param(4, id="telling its data set"),
+        pytest.param(5, id="telling its params"),
+        pytest.param(8, id="making a member's run"),
+        pytest.param(13, id="telling a member's metrics"),
+        pytest.param(19, id="moving the cursor"),
+        pytest.param(27, id="ending a member"),
+        pytest.param(33, id="ending the sweep"),
+    ],
+)
+def test_a_mirror_that_dies_anywhere_is_continued_by_another(
+    store: Store, tmp_path: Path, whole: dict[str, Any], number: int, late: bool
+) -> None:
+    """Whatever call it died in, and whether or not the server had done its work."""
+    name = f"died-{number}-{late}"
+    run = ledgers.tell(tmp_path / "made-up-1")
+    dying = Flaky(store.client, {number}, late)
+    mirror = store.mirror(run, name, connect=lambda uri: dying)
+    mirror.finish("finished", WINNER)
+    assert "the line went dead" in str(mirror.last_error)
+    assert store.mirror(run, name).finish("finished", WINNER)
+    assert store.everything(name) == whole
+
+
+def test_a_run_whose_making_was_not_answered_is_found_not_made_again(
+    store: Store, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    watch, client = Stopwatch(), Flaky(store.client, {3, 12}, late=True)
+    run = ledgers.tell(tmp_path / "made-up-1")
+    mirror = store.mirror(run, "unanswered", connect=lambda uri: client, clock=watch)
+    mirror.finish("finished", WINNER)
+    for _ in range(2):
+        watch.now += RETRY_S
+        mirror.sync()
+    assert store.everything("unanswered") == whole
+
+
+def test_a_run_made_twice_by_a_slow_server_is_left_once(store: Store, tmp_path: Path, whole: dict[str, Any]) -> None:
+    """The call timed out, was made again, and then the server did both. The one with the metrics stays."""
+    run = ledgers.tell(tmp_path / "made-up-1")
+    mirror = store.mirror(run, "slow")
+    mirror.sync()
+    tags = store.runs("slow")["member 2"].data.tags
+    store.client.create_run(mirror.experiment_id, start_time=1, tags=tags, run_name="member 2")
+    store.mirror(run, "slow").finish("finished", WINNER)
+    assert store.everything("slow") == whole
+
+
+def test_runs_of_one_name_and_second_on_two_machines_stay_apart(store: Store, tmp_path: Path) -> None:
+    """They share a server, and by chance a name; `created` tells them apart."""
+    one, other = (ledgers.tell(tmp_path / folder / "made-up-1", commits=1) for folder in ("one", "other"))
+    info = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(info | {"created": ledgers.CREATED + 0.000_001}))
+    mirrors = [store.mirror(run, "two machines") for run in (one, other)]
+    assert [mirror.sync() for mirror in mirrors] == [12, 12]
+    assert mirrors[0].parent_id != mirrors[1].parent_id
+
+
+def test_of_a_change_in_one_moment_the_new_value_counts(store: Store, tmp_path: Path) -> None:
+    """MLflow takes the largest of several values of one step and millisecond for the latest."""
+    run = ledgers.run_json(tmp_path / "instant", members=1, generations=2, steps=100)
+    pen = ledgers.Pen(Ledger(run, lambda: ledgers.CREATED), ledgers.Clock())
+    pen.begin(0, 0, {"lr": 0.02})
+    pen.settle()
+    pen.report(0, 0, score=1.0, train=1.0)
+    pen.begin(0, 1, {"lr": 0.01})
+    pen.ledger.close(finished=False)
+    store.mirror(run, "instant").sync()
+    member = store.runs("instant")["member 0"]
+    assert store.history(member, "hparams/lr") == [(0, 0.02), (100, 0.02), (100, 0.01)]
+    assert member.data.metrics["hparams/lr"] == 0.01
+
+
+def test_a_sweep_that_goes_on_is_running_again(store: Store, tmp_path: Path) -> None:
+    story = ledgers.story(tmp_path / "resumed")
+    for _ in range(4):
+        next(story)
+    store.mirror(tmp_path / "resumed", "resumed").finish("stopped", {})
+    assert {run.info.status for run in store.runs("resumed").values()} == {"KILLED", "FAILED"}
+    next(story)
+    again = store.mirror(tmp_path / "resumed", "resumed")
+    again.sync()
+    statuses = {name: run.info.status for name, run in store.runs("resumed").items()}
+    assert statuses.pop("member 3") == "FAILED"
+    assert set(statuses.values()) == {"RUNNING"}
+    tags = {name: run.data.tags["pbt.status"] for name, run in store.runs("resumed").items() if name != "member 3"}
+    assert set(tags.values()) == {"running"}
+    list(story)
+    again.finish("finished", WINNER)
+    assert "RUNNING" not in {run.info.status for run in store.runs("resumed").values()}
+
+
+# --------------------------------------------------------------------------------------- a server that is not there
+
+
+def test_a_server_that_is_down_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SERVER_MANNERS:
+        monkeypatch.delenv(name, raising=False)  # and put back as it was, after the test
+    run = ledgers.tell(tmp_path / "offline", commits=2)
+    mirror = Mirror(run, uri="http://127.0.0.1:9", experiment="offline")
+    assert mirror.sync() == 0
+    assert mirror.behind == 30
+    assert "127.0.0.1" in str(mirror.last_error)
+    assert not mirror.finish("stopped", {})
+    assert not mirror.ended
+
+
+def test_a_failing_server_is_left_alone_for_a_while(store: Store, tmp_path: Path) -> None:
+    watch, client = Stopwatch(), Flaky(store.client, set(range(1000)))
+    run = ledgers.tell(tmp_path / "patient", commits=2)
+    mirror = store.mirror(run, "patient", connect=lambda uri: client, clock=watch)
+    mirror.sync()
+    tried = len(client.calls)
+    watch.now = RETRY_S - 0.1
+    assert mirror.sync() == 0
+    assert len(client.calls) == tried
+    client.lose, watch.now = set(), RETRY_S
+    assert mirror.sync() == 30
+    assert (mirror.behind, mirror.last_error) == (0, None)
+
+
+def test_a_mirror_that_lost_its_server_still_knows_its_page(store: Store, tmp_path: Path) -> None:
+    client = Flaky(store.client)
+    mirror = store.mirror(ledgers.tell(tmp_path / "lost"), "lost", connect=lambda uri: client)
+    mirror.sync()
+    page = mirror.ui()
+    client.lose = set(range(1000))
+    assert not mirror.finish("finished", WINNER)
+    assert mirror.ui() == page
+
+
+def test_an_end_announced_while_the_server_was_down_is_told_later(store: Store, tmp_path: Path) -> None:
+    watch, client = Stopwatch(), Flaky(store.client, set(range(1000)))
+    mirror = store.mirror(ledgers.tell(tmp_path / "ended"), "ended", connect=lambda uri: client, clock=watch)
+    assert not mirror.finish("finished", WINNER)
+    client.lose, watch.now = set(), RETRY_S
+    mirror.sync()
+    assert mirror.ended
+    assert store.runs("ended")["ended"].info.status == "FINISHED"
+
+
+# --------------------------------------------------------------------------------------------------------- limits
+
+
+def test_batches_stay_within_mlflow_s_limits(store: Store, tmp_path: Path) -> None:
+    client = Flaky(store.client)
+    points = [("train", "loss", step, 1.0 / (step + 1)) for step in range(2_300)]
+    mirror = store.mirror(_one_member(tmp_path / "long", points), "long", connect=lambda uri: client)
+    mirror.sync()
+    sizes: dict[str, list[int]] = defaultdict(list)
+    for name, options in client.calls:
+        if name == "log_batch":
+            for kind in ("metrics", "params", "tags"):
+                sizes[kind].append(len(options.get(kind, ())))
+    assert max(sizes["metrics"]) == 1_000
+    assert max(sizes["params"]) <= 100
+    assert max(sizes["tags"]) <= 100
+    assert len(store.history(store.runs("long")["member 0"], "train/loss")) == 2_300
+
+
+def test_long_values_and_odd_names_are_cut_to_what_mlflow_takes(store: Store, tmp_path: Path) -> None:
+    run = ledgers.tell(tmp_path / "odd", commits=1)
+    info = json.loads((run / "run.json").read_text())
+    info["spec"]["trainable"]["options"] = {"note": "x" * 7_000, "what (unit)?": 1}
+    info["data"]["licence"] = "y" * 9_000
+    (run / "run.json").write_text(json.dumps(info))
+    mirror = store.mirror(run, "odd")
+    mirror.sync()
+    assert mirror.last_error is None
+    parent = store.runs("odd")["odd"]
+    assert parent.data.params["trainable.options.note"] == "x" * 5_997 + "..."
+    assert parent.data.params["trainable.options.what _unit__"] == "1"
+    assert parent.data.tags["pbt.data.licence"] == "y" * 7_997 + "..."
+
+
+# --------------------------------------------------------------------------------------------------------- the UI
+
+
+@pytest.mark.parametrize(
+    ("uri", "command", "url"),
+    [
+        (
+            "sqlite:////data/my runs/mlflow.db",
+            "ui --backend-store-uri 'sqlite:////data/my runs/mlflow.db' --host 127.0.0.1 --port 5000",
+            "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
+        ),
+        (
+            "postgresql://me:secret@db/mlflow",
+            "ui --backend-store-uri 'postgresql://me:***@db/mlflow' --host 127.0.0.1 --port 5000",
+            "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
+        ),
+        ("http://tracker:8080/", None, "http://tracker:8080/#/experiments/3/runs/abc?workflowType=machine_learning"),
+    ],
+)
+def test_the_command_that_opens_the_ui(uri: str, command: str | None, url: str) -> None:
+    said, page = ui_command(uri, experiment_id="3", run_id="abc")
+    assert page == url
+    assert (said is None) if command is None else (said is not None and said.split("mlflow ", 1)[1] == command)
+
+
+def test_a_relative_database_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person may type the command in another folder."""
+    monkeypatch.chdir(tmp_path)
+    command, _ = ui_command("sqlite:///mlflow.db")
+    assert f"sqlite:///{tmp_path}/mlflow.db" in str(command)
+
+
+def test_a_mirror_knows_its_own_page(store: Store, tmp_path: Path) -> None:
+    mirror = store.mirror(ledgers.tell(tmp_path / "page", commits=1), "page")
+    mirror.sync()
+    assert mirror.ui(port=5050)[1] == (
+        f"http://127.0.0.1:5050/#/experiments/{mirror.experiment_id}/runs/{mirror.parent_id}"
+        "?workflowType=machine_learning"
+    )
+    assert sorted(mirror.member_ids) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
+def test_a_store_mlflow_has_given_up_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(SpecError, match=r"tracking\.uri: MLflow cannot track to"):
+        Mirror(ledgers.tell(tmp_path / "run", commits=1), uri=uri, experiment="e")
+
+
+def _one_member(run: Path, points: list[tuple[str, str, int, float]]) -> Path:
+    """A sweep of one member with these metrics: split, name, consumed, value."""
+    ledgers.run_json(run, members=1, generations=1, steps=100)
+    clock = ledgers.Clock()
+    pen = ledgers.Pen(Ledger(run, clock), clock)
+    pen.begin(0, 0, ledgers.hparams(0))
+    for split, name, consumed, value in points:
+        where = {"member": 0, "segment": 0, "age": consumed, "consumed": consumed}
+        pen.ledger.append("metrics", split=split, name=name, value=value, **where)
+    pen.ledger.close(finished=False)
+    return run

@@ -1,0 +1,202 @@
+"""What a person sees in the terminal: live, as plain lines, and afterwards with `pbt show`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pbt.record.ledger import LedgerReader, Tail
+from pbt.record.result import load
+from pbt.record.runs import open_run
+from pbt.report.console import Progress
+from pbt.report.show import as_json, show, show_list
+from tests import ledgers
+
+
+def _plain(width: int = 100) -> Console:
+    return Console(file=io.StringIO(), width=width)
+
+
+def _live(width: int = 120, height: int = 40) -> Console:
+    return Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system="truecolor")
+
+
+def _printed(console: Console) -> str:
+    """What was printed, without colours and cursor movements."""
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+
+
+def _told(run: Path, console: Console, now: float = ledgers.CREATED + 100) -> str:
+    """What `Progress` prints of a ledger read at once."""
+    with Progress(load(run).run.info, console, clock=lambda: now) as progress:
+        progress.update(Tail(LedgerReader(run)).poll())
+    return _printed(console)
+
+
+# ----------------------------------------------------------------------------------------------------- plain lines
+
+
+def test_without_a_terminal_a_sweep_is_a_line_for_each_generation(tmp_path: Path) -> None:
+    assert _told(ledgers.tell(tmp_path / "made-up-1"), _plain(width=60)).splitlines() == [
+        "made-up-1: language under pbt, 6 members x 4 generations of 100 steps; "
+        "validation bits_per_byte, lower is better",
+        "generation 1/4  best 2.0000 (member 0)  median 2.2000  2 exploits  1 diverged  0:30",
+        "member 3 failed after 140 steps: out of memory on cuda:0",
+        "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 declined  1:01",
+        "generation 3/4  best 1.5000 (member 5)  median 1.8500  1 exploit  1:31",
+        "generation 4/4  best 1.3000 (member 1)  median 1.6500  0 exploits  2:01",
+        "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 failure",
+    ]
+
+
+def test_following_a_sweep_prints_each_line_once_and_in_time(tmp_path: Path) -> None:
+    run, console = tmp_path / "made-up-1", _plain()
+    story = ledgers.story(run)
+    next(story)
+    tail, lines = Tail(LedgerReader(run)), []
+    with Progress(load(run).run.info, console) as progress:
+        for _ in story:
+            progress.update(tail.poll())
+            progress.update([])
+            lines.append(len(_printed(console).splitlines()))
+    assert lines == [1, 2, 3, 4, 4, 5, 6, 6]
+    assert _printed(console) == _told(run, _plain())
+
+
+def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
+    last = _told(ledgers.tell(tmp_path / "run", commits=5), _plain()).splitlines()[-1]
+    assert last == "run is unfinished after 1:01: 58% trained, 2 exploits, 1 failure"
+
+
+def test_markup_in_names_is_printed_as_it_is(tmp_path: Path) -> None:
+    run = ledgers.tell(tmp_path / "run", commits=4)
+    rows = Tail(LedgerReader(run)).poll()
+    for _, row in rows:
+        if row.get("status") == "failed":
+            row["reason"] = "[red]no[/nothing] such device"
+    console = _plain()
+    with Progress(load(run).run.info, console) as progress:
+        progress.update(rows)
+    assert "[red]no[/nothing] such device" in _printed(console)
+
+
+def test_a_quiet_console_stays_quiet(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), quiet=True, force_terminal=True)
+    assert _told(ledgers.tell(tmp_path / "run"), console) == ""
+
+
+# ------------------------------------------------------------------------------------------------------ live table
+
+
+def test_on_a_terminal_the_best_member_comes_first_and_is_marked(tmp_path: Path) -> None:
+    console = _live()
+    shown = _told(ledgers.tell(tmp_path / "run", commits=5), console)
+    rows = [line for line in shown.splitlines() if "running" in line]
+    best = "* 5 200 1.6000 0.002 adamw yes books 25% web 75% running gen 1 <- member 0"
+    assert " ".join(rows[0].split()) == best
+    assert [row.split()[0] for row in rows[1:5]] == ["0", "1", "2", "4"]
+    assert "\x1b[1;32m" in console.file.getvalue(), "the best stands out in bold green"  # type: ignore[attr-defined]
+
+
+def test_the_bar_tells_generation_share_and_time_left(tmp_path: Path) -> None:
+    """58 % in 100 s leaves about 71 s."""
+    shown = _told(ledgers.tell(tmp_path / "run", commits=5), _live())
+    assert re.search(r"generation 3/4 .* 58% +1:40 elapsed, about 1:11 left", shown)
+
+
+def test_a_finished_sweep_has_nothing_left(tmp_path: Path) -> None:
+    shown = _told(ledgers.tell(tmp_path / "run"), _live(), now=ledgers.CREATED + 9_999)
+    assert "100% 2:01 elapsed" in shown
+    assert "left" not in shown
+
+
+def test_a_population_too_tall_for_the_terminal_shows_the_best(tmp_path: Path) -> None:
+    run = ledgers.simulate(tmp_path / "run", members=64, generations=3)
+    shown = _told(run, _live(height=20)).rsplit("\r", 1)[-1]
+    assert "53 members more, with worse scores" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 120
+
+
+def test_hyperparameters_too_many_for_the_terminal_are_named(tmp_path: Path) -> None:
+    shown = _told(ledgers.tell(tmp_path / "run"), _live(width=70))
+    assert "not shown: optimizer, nesterov, mix" in shown
+    lines = shown.splitlines()
+    assert max(len(line) for line in lines if "ended" in line) <= 70
+
+
+def test_failures_are_told_once_above_the_table(tmp_path: Path) -> None:
+    run, console = ledgers.tell(tmp_path / "run"), _live()
+    with Progress(load(run).run.info, console, clock=lambda: 0.0) as progress:
+        progress.update(Tail(LedgerReader(run)).poll())
+        progress.update([])
+    assert _printed(console).count(ledgers.FAILURE) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ show
+
+
+def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path) -> None:
+    console = _plain(width=120)
+    show(load(ledgers.tell(tmp_path / "made-up-1")), console)
+    shown = [" ".join(line.split()) for line in _printed(console).splitlines()]
+    assert "best member 1, validation 1.3000, test 1.3500" in shown
+    assert "objective validation bits_per_byte [bits/byte], lower is better" in shown
+    assert "exploits 3, 1 declined" in shown
+    assert "member 3 failed: out of memory on cuda:0" in shown
+    assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 3 <- member 5" in shown
+    assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown
+    assert "3 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
+    assert any(line.startswith(f"{tmp_path}/made-up-1/ledger") for line in shown)
+
+
+def test_the_same_facts_come_as_strict_json(tmp_path: Path) -> None:
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    facts = json.loads(as_json(load(ledgers.tell(tmp_path / "run", commits=2))), parse_constant=refuse)
+    assert facts["summary"]["status"] == "unfinished"
+    assert facts["summary"]["best_member"] == 0
+    assert [row["score"] for row in facts["members"] if row["member"] == 4] == [None]
+
+
+def test_json_has_the_whole_story(tmp_path: Path) -> None:
+    facts = json.loads(as_json(load(ledgers.tell(tmp_path / "run"))))
+    assert [row["member"] for row in facts["members"]] == [1, 5, 0, 4, 2, 3]
+    assert [row["best"] for row in facts["generations"]] == [2.0, 1.6, 1.5, 1.3]
+    schedule = [(step["age_start"], step["age_end"], step["member"]) for step in facts["schedule"]]
+    assert schedule == [(0, 100, 0), (100, 300, 5), (300, 400, 1)]
+    assert facts["exploits"][-1]["changed"] == {"lr": [0.002, 0.012], "optimizer": ["adamw", "sgd"]}
+    assert facts["summary"]["member_steps"] == 5 * 400 + 140
+    assert facts["summary"]["best_metrics"]["test/bits_per_byte"] == 1.35
+
+
+def test_a_list_tells_runs_apart(tmp_path: Path) -> None:
+    runs = [ledgers.tell(tmp_path / "done"), ledgers.tell(tmp_path / "half", commits=5)]
+    runs.append(ledgers.run_json(tmp_path / "bare", members=2, generations=2, steps=2))
+    console = _plain(width=120)
+    show_list([open_run(run) for run in runs], tmp_path, console=console)
+    shown = [" ".join(line.split()) for line in _printed(console).splitlines()]
+    assert "done 2023-11-14 22:13 finished 6 x 4 x 100 1.3000 1" in shown
+    assert "half 2023-11-14 22:13 unfinished 6 x 4 x 100 1.6000 5" in shown
+    assert "bare 2023-11-14 22:13 empty 2 x 2 x 2 - -" in shown
+
+
+def test_a_list_of_nothing_says_how_to_begin(tmp_path: Path) -> None:
+    console = _plain()
+    show_list([], tmp_path, console=console)
+    assert "Start one with `pbt demo`" in _printed(console)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_tables_fit_the_terminal(tmp_path: Path, width: int) -> None:
+    console = _plain(width)
+    show(load(ledgers.simulate(tmp_path / "run", members=8, generations=3)), console)
+    tables = _printed(console).split("Files")[0].splitlines()
+    assert max(len(line) for line in tables) <= width
