@@ -111,7 +111,9 @@ def _explain(error: Any, data: Mapping[str, Any]) -> SpecError:
     if error["type"].startswith("dataclass"):
         known = ", ".join(_known_keys(where))
         return SpecError(field, f"{error['input']!r} is not a mapping", f"Write a mapping with the keys {known}")
-    message = error["msg"].removeprefix("Input ").rstrip(".")
+    message = error["msg"].removeprefix("Input ").rstrip(".").replace("an object", "a mapping")
+    if where == ["space"]:
+        message = "should be the name of a ready space, or a mapping"
     return SpecError(field, f"{error['input']!r} is wrong", f"It {message}")
 
 

@@ -25,7 +25,7 @@ def demo_spec(strategy: str, folder: Path, data: Path | None = None, seed: int =
         space=_SPACE,
         strategy=Component(name=strategy),
         objective=Objective(metric="bits_per_byte"),
-        budget=Budget(members=16, generations=8, steps=50),
+        budget=Budget(members=16, generations=8, steps=40),
         hosts=Hosts(stacks=2),
         seed=seed,
         storage=str(folder),

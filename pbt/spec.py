@@ -182,17 +182,22 @@ class Tracking:
         """Refuse what MLflow cannot track to, and a password, which would be recorded with the run."""
         if self.uri is None:
             return
+        try:
+            parts = urlsplit(self.uri)
+        except ValueError:  # `http://[::1`
+            parts = urlsplit("")
+        # First, so that no message shows it.
         require(
-            urlsplit(self.uri).scheme.split("+")[0] in TRACKING_SCHEMES,
-            "tracking.uri",
-            f"MLflow cannot track to {self.uri!r}",
-            "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT",
-        )
-        require(
-            urlsplit(self.uri).password is None,
+            parts.password is None,
             "tracking.uri",
             "holds a password, which does not belong into a sweep",
             "Leave it out and set MLFLOW_TRACKING_URI in the environment",
+        )
+        require(
+            parts.scheme.split("+")[0] in TRACKING_SCHEMES,
+            "tracking.uri",
+            f"MLflow cannot track to {self.uri!r}",
+            "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT",
         )
 
 

@@ -88,11 +88,14 @@ def open_run(path: Path) -> Run:
         LedgerError: Its `run.json` is damaged.
     """
     try:
-        return Run(path, json.loads((path / "run.json").read_bytes()))
+        info = json.loads((path / "run.json").read_bytes())
+        if not isinstance(info, dict) or "created" not in info:
+            raise ValueError("it does not describe a run")
     except OSError as error:
         raise RunNotFound(f"no run at {path} ({error.strerror}). `pbt list` shows the runs there are.") from error
     except ValueError as error:
         raise LedgerError(f"{path / 'run.json'} is damaged: {error}. Restore it from a backup.") from error
+    return Run(path, info)
 
 
 def list_runs(storage: Path) -> list[Run]:

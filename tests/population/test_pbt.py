@@ -146,6 +146,7 @@ def test_a_member_alone_keeps_what_it_has():
         ({0: NAN, 1: NAN, 2: 0.7}, {0, 1}, {2}),
         ({0: 0.1, 1: NAN, 2: 0.7, 3: NAN, 4: 0.3}, {1, 3}, {2}),
         ({0: NAN, 1: 0.5}, {0}, {1}),
+        ({0: NAN, 1: NAN, 2: NAN, 3: 0.2, 4: NAN, 5: NAN, 6: NAN, 7: NAN, 8: NAN, 9: NAN}, {*range(10)} - {3}, {3}),
     ],
 )
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -158,10 +159,10 @@ def test_the_diverged_are_replaced_however_many(mode, scores, receivers, donors)
 
 
 @EXAMPLES
-@given(case=cases(failures=True))
-def test_nobody_goes_on_diverged(case):
+@given(case=cases(failures=True), quantile=st.sampled_from([0.2, 0.5]))
+def test_nobody_goes_on_diverged(case, quantile):
     """After every generation each living member that diverged is copied over, or started again if all diverged."""
-    story = play(PBT(), case)
+    story = play(PBT(quantile=quantile), case)
     for generation in range(case.generations - 1):
         alive = case.survivors(generation)
         diverged = {member for member in alive if math.isnan(case.scores[member][generation])}
@@ -262,6 +263,16 @@ def test_what_a_generation_orders():
         Set(cause="report:2:0", member=2, hparams={"a": 6.0, "b": 8.0}),
         *(ContinueUntil(cause=f"report:{m}:0", member=m, consumed=14, generation=1) for m in range(3)),
     ] == actions
+
+
+def test_a_donor_hands_on_what_it_was_given():
+    """Explored values are the member's own from then on: doubled once by member 0, and again by member 1."""
+    options = PBT(initial=({"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0}), resample_probability=0.0, factors=(2.0, 2.0))
+    task = make_task(members=2, generations=3, space=SPACE)
+    story = play(options, Case(task=task, scores=[[0.1, 0.9, 0.0], [0.5, 0.5, 0.0]]))
+    (first,), (second,) = (of_kind(story.actions_of(generation), Set) for generation in (0, 1))
+    assert (first.member, first.hparams) == (0, {"a": 6.0, "b": 8.0})
+    assert (second.member, second.hparams) == (1, {"a": 12.0, "b": 16.0})
 
 
 def test_the_last_generation_replaces_nobody():

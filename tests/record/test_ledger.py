@@ -12,6 +12,7 @@ import shutil
 import string
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -508,7 +509,7 @@ class Following(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.run = Path(ledgers_folder()) / str(random.getrandbits(64))
+        self.run = Path(tempfile.mkdtemp())
         self.ledger = Ledger(self.run)
         self.pending, self.committed, self.open = [], [], True
         self.tails = []
@@ -576,19 +577,6 @@ class Following(RuleBasedStateMachine):
 
 
 Following.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _ledgers_folder(tmp_path_factory):
-    global _folder
-    _folder = tmp_path_factory.mktemp("following")
-
-
-_folder = None
-
-
-def ledgers_folder():
-    return _folder
 
 
 class TestFollowing(Following.TestCase):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,11 +208,15 @@ def train(
     return Result(run)
 
 
-def in_time(seconds: float, work: Any) -> Any:
+def in_time(seconds: float, work: Callable[[], Any]) -> Any:
     """The result of `work()`, or a failure if it hangs."""
-    answer: list[Any] = []
-    thread = threading.Thread(target=lambda: answer.append(work()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
-    return answer[0]
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(timeout=seconds)

@@ -44,7 +44,7 @@ from pbt.strategy import (
     Start,
     Task,
 )
-from tests.runtime.miniature import DEFAULTS, SPACE, Clear, ClearStack, make_plan
+from tests.runtime.miniature import DEFAULTS, SPACE, Clear, ClearStack, in_time, make_plan
 
 NAN = math.nan
 #: Four members on two stacks of two.
@@ -236,7 +236,7 @@ def play(tmp_path, options, look, *, stacks=2, members=5, generations=4, trainab
         assert orders, "the sweep hangs"
         for order in orders:
             look(order, ledger)
-        brain.report(perform(built, orders, exchange))
+        brain.report(in_time(20.0, lambda orders=orders: perform(built, orders, exchange)))
     brain.close()
     assert not vars(exchange)["_states"], "a published state was never read"
     return brain
@@ -527,6 +527,24 @@ def test_a_receiver_takes_the_donors_age_and_keeps_its_own_steps(make_brain, tmp
         (0, 0),
         (10, 4),
     ]
+
+
+def test_the_parent_is_the_donors_last_segment_not_the_receivers(make_brain, tmp_path):
+    """A donor that is two segments ahead is named, and published, by its own count."""
+    copy = [Copy(cause="c", donor=0, receiver=2, reason=""), go_on(2, 20, 1)]
+    brain = make_brain(
+        {"start": [BEGIN[0], BEGIN[1], BEGIN[4], BEGIN[5]], REPORTS[0]: [go_on(0, 20, 1)], "report:0:1": copy}
+    )
+    brain.start()
+    first, other = brain.orders([0, 1])
+    brain.report([ended(first, {0: 0.1}), ended(other, {2: 0.2})])
+    brain.report([ended(brain.orders([0])[0], {0: 0.3})])
+    donor, receiver = brain.orders([0, 1])
+    assert donor.publish == (Publish(0, "0:1", 1),)
+    assert [item.token for item in receiver.fetch] == ["0:1"]
+    row = rows(tmp_path, "segments")[-1]
+    assert (row["member"], row["segment"], row["parent_member"], row["parent_segment"]) == (2, 1, 0, 1)
+    assert (row["age_start"], row["consumed_start"]) == (20, 10)
 
 
 def test_set_names_every_hyperparameter(make_brain):

@@ -1,0 +1,87 @@
+"""MLflow is a mirror: a sweep does without it, and catches up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from mlflow import MlflowClient
+
+from pbt import Hosts, Result, Sweep, Tracking, load
+from pbt.cli import main
+
+#: Nothing listens on the discard port.
+NOWHERE = "http://127.0.0.1:9"
+
+
+def toy(storage: Path, tracking: Tracking | bool) -> Result:
+    """A small sweep of the paper's toy."""
+    return Sweep(
+        name="toy",
+        trainable="quadratic",
+        space={"lr": {"type": "float", "low": 1e-3, "high": 1e-1, "log": True}},
+        objective="Q",
+        budget={"members": 3, "generations": 2, "steps": 5},
+        hosts=Hosts(kind="local", stacks=1),
+        storage=storage,
+        tracking=tracking,
+    ).run()
+
+
+@pytest.fixture(scope="module")
+def unmirrored(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A sweep whose MLflow server never answered."""
+    return toy(tmp_path_factory.mktemp("runs"), Tracking(uri=NOWHERE))
+
+
+def test_a_sweep_finishes_while_mlflow_is_down(unmirrored: Result) -> None:
+    """Training does not wait, and the ledger has everything."""
+    assert unmirrored.finished
+    assert 6 == unmirrored.segments.num_rows
+
+
+def test_sync_says_that_the_server_is_still_down(unmirrored: Result) -> None:
+    """One line, and the exit code of something that went wrong outside."""
+    outcome = CliRunner().invoke(main, ["sync", str(unmirrored.path)])
+    assert 1 == outcome.exit_code
+    assert "MLflow is still behind" in outcome.stderr
+    assert 1 == len(outcome.stderr.strip().splitlines())
+
+
+def test_sync_brings_everything_once_mlflow_answers(unmirrored: Result) -> None:
+    """The same run, mirrored from its ledger alone, into a database that answers."""
+    database = f"sqlite:///{unmirrored.path.parent / 'later.db'}"
+    info = json.loads((unmirrored.path / "run.json").read_text())
+    info["spec"]["tracking"]["uri"] = database
+    (unmirrored.path / "run.json").write_text(json.dumps(info))
+
+    outcome = CliRunner().invoke(main, ["sync", str(unmirrored.path)])
+    assert 0 == outcome.exit_code, outcome.output
+    client = MlflowClient(tracking_uri=database)
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert {"sweep": 1, "member": 3} == {
+        kind: sum(run.data.tags["pbt.kind"] == kind for run in runs) for kind in ("sweep", "member")
+    }
+    assert {"FINISHED"} == {run.info.status for run in runs}
+    best = load(unmirrored.path).best
+    (parent,) = [run for run in runs if run.data.tags["pbt.kind"] == "sweep"]
+    assert best.score == parent.data.metrics["best/score"]
+    assert unmirrored.digest() == parent.data.tags["pbt.digest"]
+
+
+def test_tracking_may_be_switched_off(tmp_path: Path) -> None:
+    """No database, no artifacts, no mention."""
+    result = toy(tmp_path, tracking=False)
+    assert [result.path] == list(tmp_path.iterdir())
+    assert not (result.path / "mlflow.json").exists()
+
+
+def test_the_environment_names_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`MLFLOW_TRACKING_URI` is honoured, as everywhere."""
+    database = f"sqlite:///{tmp_path / 'mine.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    toy(tmp_path / "runs", tracking=True)
+    assert MlflowClient(tracking_uri=database).get_experiment_by_name("toy") is not None
+    assert not (tmp_path / "runs" / "mlflow.db").exists()

@@ -1,0 +1,241 @@
+"""A sweep as plain data: exact to write down and read back, and refused where it cannot be run."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pbt.errors import SpecError
+from pbt.spec import PARTS, Budget, Component, Hosts, Objective, SweepSpec, Tracking, from_dict, is_number, to_dict
+
+
+def spec(**changes) -> SweepSpec:
+    """A small sweep."""
+    parts = {
+        "trainable": Component(name="quadratic"),
+        "space": "quadratic",
+        "objective": Objective(metric="Q"),
+        "budget": Budget(members=2, generations=3, steps=4),
+    }
+    return SweepSpec(**parts | changes)
+
+
+def json_values():
+    """What JSON can hold, NaN and infinity excepted."""
+    leaves = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(st.characters(codec="utf-8")),
+        st.sampled_from(
+            ["1e-4", "1.", ".5", "0x1f", "no", "null", "~", "<<", "=", "2024-01-01", "1_000", "- a", "a: b"]
+        ),
+    )
+    keys = st.one_of(st.text(st.characters(codec="utf-8"), max_size=8), st.sampled_from(["1e5", "on", "<<", "=", "3"]))
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+    )
+
+
+def options():
+    return st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), json_values(), max_size=3)
+
+
+def components():
+    return st.builds(Component, name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=12), options=options())
+
+
+def specs():
+    """Whole sweeps of every kind."""
+    word = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+    count = st.integers(1, 2**40)
+    uri = st.none() | st.sampled_from(["sqlite:///a.db", "http://127.0.0.1:5000"])
+    return st.builds(
+        SweepSpec,
+        trainable=components(),
+        strategy=components(),
+        space=st.one_of(word, options().filter(bool)),
+        objective=st.builds(
+            Objective,
+            metric=word,
+            mode=st.sampled_from([None, "min", "max"]),
+            split=st.sampled_from(["train", "validation"]),
+        ),
+        budget=st.builds(Budget, members=count, generations=count, steps=count),
+        name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+        seed=st.integers(0, 2**63 - 1),
+        hosts=st.builds(
+            Hosts,
+            kind=st.sampled_from(["ray", "local"]),
+            stacks=st.none() | count,
+            device=word,
+            compile=st.sampled_from(["auto", "never", "always"]),
+            address=st.none() | word,
+        ),
+        storage=word,
+        tracking=st.builds(Tracking, enabled=st.booleans(), uri=uri, experiment=st.none() | word),
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(specs())
+def test_to_dict_and_from_dict_are_inverses(given_):
+    """Through JSON text, every sweep comes back equal, and so does its dictionary."""
+    data = to_dict(given_)
+    assert from_dict(json.loads(json.dumps(data))) == given_
+    assert to_dict(from_dict(data)) == data
+
+
+def test_defaults_need_not_be_written():
+    """The smallest sweep, and what it means."""
+    small = from_dict(
+        {
+            "trainable": {"name": "quadratic"},
+            "space": "quadratic",
+            "objective": {"metric": "Q"},
+            "budget": {"members": 2, "generations": 3, "steps": 4},
+        }
+    )
+    assert small == spec()
+    assert to_dict(small) == {
+        "trainable": {"name": "quadratic", "options": {}},
+        "space": "quadratic",
+        "objective": {"metric": "Q", "mode": None, "split": "validation"},
+        "budget": {"members": 2, "generations": 3, "steps": 4},
+        "strategy": {"name": "pbt", "options": {}},
+        "name": "sweep",
+        "seed": 0,
+        "hosts": {"kind": "ray", "stacks": None, "device": "auto", "compile": "auto", "address": None},
+        "storage": "pbt-runs",
+        "tracking": {"enabled": True, "uri": None, "experiment": None},
+    }
+
+
+def test_parts_are_the_fields_that_are_dataclasses():
+    """So that `from_dict` builds each of them."""
+    kinds = {"Component": Component, "Objective": Objective, "Budget": Budget, "Hosts": Hosts, "Tracking": Tracking}
+    fields = {field.name: kinds[field.type] for field in dataclasses.fields(SweepSpec) if field.type in kinds}
+    assert fields == PARTS
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ({"trainable": Component(name="q", options={"a": {"b": math.nan}})}, "trainable.options.a.b: nan"),
+        ({"strategy": Component(name="q", options={"a": [1.0, math.inf]})}, "strategy.options.a[1]: inf"),
+        ({"space": {"lr": {"low": -math.inf}}}, "space.lr.low: -inf"),
+    ],
+)
+def test_what_cannot_be_written_down_is_named(part, where):
+    """A number JSON does not know is refused, with its place."""
+    with pytest.raises(SpecError) as raised:
+        to_dict(spec(**part))
+    assert str(raised.value) == f"{where} cannot be written to a sweep file. Use a finite number"
+
+
+def test_tuples_are_written_as_lists():
+    """As JSON does."""
+    data = to_dict(spec(strategy=Component(name="pbt", options={"factors": (0.8, 1.2)})))
+    assert data["strategy"]["options"] == {"factors": [0.8, 1.2]}
+
+
+@pytest.mark.parametrize(("members", "generations", "steps", "total"), [(1, 1, 1, 1), (2, 3, 4, 24)])
+def test_member_steps(members, generations, steps, total):
+    """Members times generations times steps."""
+    assert Budget(members=members, generations=generations, steps=steps).member_steps == total
+
+
+@pytest.mark.parametrize("field", ["members", "generations", "steps"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, 2.5, True, "3", None])
+def test_budgets_that_train_nothing_are_refused(field, value):
+    """Each part is a whole number of at least 1."""
+    with pytest.raises(SpecError) as raised:
+        Budget(**{"members": 1, "generations": 1, "steps": 1} | {field: value})
+    message = f"budget.{field}: {value!r} is not a whole number of at least 1. Write a whole number, 1 or more"
+    assert str(raised.value) == message
+
+
+URIS = "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
+PASSWORD = (
+    "tracking.uri: holds a password, which does not belong into a sweep. "
+    "Leave it out and set MLFLOW_TRACKING_URI in the environment"
+)
+NAME = "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Objective(metric="Q", mode="maximum"),
+            "objective.mode: 'maximum' is unknown. Write min or max",
+        ),
+        (
+            lambda: Objective(metric="Q", split="test"),
+            "objective.split: 'test' may not decide. "
+            "Write validation (or train); the test split is kept for the announced winner",
+        ),
+        (lambda: Hosts(kind="slurm"), "hosts.kind: 'slurm' is unknown. Write ray or local"),
+        (lambda: Hosts(compile="maybe"), "hosts.compile: 'maybe' is unknown. Write auto, never or always"),
+        (
+            lambda: Hosts(stacks=0),
+            "hosts.stacks: 0 is not a whole number of at least 1. Write a whole number, 1 or more",
+        ),
+        (
+            lambda: Hosts(stacks=True),
+            "hosts.stacks: True is not a whole number of at least 1. Write a whole number, 1 or more",
+        ),
+        (lambda: Tracking(uri="ftp://h"), f"tracking.uri: MLflow cannot track to 'ftp://h'. {URIS}"),
+        (lambda: Tracking(uri="http://[::1"), f"tracking.uri: MLflow cannot track to 'http://[::1'. {URIS}"),
+        (lambda: Tracking(uri=""), f"tracking.uri: MLflow cannot track to ''. {URIS}"),
+        (lambda: Tracking(uri="http://u:secret@h"), PASSWORD),
+        (lambda: Tracking(uri="ftp://u:secret@h"), PASSWORD),
+        (lambda: spec(name=""), f"name: '' cannot name a folder. {NAME}"),
+        (lambda: spec(name="a/b"), f"name: 'a/b' cannot name a folder. {NAME}"),
+        (lambda: spec(name=".."), f"name: '..' cannot name a folder. {NAME}"),
+        (lambda: spec(name="a b"), f"name: 'a b' cannot name a folder. {NAME}"),
+        (lambda: spec(name="a\n"), f"name: 'a\\n' cannot name a folder. {NAME}"),
+        (lambda: spec(name="a" * 65), f"name: '{'a' * 65}' cannot name a folder. {NAME}"),
+        (lambda: spec(name=3), f"name: 3 cannot name a folder. {NAME}"),
+        (lambda: spec(seed=-1), "seed: -1 is not a whole number of at least 0. Write a whole number, 0 or more"),
+        (lambda: spec(seed=0.5), "seed: 0.5 is not a whole number of at least 0. Write a whole number, 0 or more"),
+        (lambda: spec(seed=2**63), f"seed: {2**63} is too large. Use a number below 2**63"),
+        (lambda: spec(space={}), "space: is empty. Name at least one hyperparameter, or a ready space"),
+        (lambda: spec(space=""), "space: is empty. Name at least one hyperparameter, or a ready space"),
+        (lambda: spec(storage=""), "storage: is empty. Name a folder"),
+        (
+            lambda: spec(trainable=Component(name="")),
+            "trainable.name: is empty. Write a registered name or module.path:Class",
+        ),
+        (
+            lambda: spec(strategy=Component(name="")),
+            "strategy.name: is empty. Write a registered name or module.path:Class",
+        ),
+    ],
+)
+def test_impossible_sweeps_are_refused(make, message):
+    """The message is the field as a sweep file writes it, the value, and the mend."""
+    with pytest.raises(SpecError) as raised:
+        make()
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": "a"}, {"name": "A-1_b.c"}, {"name": "9" * 64}, {"seed": 0}, {"seed": 2**63 - 1}]
+)
+def test_the_ends_of_the_ranges_are_allowed(changes):
+    """Names of 64 characters, and the largest seed."""
+    (name,) = changes
+    assert getattr(spec(**changes), name) == changes[name]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, True), (0.5, True), (math.nan, True), (True, False), ("1", False), (None, False)]
+)
+def test_is_number(value, expected):
+    """True and text are none."""
+    assert is_number(value) is expected
