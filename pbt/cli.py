@@ -141,10 +141,12 @@ def show(run: str, storage: Path, as_json: bool) -> None:
 @_explained
 def list_(storage: Path, as_json: bool) -> None:
     """List the runs of a storage folder, newest first."""
-    from pbt.record.runs import list_runs
+    from pbt.record.runs import list_damaged, list_runs
     from pbt.report import show as report
 
     report.show_list(list_runs(storage), storage, as_json=as_json)
+    for error in list_damaged(storage):
+        click.echo(f"pbt: {error}", err=True)
 
 
 @main.command()

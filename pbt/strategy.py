@@ -86,7 +86,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Exploit: the donor's weights, optimizer state and age replace the receiver's. `reason` is for people."""
+    """Exploit: the donor's weights, optimizer state and age replace the receiver's.
+
+    What is copied is the state at the donor's last report: a `Copy` comes before the donor's next `ContinueUntil`.
+    `reason` is for people.
+    """
 
     cause: str
     donor: int

@@ -7,7 +7,7 @@ import importlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -146,13 +146,21 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     _check_space(space, capabilities)
     _check_objective(spec.objective, capabilities)
     _check_device(spec.hosts.device)
-    for index, hparams in enumerate(getattr(strategy, "initial", ())):
-        require(
-            space.contains(hparams), f"strategy.options.initial[{index}]", f"{hparams} is not in the space", "Mend it"
-        )
+    _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
     mode = spec.objective.mode or capabilities.metrics[spec.objective.metric].mode
     task = Task(space=space, metric=spec.objective.metric, mode=mode, budget=spec.budget, seed=spec.seed)
     return _Resolved(trainable, capabilities, space, strategy, task)
+
+
+def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: Budget) -> None:
+    field = "strategy.options.initial"
+    too_many = f"names {len(initial)} configurations for {budget.members} members"
+    require(len(initial) <= budget.members, field, too_many, "Raise budget.members, or name fewer")
+    for index, hparams in enumerate(initial):
+        try:
+            space.check(hparams)
+        except searchspaces.SpaceError as error:
+            raise SpecError(f"{field}[{index}]", "is not in the space", str(error)) from error
 
 
 def _check_space(space: Space, capabilities: Capabilities) -> None:

@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.register_assert_rewrite(
+    "tests.contracts.stack_contract",
+    "tests.contracts.states",
+    "tests.contracts.strategy_contract",
+    "tests.runtime.miniature",
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)

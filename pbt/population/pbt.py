@@ -10,7 +10,7 @@ appendix A: truncation selection over the top and bottom 20 %, perturbation by 0
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,16 +99,17 @@ class PBT:
         count = max(1, math.floor(round(self.quantile * len(ranking), 9)))
         bottom = ranking[-count:]
         diverged = [standing for standing in ranking[len(finite) :] if standing not in bottom]
-        return [self._replace(task, generation, loser, finite[:count], ranking) for loser in [*diverged, *bottom]]
+        places = {standing.member: place for place, standing in enumerate(ranking, start=1)}
+        return [self._replace(task, generation, loser, finite[:count], places) for loser in [*diverged, *bottom]]
 
     def _replace(
-        self, task: Task, generation: int, loser: Standing, donors: Sequence[Standing], ranking: Sequence[Standing]
+        self, task: Task, generation: int, loser: Standing, donors: Sequence[Standing], places: Mapping[int, int]
     ) -> Replace:
         choice = generator(task.seed, "donor", generation, loser.member).integers(len(donors))
         donor = donors[int(choice)]
         reason = (
-            f"{task.metric} {loser.score:.6g} is rank {ranking.index(loser) + 1} of {len(ranking)}; "
-            f"donor {donor.member} has {donor.score:.6g}, rank {ranking.index(donor) + 1}"
+            f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}; "
+            f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
         )
         return Replace(loser.member, donor.member, self._explore(task, generation, loser, donor), reason)
 

@@ -23,7 +23,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +37,8 @@ from pbt.record import schema
 
 Row: TypeAlias = Mapping[str, Any]
 
-#: What a line of the write-ahead file begins with.
-_HEADER = re.compile(rb"([0-9a-f]{8}) ")
+#: A line of the write-ahead file begins with the CRC-32 of the rest, in hexadecimal, and a space.
+_HEADER_BYTES = 9
 
 #: A write-ahead file with this many rows is sealed into parts.
 SEAL_ROWS = 50_000
@@ -58,12 +57,22 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise StorageError(
             f"cannot write {path}: {error.strerror}. Free some space or choose another storage folder."
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming in the folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Ledger:
@@ -355,35 +364,37 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 
 
 def _frame(rows: Sequence[tuple[str, Row]]) -> bytes:
-    text = schema.canonical(rows).encode()
+    text = schema.canonical(rows).encode(errors="replace")  # half a surrogate in a message is no reason to stop
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def read_wal(path: Path, start: int = 0) -> tuple[list[tuple[str, dict[str, Any]]], int]:
-    """Rows of a write-ahead file, and the offset of the end of its last whole commit. A torn last line is dropped.
+    """Rows of a write-ahead file, and the offset of the end of its last whole commit.
+
+    A torn last line, which has no line end because the writer died before it, is dropped: nobody acted on it.
 
     Args:
         path: The file.
         start: Offset to begin at, the end of an earlier commit.
 
     Raises:
-        LedgerError: A line other than the last is damaged.
+        LedgerError: A whole line is damaged.
     """
     with open(path, "rb") as file:
         file.seek(start)
         data = file.read()
-    rows, end = [], 0
-    for line in data.split(b"\n")[:-1]:
-        crc, _, text = line.partition(b" ")
-        if crc != b"%08x" % zlib.crc32(text):
-            if end + len(line) + 1 == len(data) and not _holds_a_commit(line):
-                break
-            raise LedgerError(f"{path} is damaged after byte {start + end}. What stands before it is good.")
-        rows += [(table, row) for table, row in json.loads(text)]
+    *lines, rest = data.split(b"\n")
+    rows, end = [], start
+    for line in lines:
+        if not _is_whole(line):
+            raise LedgerError(f"{path} is damaged after byte {end}. What stands before it is good.")
+        rows += [(table, row) for table, row in json.loads(line[_HEADER_BYTES:])]
         end += len(line) + 1
-    return rows, start + end
+    if _is_whole(rest[:-1]):  # a whole commit whose line end has become something else
+        raise LedgerError(f"{path} is damaged after byte {end}. What stands before it is good.")
+    return rows, end
 
 
-def _holds_a_commit(line: bytes) -> bool:
-    """Whether a line that is no commit ends in a whole one: then the line end before that one was damaged."""
-    return any(int(found[1], 16) == zlib.crc32(line[found.end() :]) for found in _HEADER.finditer(line))
+def _is_whole(line: bytes) -> bool:
+    text = line[_HEADER_BYTES:]
+    return line[:_HEADER_BYTES] == b"%08x " % zlib.crc32(text) and len(text) > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,22 @@ def open_run(path: Path) -> Run:
 
 
 def list_runs(storage: Path) -> list[Run]:
-    """The runs of a storage folder, newest first; empty if there is no such folder."""
-    if not storage.is_dir():
-        return []
-    runs = [open_run(file.parent) for file in storage.glob("*/run.json")]
+    """The runs of a storage folder that can be read, newest first; empty if there is no such folder."""
+    runs = [run for run in _open_all(storage) if isinstance(run, Run)]
     return sorted(runs, key=lambda run: (run.info["created"], run.id), reverse=True)
+
+
+def list_damaged(storage: Path) -> list[LedgerError]:
+    """What is wrong with the runs of a storage folder that cannot be read."""
+    return [error for error in _open_all(storage) if isinstance(error, LedgerError)]
+
+
+def _open_all(storage: Path) -> Iterator[Run | LedgerError]:
+    for file in sorted(storage.glob("*/run.json")):
+        try:
+            yield open_run(file.parent)
+        except LedgerError as error:
+            yield error
 
 
 def find_run(reference: str, storage: Path) -> Run:
@@ -112,14 +123,15 @@ def find_run(reference: str, storage: Path) -> Run:
     Raises:
         RunNotFound: None fits, or several do.
     """
-    if (Path(reference) / "run.json").exists():
-        return open_run(Path(reference))
+    for path in (Path(reference), storage / reference):
+        if (path / "run.json").exists():
+            return open_run(path)
     runs = list_runs(storage)
     if not runs:
         raise RunNotFound(f"RUN: there is no run in {storage}. Start one with `pbt demo`, or name its --storage.")
     if reference == "latest":
         return runs[0]
-    fitting = [run for run in runs if run.id == reference] or [run for run in runs if run.id.startswith(reference)]
+    fitting = [run for run in runs if run.id.startswith(reference)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

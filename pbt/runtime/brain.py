@@ -6,6 +6,7 @@ The brain is a plain object: in process it is called directly, under Ray an acto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -163,31 +164,46 @@ class Brain:
         member.start, member.parent = "own", SegmentKey(result.member, result.segment)
         for split, metrics in (("train", result.training), (self._plan.split, result.evaluation)):
             self._record_metrics(result.member, result.segment, split, metrics)
+        failure, score = result.failure or self._unreported(result), self._score(result)
         self._ledger.append(
             "outcomes",
             member=result.member,
             segment=result.segment,
-            status="failed" if result.failure else "ended",
+            status="failed" if failure else "ended",
             hparams_in_effect=canonical(dict(result.held)),
             age_end=result.age,
             consumed_end=result.consumed,
-            score=result.evaluation.get(self._plan.metric),
+            score=None if failure else score,
             wall_s=wall_s,
             tokens=trained * self._plan.tokens_per_step,
-            reason=result.failure,
+            reason=failure,
         )
         where = f"{result.member}:{result.segment}"
-        if result.failure:
-            return MemberFailed(id=f"failed:{where}", member=result.member, reason=result.failure)
+        if failure:
+            return MemberFailed(id=f"failed:{where}", member=result.member, reason=failure)
         return SegmentReported(
             id=f"report:{where}",
             member=result.member,
             segment=result.segment,
             age=result.age,
             consumed=result.consumed,
-            metrics=result.evaluation,
+            metrics={**result.evaluation, self._plan.metric: score},
             wall_s=wall_s,
         )
+
+    def _unreported(self, result: SegmentResult) -> str | None:
+        if self._plan.metric in result.evaluation:
+            return None
+        found = ", ".join(sorted(result.evaluation)) or "nothing"
+        return (
+            f"member {result.member}: evaluate did not report {self._plan.metric!r}, which its trainable describes; "
+            f"it reported {found}. The member was stopped; mend the trainable's evaluate."
+        )
+
+    def _score(self, result: SegmentResult) -> float:
+        """The objective; NaN wherever it is not a finite number: an infinite score is a diverged one, not a record."""
+        score = result.evaluation.get(self._plan.metric, math.nan)
+        return score if math.isfinite(score) else math.nan
 
     def _examined(self, examination: Examination) -> Event:
         member = self._members[examination.member]

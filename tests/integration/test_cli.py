@@ -64,6 +64,16 @@ def with_change(folder: Path, key: str, value: Any) -> str:
         ("strategy", {"name": "pbtt"}, ["strategy.name", "'pbt'"]),
         ("strategy", {"name": "pbt", "options": {"quantle": 0.3}}, ["strategy.options.quantle", "'quantile'"]),
         ("strategy", {"name": "pbt", "options": {"quantile": 3}}, ["quantile", "3"]),
+        (
+            "strategy",
+            {"name": "pbt", "options": {"initial": [{"h0": 0.5, "h1": 7.0}]}},
+            ["strategy.options.initial[0]", "h1", "7"],
+        ),
+        (
+            "strategy",
+            {"name": "pbt", "options": {"initial": [{"h0": 0.5, "h1": 0.5}] * 5}},
+            ["strategy.options.initial", "5", "4 members"],
+        ),
         ("budget.members", 0, ["budget.members", "0"]),
         ("budget.members", "many", ["budget.members", "'many'"]),
         ("hosts.stacks", 9, ["hosts.stacks", "9", "4"]),

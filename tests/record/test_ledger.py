@@ -262,21 +262,31 @@ def test_any_truncation_leaves_whole_commits(tmp_path):
         assert numbers(rows) == numbers(rows, "outcomes") == list(range(sum(start <= size for start in starts[1:])))
 
 
-@pytest.mark.parametrize("tail", [b"\x00" * 40, b"garbage", b"\n", b"00000000 []\n", b"deadbeef"])
+@pytest.mark.parametrize("tail", [b"\x00" * 40, b"garbage", b"deadbeef", b"deadbeef []"])
 def test_rubbish_at_the_end_is_dropped(tmp_path, tail):
-    """A last line that was never whole is no commit, whatever a crash left of it."""
+    """A last line without its end was never whole, and is no commit, whatever a crash left of it."""
     run, _ = three_commits(tmp_path / "run")
     with wal(run).open("ab") as file:
         file.write(tail)
     assert numbers(LedgerReader(run).rows()) == [0, 1, 2]
 
 
-def test_damage_before_the_last_line_is_named(tmp_path):
-    """Any flipped byte in any earlier line: the error names the file and how far it is good."""
+@pytest.mark.parametrize("line", [b"\n", b"00000000 []\n", b"garbage\n"])
+def test_a_whole_line_that_is_no_commit_is_named(tmp_path, line):
+    """A crash cannot leave one, so it is damage, at the end as well."""
+    run, starts = three_commits(tmp_path / "run")
+    with wal(run).open("ab") as file:
+        file.write(line)
+    with pytest.raises(LedgerError, match=f"damaged after byte {starts[3]}"):
+        LedgerReader(run).rows()
+
+
+def test_damage_in_any_line_is_named(tmp_path):
+    """Any flipped byte, in the last line too: the error names the file and how far it is good."""
     run, starts = three_commits(tmp_path / "run")
     path = wal(run)
     data = path.read_bytes()
-    for position in range(starts[2]):
+    for position in range(len(data)):
         path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
         with pytest.raises(LedgerError) as raised:
             LedgerReader(run).rows()

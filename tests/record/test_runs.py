@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pbt.errors import LedgerError, RunNotFound, StorageError
-from pbt.record.runs import find_run, list_runs, make_run, open_run, prepare_storage
+from pbt.record.runs import find_run, list_damaged, list_runs, make_run, open_run, prepare_storage
 
 T0 = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
@@ -186,3 +186,15 @@ def test_where_there_is_no_run_at_all(tmp_path, reference):
     assert one_line(raised) == (
         f"RUN: there is no run in {tmp_path}. Start one with `pbt demo`, or name its --storage."
     )
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path):
+    """They are listed and found, and what is wrong with it is said."""
+    (good,) = made(tmp_path, "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{")
+    assert list_runs(tmp_path) == [good]
+    assert find_run("latest", tmp_path) == good
+    assert [str(tmp_path / "bad" / "run.json") in str(error) for error in list_damaged(tmp_path)] == [True]
+    with pytest.raises(LedgerError, match="damaged"):
+        find_run("bad", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import defaultdict
@@ -374,11 +375,12 @@ def test_what_a_report_records_and_tells(make_brain, tmp_path):
     ]
 
 
-def test_a_diverged_member_has_ended_not_failed(make_brain, tmp_path):
-    """NaN is a score like others for the record, and the strategy is told of it."""
+@pytest.mark.parametrize("score", [NAN, math.inf, -math.inf])
+def test_a_diverged_member_has_ended_not_failed(make_brain, tmp_path, score):
+    """The strategy is told NaN, also of an infinite score, which would otherwise be a record."""
     brain = make_brain({"start": BEGIN[:2]})
     brain.start()
-    brain.report([ended(brain.orders([0])[0], {0: NAN})])
+    brain.report([ended(brain.orders([0])[0], {0: score})])
     (row,) = rows(tmp_path, "outcomes")
     assert row["status"] == "ended"
     assert math.isnan(row["score"])
@@ -602,6 +604,21 @@ def test_a_failed_member_is_told_and_recorded(make_brain, tmp_path):
     well, broken = rows(tmp_path, "outcomes")
     assert (well["status"], well["reason"]) == ("ended", None)
     assert (broken["status"], broken["reason"], broken["score"], broken["tokens"]) == ("failed", "it broke", None, 0)
+
+
+def test_a_member_without_its_objective_is_stopped_with_the_mend(make_brain, tmp_path):
+    """A trainable that describes a metric and does not report it: the member, the metric and what came instead."""
+    brain = make_brain()
+    brain.start()
+    first, _ = brain.orders([0, 1])
+    report = ended(first, dict.fromkeys(range(4), 0.5))
+    silent = dataclasses.replace(report.segments[0], evaluation={"loss": 1.0})
+    brain.report([dataclasses.replace(report, segments=(silent, *report.segments[1:]))])
+    failed = brain.script.heard[1]
+    assert failed.member == silent.member
+    for word in ("'Q'", "loss", f"member {silent.member}", "mend"):
+        assert word in failed.reason
+    assert {0: "failed", 1: "ended"} == {row["member"]: row["status"] for row in rows(tmp_path, "outcomes")}
 
 
 class Breaking(ClearStack):

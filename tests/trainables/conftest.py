@@ -1,13 +1,6 @@
-import sys
 from pathlib import Path
 
 import pytest
-
-_ROOT = Path(__file__).parents[2]
-# The contract suites are imported as `tests.contracts.*`, whatever way pytest was started.
-if str(_ROOT) not in sys.path:
-    sys.path.insert(0, str(_ROOT))
-pytest.register_assert_rewrite("tests.contracts.stack_contract", "tests.contracts.states")
 
 
 @pytest.fixture(scope="session")
