@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -61,19 +62,22 @@ def run_demo(folder: Path, data: Path | None, seed: int) -> None:
     finally:
         shutil.rmtree(session, ignore_errors=True)
     show(evolved, console, brief=True)
-    console.print(compare(evolved, fixed))
+    compare(evolved, fixed, console)
+    console.print()
     console.print(f"{time.monotonic() - began:.0f} s in all. Everything is in {folder}; delete that folder to undo it.")
 
 
-def compare(evolved: Result, fixed: Result) -> Table:
-    """The two winners side by side."""
+def compare(evolved: Result, fixed: Result, console: Console) -> None:
+    """Print the two winners side by side."""
     budget = evolved.run.info["spec"]["budget"]
     steps = budget["members"] * budget["generations"] * budget["steps"]
-    table = Table(title=f"Bits per byte after {steps:,} member-steps each (lower is better)")
-    for heading in ("", "validation", "test", "member"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("")
+    for heading in ("validation", "test", "member"):
+        table.add_column(heading, justify="right")
     for label, result in (("population-based training", evolved), ("best fixed configuration", fixed)):
         best = result.best
-        test = best.metrics.get("test/bits_per_byte", float("nan"))
-        table.add_row(label, f"{best.score:.4f}", f"{test:.4f}", str(best.member))
-    return table
+        table.add_row(label, f"{best.score:.4f}", f"{best.metrics['test/bits_per_byte']:.4f}", str(best.member))
+    console.print()
+    console.print(f"Bits per byte after {steps:,} member-steps each (lower is better)", style="bold", highlight=False)
+    console.print(table)
