@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,11 +214,16 @@ def run_tune(
     brain = actor.remote(make_brain, str(run), num_hosts)
     try:
         _fit(Work(brain, trainable, bucket, place), run, num_hosts)
-        if not ray.get(brain.finished.remote()):
-            raise KeyboardInterrupt
-    finally:
+        finished = ray.get(brain.finished.remote())
         ray.get(brain.close.remote())
+    except BaseException:
+        with suppress(ray.exceptions.RayError):  # what went wrong first is the news
+            ray.get(brain.close.remote())
+        raise
+    finally:
         ray.kill(brain)
+    if not finished:
+        raise KeyboardInterrupt
 
 
 def _fit(work: Work, run: Path, num_hosts: int) -> None:

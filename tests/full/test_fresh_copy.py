@@ -1,4 +1,4 @@
-"""The README's first command in a fresh copy of the project, in an empty folder, with nothing set up (scripts/test --full)."""
+"""The README's first command in a fresh copy of the project, with nothing set up."""
 
 from __future__ import annotations
 
