@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -12,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pbt.record.result import Result
+from pbt.record.runs import prepare_storage
 from pbt.report.show import show
-from pbt.runtime.tune import cluster
+from pbt.runtime.tune import cluster, session_folder
 from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
 from pbt.sweep import Sweep
 
@@ -51,20 +50,22 @@ def run_demo(folder: Path, data: Path | None, seed: int) -> None:
     """
     console = Console()
     began = time.monotonic()
-    session = Path(tempfile.mkdtemp(prefix="pbt-ray-"))
-    try:
-        sweeps = {name: Sweep.from_spec(demo_spec(name, folder, data, seed)) for name in ("fixed", "pbt")}
-        with cluster(None, session):
-            console.print("1 of 2: 16 members, each keeping its hyperparameters", style="bold")
-            fixed = sweeps["fixed"].run()
-            console.print("2 of 2: the same 16 members under population-based training", style="bold")
-            evolved = sweeps["pbt"].run(baseline=fixed)
-    finally:
-        shutil.rmtree(session, ignore_errors=True)
+    prepare_storage(folder, option="--folder")
+    sweeps = {name: Sweep.from_spec(demo_spec(name, folder, data, seed)) for name in ("fixed", "pbt")}
+    with session_folder() as session, cluster(None, session):
+        console.print("1 of 2: 16 members, each keeping its hyperparameters", style="bold")
+        fixed = sweeps["fixed"].run()
+        console.print("2 of 2: the same 16 members under population-based training", style="bold")
+        evolved = sweeps["pbt"].run(baseline=fixed)
     show(evolved, console, brief=True)
     compare(evolved, fixed, console)
     console.print()
-    console.print(f"{time.monotonic() - began:.0f} s in all. Everything is in {folder}; delete that folder to undo it.")
+    console.print(
+        f"{time.monotonic() - began:.0f} s in all. Everything is in {folder}; delete that folder to undo it.\n"
+        f"`pbt show latest --storage {folder}` shows this again, with members and exploits.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def compare(evolved: Result, fixed: Result, console: Console) -> None:

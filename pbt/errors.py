@@ -79,6 +79,12 @@ class HostError(PbtError):
     """A host that could not carry out its orders."""
 
 
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its message: the rest is advice, or a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `Did you mean 'members'?`, or the list of known names."""
     by_case = {candidate.lower(): candidate for candidate in sorted(known)}

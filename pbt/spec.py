@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pbt.errors import SpecError
 
@@ -129,7 +129,7 @@ class Hosts:
             more than there are members. Decisions are reproducible at equal `stacks`.
         device: `auto` takes CUDA where there is any, else the CPU.
         compile: Whether stacks compile their step: `auto`, `never` or `always`.
-        address: Ray cluster to join, for example `auto`; None starts Ray on this machine.
+        address: Ray cluster to join, for example `auto`; None takes `RAY_ADDRESS`, or starts Ray on this machine.
     """
 
     __pydantic_config__ = _STRICT
@@ -162,6 +162,17 @@ class Hosts:
 TRACKING_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc"})
 
 
+def has_secret(uri: str) -> bool:
+    """Whether an address carries a password, or a token where a password would be."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # `http://[::1`
+        return False
+    token = parts.username if parts.scheme in ("http", "https") else None
+    secrets = [name for name, _ in parse_qsl(parts.query) if re.search("pass|token|secret|key", name.lower())]
+    return bool(parts.password or token or secrets)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracking:
     """The MLflow mirror.
@@ -188,7 +199,7 @@ class Tracking:
             parts = urlsplit("")
         # First, so that no message shows it.
         require(
-            parts.password is None,
+            not has_secret(self.uri),
             "tracking.uri",
             "holds a password, which does not belong into a sweep",
             "Leave it out and set MLFLOW_TRACKING_URI in the environment",

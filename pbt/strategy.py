@@ -159,6 +159,7 @@ class Task:
         mode: Whether small or large is better.
         budget: Members, generations, steps.
         seed: Source of every random choice.
+        final_split: The split the announced winner is evaluated on.
     """
 
     space: Space
@@ -166,6 +167,7 @@ class Task:
     mode: Mode
     budget: Budget
     seed: int
+    final_split: str = "test"
 
 
 class Strategy(Protocol):

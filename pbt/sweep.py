@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import math
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +17,17 @@ from typing import Any
 import searchspaces
 import trainables
 from pbt.config import read_sweep
-from pbt.errors import HostError, PbtError, SpecError, nearest
+from pbt.errors import HostError, PbtError, SpecError, first_line, nearest
 from pbt.member import lay_out
 from pbt.record.ledger import Ledger
 from pbt.record.result import Result
 from pbt.record.runs import Run, make_run, prepare_storage
-from pbt.report.watch import Watch
+from pbt.report.watch import Watch, check_tracking
 from pbt.runtime.brain import Brain, Keep, Plan
+from pbt.runtime.local import num_cores
 from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, require, to_dict
 from pbt.strategy import StrategyOptions, Task
-from searchspaces import Choice, Int, Simplex, Space
+from searchspaces import Choice, Simplex, Space
 from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Place, Trainable
 from trainables.core.step import warn_if_not_compiled
@@ -79,7 +80,7 @@ class Sweep:
             trainable=_component(trainable),
             space=_space_data(space),
             objective=objective if isinstance(objective, Objective) else Objective(metric=objective),
-            budget=budget if isinstance(budget, Budget) else Budget(**budget),
+            budget=budget if isinstance(budget, Budget) else _budget(budget),
             strategy=_component(strategy),
             seed=seed,
             name=name,
@@ -87,6 +88,7 @@ class Sweep:
             storage=str(storage),
             tracking=Tracking(enabled=tracking) if isinstance(tracking, bool) else tracking,
         )
+        _check_recordable(self.spec)
         self._resolved = _resolve(self.spec, self._trainable, self._strategy)
 
     @classmethod
@@ -145,10 +147,19 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     capabilities = trainable.describe()
     _check_space(space, capabilities)
     _check_objective(spec.objective, capabilities)
-    _check_device(spec.hosts.device)
+    _check_hosts(spec.hosts)
+    if spec.tracking.enabled:
+        check_tracking(spec.tracking)
     _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
     mode = spec.objective.mode or capabilities.metrics[spec.objective.metric].mode
-    task = Task(space=space, metric=spec.objective.metric, mode=mode, budget=spec.budget, seed=spec.seed)
+    task = Task(
+        space=space,
+        metric=spec.objective.metric,
+        mode=mode,
+        budget=spec.budget,
+        seed=spec.seed,
+        final_split="test" if "test" in capabilities.splits else spec.objective.split,
+    )
     return _Resolved(trainable, capabilities, space, strategy, task)
 
 
@@ -180,30 +191,39 @@ def _check_space(space: Space, capabilities: Capabilities) -> None:
 
 def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:
     """Refuse values that the trainable would refuse in the middle of the sweep."""
-    if not isinstance(known.default, int | float) or isinstance(domain, Simplex):
+    if isinstance(domain, Simplex) or not isinstance(known.default, int | float):
+        fits = isinstance(domain, Choice) and all(isinstance(option, type(known.default)) for option in domain.options)
+        mend = f"Write a domain of values like {known.default!r}"
+        require(fits, field, f"has values of another kind than the trainable's {known.default!r}", mend)
         return
     values = list(domain.options) if isinstance(domain, Choice) else [domain.low, domain.high]
     low = -math.inf if known.low is None else known.low
     high = math.inf if known.high is None else known.high
     for value in values:
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise SpecError(field, f"{value!r} is not a number, which the trainable needs", "Write numbers")
         mend = f"Stay within {low:g} and {high:g}"
         require(low <= value <= high, field, f"reaches {value}, outside what the trainable allows", mend)
     whole = isinstance(known.default, int) and not isinstance(known.default, bool)
-    fits = not whole or isinstance(domain, Int | Choice)
+    fits = not whole or all(isinstance(value, int) for value in values)
     require(fits, field, "is a whole number to the trainable", "Write type: int")
 
 
-def _check_device(device: str) -> None:
+def _check_hosts(hosts: Hosts) -> None:
     import torch
 
+    device = hosts.device
     known = ("auto", "cpu", "cuda")
     try:
         kind = "auto" if device == "auto" else torch.device(device).type
     except RuntimeError:
         kind = ""
     require(kind in known, "hosts.device", f"{device!r} is unknown", nearest(device, known))
+    indexed = hosts.kind == "ray" and ":" in device
+    require(not indexed, "hosts.device", f"{device!r} names one device, but Ray gives each host its own", "Write cuda")
+    remote = (hosts.address or "").startswith("ray://")
+    mend = "Run `pbt run` on a node of the cluster, with --address auto"
+    require(not remote, "hosts.address", "a Ray client's ledger would lie where the client cannot read it", mend)
 
 
 def _check_objective(objective: Objective, capabilities: Capabilities) -> None:
@@ -213,6 +233,12 @@ def _check_objective(objective: Objective, capabilities: Capabilities) -> None:
         f"{objective.metric!r} is not reported by the trainable",
         nearest(objective.metric, capabilities.metrics),
     )
+    require(
+        objective.split in capabilities.splits,
+        "objective.split",
+        f"{objective.split!r} is none of the trainable's splits",
+        nearest(objective.split, capabilities.splits),
+    )
 
 
 def _load_strategy(component: Component) -> StrategyOptions:
@@ -221,8 +247,10 @@ def _load_strategy(component: Component) -> StrategyOptions:
     require(bool(attribute), "strategy.name", f"{component.name!r} is unknown", known)
     try:
         options = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise SpecError("strategy.name", f"{component.name!r} cannot be imported ({error})", known) from error
+    is_options = dataclasses.is_dataclass(options) and hasattr(options, "begin")
+    require(is_options, "strategy.name", f"{component.name!r} is no strategy", "Name a dataclass with begin(task)")
     names = [field.name for field in dataclasses.fields(options)]
     for name in component.options:
         require(name in names, f"strategy.options.{name}", "is not a known option", nearest(name, names))
@@ -231,6 +259,24 @@ def _load_strategy(component: Component) -> StrategyOptions:
     except TypeError as error:
         raise SpecError("strategy.options", f"do not fit: {error}", "See the strategy's documentation") from error
     return made
+
+
+def _budget(data: Mapping[str, int]) -> Budget:
+    known = [field.name for field in dataclasses.fields(Budget)]
+    for name in data:
+        require(name in known, f"budget.{name}", "is not a known key", nearest(name, known))
+    for name in known:
+        require(name in data, f"budget.{name}", "is missing", f"Add {name!r}")
+    return Budget(**data)
+
+
+def _check_recordable(spec: SweepSpec) -> None:
+    """A sweep is recorded with its run; what cannot be written as JSON could not be repeated."""
+    try:
+        json.dumps(to_dict(spec))
+    except TypeError as error:
+        mend = "Give options that are numbers, text, lists or mappings"
+        raise SpecError("sweep", f"cannot be recorded ({error})", mend) from error
 
 
 def _component(chosen: Any) -> Component:
@@ -298,7 +344,7 @@ def _num_devices(hosts: Hosts, place: Place) -> int:
         from pbt.runtime.tune import num_devices
 
         return num_devices(place)
-    return 1 if place.device != "cpu" else os.cpu_count() or 1
+    return 1 if place.device != "cpu" else num_cores()
 
 
 def _info(spec: SweepSpec, resolved: _Resolved, place: Place) -> dict[str, Any]:
@@ -355,10 +401,12 @@ def _run_on_hosts(spec: SweepSpec, resolved: _Resolved, place: Place, run: Run) 
             from pbt.runtime.tune import run_tune
 
             run_tune(make_brain, run=run.path, num_stacks=stacks, trainable=trainable, bucket=bucket, place=place)
-    except PbtError:
+    except HostError:
         raise
+    except PbtError as error:
+        raise HostError(str(error)) from error
     except Exception as error:
-        raise HostError(f"the sweep stopped: {type(error).__name__}: {error}. --debug shows where.") from error
+        raise HostError(f"the sweep stopped: {first_line(error)}. --debug shows where.") from error
 
 
 def _brain_maker(plan: Plan, strategy: StrategyOptions, task: Task, run: Path) -> Callable[[Keep], Brain]:

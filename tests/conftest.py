@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +18,9 @@ pytest.register_assert_rewrite(
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    # The person's own cluster and server are none of the tests' business.
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,11 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray for the whole session, its files in a private folder."""
-    from pbt.runtime.tune import cluster
+    from pbt.runtime.tune import cluster, session_folder
 
-    folder = Path(tempfile.mkdtemp(prefix="pbt-ray-"))
-    try:
-        with cluster(None, folder):
-            yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with session_folder() as folder, cluster(None, folder):
+        yield

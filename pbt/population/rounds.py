@@ -227,7 +227,7 @@ class Rounds:
         if best.score != best.score:
             return [self._finish(cause, None, "every member diverged")]
         self._announced = best.member
-        return [Evaluate(cause=cause, member=best.member, split="test")]
+        return [Evaluate(cause=cause, member=best.member, split=self._task.final_split)]
 
     def _finish(self, cause: str, best: int | None, reason: str) -> Finish:
         self._finished = True

@@ -235,6 +235,11 @@ class LedgerReader:
         """Whether the sweep came to its end."""
         return bool(self._manifest()["finished"])
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a write-ahead file: a writer is at work, or died without closing it."""
+        return self._manifest()["wal"] is not None
+
     def tables(self) -> dict[str, pa.Table]:
         """All tables as they are now, by name."""
         return {table: schema.to_arrow(table, rows) for table, rows in self.rows().items()}

@@ -39,11 +39,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag, ViewType
 
-from pbt.errors import SpecError
+from pbt.errors import SpecError, first_line
 from pbt.record.ledger import LedgerReader, Tail
 from pbt.record.mirrored import TAG_CHARS, Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
 from pbt.record.schema import canonical
-from pbt.spec import TRACKING_SCHEMES
+from pbt.spec import TRACKING_SCHEMES, has_secret
 
 #: MLflow takes 1,000 metrics, 100 params, 100 tags and 1 MB in one `log_batch`. So many of full length stay below.
 BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1_000, 100, 40
@@ -183,7 +183,7 @@ class Mirror:
             self.last_error = None
         except Exception as error:
             # Whatever it is (server, database, network, disk): training goes on. What was half done is looked up again.
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = first_line(error).replace(self.uri, _without_password(self.uri))
             self._certain = False
             self._retry_at = self._clock() + RETRY_S
         return sent
@@ -383,7 +383,7 @@ def ui_command(
         page += f"/{experiment_id}" + (f"/runs/{run_id}" if run_id else "")
     page += "?workflowType=machine_learning"
     if _is_server(uri):
-        return None, uri.rstrip("/") + page
+        return None, _without_password(uri).rstrip("/") + page
     words = [_program(), "ui", "--backend-store-uri", _without_password(uri), "--host", host, "--port", str(port)]
     return shlex.join(words), f"http://{host}:{port}{page}"
 
@@ -418,8 +418,12 @@ def _is_server(uri: str) -> bool:
 
 
 def _without_password(uri: str) -> str:
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    """An address one may show: without user, password and query, if any of them is a secret."""
+    if not has_secret(uri):
+        return uri
+    parts = urlsplit(uri)
+    place = parts.hostname or ""
+    return f"{parts.scheme}://***@{place}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 # ----------------------------------------------------------------------------------------------------- small parts

@@ -64,6 +64,11 @@ class Result:
         """Whether the sweep came to its end."""
         return self._reader.finished
 
+    @property
+    def running(self) -> bool:
+        """Whether the ledger is open: the sweep runs, or died without closing it."""
+        return self._reader.is_open
+
     @cached_property
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """The ledger's rows by table, as they were when first asked for."""

@@ -33,8 +33,12 @@ class Run:
         return self.path.name
 
 
-def prepare_storage(storage: Path) -> Path:
+def prepare_storage(storage: Path, option: str = "--storage") -> Path:
     """Make the storage folder and see that it can be written, before anything is started.
+
+    Args:
+        storage: The folder.
+        option: How the person names another one.
 
     Raises:
         StorageError: It cannot.
@@ -46,7 +50,7 @@ def prepare_storage(storage: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise StorageError(
-            f"storage: cannot write {storage} ({error.strerror}). Name a folder you may write with --storage."
+            f"storage: cannot write {storage} ({error.strerror}). Name a folder you may write with {option}."
         ) from error
     return storage
 

@@ -12,15 +12,16 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from pbt.errors import HostError, PbtError, RunNotFound
+from pbt.errors import HostError, PbtError, RunNotFound, SpecError, first_line
 from pbt.record.ledger import LedgerReader, Tail, write_atomically
 from pbt.record.result import Result
 from pbt.record.runs import Run
 from pbt.report.console import Progress
-from pbt.spec import Tracking
+from pbt.spec import TRACKING_SCHEMES, Tracking
 
 if TYPE_CHECKING:
     from pbt.record.mlflow import Mirror
@@ -130,14 +131,18 @@ class Watch:
             baseline = self._baseline.path if self._baseline else None
             write_plots(self._run.path, self._run.path / "plots", baseline)
         except Exception as error:  # a finished sweep is not lost to a plot
-            self._warn(f"No plots: {type(error).__name__}: {error}")
+            self._warn(f"No plots: {first_line(error)}.")
 
     def _end_mirror(self, status: str) -> None:
-        self._sync()
-        if self._mirror is None:
+        try:
+            self._sync()
+            if self._mirror is None:
+                return
+            complete = end_mirror(self._mirror, Result(self._run), status)
+            remember_page(self._run, self._mirror)
+        except Exception as error:  # the sweep is over, and not lost to its mirror
+            self._warn(f"MLflow was not brought up to date: {first_line(error)}. `pbt sync {self._run.path}` does it.")
             return
-        complete = end_mirror(self._mirror, Result(self._run), status)
-        remember_page(self._run, self._mirror)
         if not complete:
             self._warn(
                 f"MLflow is behind ({self._mirror.last_error}). Nothing is lost: "
@@ -146,6 +151,18 @@ class Watch:
 
     def _warn(self, message: str) -> None:
         self._console.print(message, style="yellow", markup=False)
+
+
+def check_tracking(tracking: Tracking) -> None:
+    """Refuse an address from the environment that MLflow cannot track to, before anything starts.
+
+    Raises:
+        SpecError: It cannot.
+    """
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and urlsplit(uri).scheme.split("+")[0] not in TRACKING_SCHEMES:
+        mend = "Set it to sqlite:///FILE, a database or a server, or unset it"
+        raise SpecError("MLFLOW_TRACKING_URI", f"MLflow cannot track to {uri!r}", mend)
 
 
 def open_mirror(run: Run, tracking: Tracking) -> Mirror:
@@ -184,7 +201,11 @@ def catch_up(run: Run) -> str:
     """
     result = Result(run)
     mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
-    if not end_mirror(mirror, result, "finished" if result.finished else "stopped"):
+    if result.running:
+        mirror.sync()  # its own driver will tell the end
+    else:
+        end_mirror(mirror, result, "finished" if result.finished else "stopped")
+    if mirror.last_error:
         raise HostError(f"MLflow is still behind ({mirror.last_error}). Start its server and try again.")
     remember_page(run, mirror)
     return f"MLflow has everything of {run.id}."

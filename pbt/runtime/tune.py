@@ -11,6 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
+import shutil
+import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +27,7 @@ import torch
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pbt.errors import HostError
+from pbt.errors import HostError, SpecError, first_line
 from pbt.runtime.brain import Brain, Keep
 from pbt.runtime.checkpoints import Checkpoint, CheckpointStore
 from pbt.runtime.exchange import LocalExchange, Packed, pack, unpack
@@ -156,8 +160,14 @@ class Work:
 
     brain: Any
     trainable: Trainable
+    data: Mapping[str, Any]
     bucket: str
     place: Place
+
+
+def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    names = [name for name in wanted if found.get(name) != wanted[name]]
+    return ", ".join(f"{name} {found.get(name)!r} instead of {wanted[name]!r}" for name in names[:3])
 
 
 class Host(tune.Trainable):
@@ -167,6 +177,9 @@ class Host(tune.Trainable):
         """Called by Tune once the trial's actor is up."""
         if torch.device(work.place.device).type == "cpu":
             torch.set_num_threads(1)
+        if (found := dict(work.trainable.describe().data)) != dict(work.data):
+            differences = _difference(work.data, found)
+            raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
         self._host: int = config["host"]
         self._work = work
         self._exchange = RayExchange(work.brain)
@@ -211,9 +224,9 @@ def run_tune(
         name=f"pbt-brain-{run.name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here
     )
     num_hosts = min(num_stacks, num_devices(place))
-    brain = actor.remote(make_brain, str(run), num_hosts)
+    brain = actor.remote(make_brain, str(run.absolute()), num_hosts)
     try:
-        _fit(Work(brain, trainable, bucket, place), run, num_hosts)
+        _fit(Work(brain, trainable, trainable.describe().data, bucket, place), run, num_hosts)
         finished = ray.get(brain.finished.remote())
         ray.get(brain.close.remote())
     except BaseException:
@@ -238,14 +251,13 @@ def _fit(work: Work, run: Path, num_hosts: int) -> None:
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    results = tuner.fit()
+    try:
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(run / "tune", ignore_errors=True)  # Tune's own pickles: the ledger is the record
     for error in results.errors:
-        raise HostError(_last_line(error)) from error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"a host stopped: {lines[-1].strip() if lines else type(error).__name__}. --debug shows where."
+        cause = getattr(error, "cause", None) or error
+        raise HostError(f"a host stopped: {first_line(cause)}. --debug shows where.") from error
 
 
 def default_device() -> str:
@@ -257,19 +269,30 @@ def num_devices(place: Place) -> int:
     """How many hosts the cluster has room for: one for each core, or for each GPU.
 
     Raises:
-        HostError: There is room for none.
+        SpecError: There is room for none.
     """
     resources = _resources(place)
     there = ray.cluster_resources()
     room = min(int(there.get(name, 0) // amount) for name, amount in resources.items())
     if room == 0:
         needed = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
-        raise HostError(f"the Ray cluster has no room for a host: each needs {needed}. Add a node or set hosts.device.")
+        problem = f"the Ray cluster has no room for a host: each needs {needed}"
+        raise SpecError("hosts", problem, "Add a node, or set hosts.device")
     return room
 
 
 def _resources(place: Place) -> dict[str, float]:
     return {"CPU": 1.0, "GPU": 1.0} if place.device.startswith("cuda") else {"CPU": 1.0}
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A folder for Ray's session files that is removed at the end; near the root, as Ray's sockets need short paths."""
+    folder = Path(tempfile.mkdtemp(prefix="pbt-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -282,12 +305,12 @@ def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None
         temporary: Folder for the session files of a Ray started here; None takes Ray's own default.
 
     Raises:
-        HostError: There is no cluster at the address.
+        SpecError: There is no cluster at the address.
     """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     if ray.is_initialized():
         yield
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     address = address or os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -295,15 +318,18 @@ def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None
         if address is not None:
             ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
         else:
+            # A token of this process's own: Ray would write one to the home folder.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(
                 address="local",
-                num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 _temp_dir=str(temporary) if temporary else None,
                 **quiet,
             )
-    except ConnectionError as error:
-        raise HostError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
+        mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
+        raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
     try:
         yield
     finally:

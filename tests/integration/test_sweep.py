@@ -59,6 +59,33 @@ def test_the_same_seed_gives_the_same_digest_under_ray_tune(local: Result, ray_c
     assert across, "no exploit crossed the stacks, so nothing was shown"
 
 
+def language_sweep(storage: Path, kind: str, text: Path) -> Sweep:
+    """Five small language models on two stacks."""
+    return Sweep(
+        name="language",
+        trainable=Language(width=16, depth=1, heads=2, context=16, batch=4, data=str(text), eval_bytes=1024),
+        space={"lr": Float(1e-3, 3e-2, log=True), "dropout": Float(0.0, 0.2)},
+        objective="bits_per_byte",
+        strategy=PBT(quantile=0.4),
+        budget=Budget(members=5, generations=3, steps=10),
+        hosts=Hosts(kind=kind, stacks=2),  # type: ignore[arg-type]
+        storage=storage,
+        tracking=False,
+    )
+
+
+@pytest.mark.ray
+def test_language_models_decide_alike_in_process_and_under_ray(ray_cluster: None, tmp_path: Path) -> None:
+    """Real matrix arithmetic too: scores agree bit for bit, and with them the decisions."""
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 500)
+    here, there = (language_sweep(tmp_path / kind, kind, text).run(progress=False) for kind in ("local", "ray"))
+    assert here.digest() == there.digest()
+    scores = [[row["score"] for row in result.segments.to_pylist()] for result in (here, there)]
+    assert scores[0] == scores[1]
+    assert not (there.path / "tune").exists(), "Tune's own pickles stay out of the record"
+
+
 @pytest.mark.ray
 def test_more_stacks_than_hosts_do_not_deadlock(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -514,10 +514,15 @@ def test_long_values_and_odd_names_are_cut_to_what_mlflow_takes(store: Store, tm
         ),
         (
             "postgresql://me:secret@db/mlflow",
-            "ui --backend-store-uri 'postgresql://me:***@db/mlflow' --host 127.0.0.1 --port 5000",
+            "ui --backend-store-uri 'postgresql://***@db/mlflow' --host 127.0.0.1 --port 5000",
             "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning",
         ),
         ("http://tracker:8080/", None, "http://tracker:8080/#/experiments/3/runs/abc?workflowType=machine_learning"),
+        (
+            "http://me:secret@tracker:8080",
+            None,
+            "http://***@tracker:8080/#/experiments/3/runs/abc?workflowType=machine_learning",
+        ),
     ],
 )
 def test_the_command_that_opens_the_ui(uri: str, command: str | None, url: str) -> None:

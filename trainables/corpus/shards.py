@@ -18,8 +18,8 @@ _COLUMN_NAMES = ("tokens", "ids")
 def read_shard(path: Path) -> np.ndarray:
     """Read one shard's tokens, `(length,)` uint8.
 
-    The column is `tokens`, else `ids`, else the first of integers or of lists of integers. Arrow files are read
-    memory-mapped.
+    The column is `tokens`, else `ids`, else the first of integers or of lists of integers. Files are read
+    memory-mapped; Arrow may be in its file or its stream format.
 
     Raises:
         DataError: The file is unreadable, has no such column, or a value is no byte.
@@ -36,9 +36,13 @@ def read_shard(path: Path) -> np.ndarray:
 
 def _table(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
-        return pq.read_table(path)
+        return pq.read_table(path, memory_map=True)
     with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
+        try:
+            return pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:  # not the file format: a stream, as Hugging Face datasets write
+            source.seek(0)
+            return pa.ipc.open_stream(source).read_all()
 
 
 def _column(path: Path, table: pa.Table) -> pa.ChunkedArray:
@@ -64,4 +68,4 @@ def _bytes(path: Path, column: pa.ChunkedArray) -> np.ndarray:
         low, high = values.min(), values.max()
         if low < 0 or high > 255:
             raise DataError(f"{path}: tokens reach from {low} to {high}; this model reads bytes, 0 to 255")
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)

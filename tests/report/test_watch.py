@@ -1,0 +1,81 @@
+"""The driver's eye: whatever befalls it, the sweep is not lost."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pbt.errors import SpecError
+from pbt.record.runs import open_run
+from pbt.report import watch
+from pbt.report.watch import Watch, check_tracking
+from pbt.spec import Tracking
+from tests import ledgers
+
+
+def watched(tmp_path: Path, tracking: Tracking) -> str:
+    """Follow a finished run from beginning to end; returns what was printed."""
+    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2))
+    console = Console(file=io.StringIO(), width=200)
+    with Watch(run, tracking, show=True, console=console) as eye:
+        eye.finish()
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_sweep_is_told_and_drawn(tmp_path: Path) -> None:
+    """Every generation as a line, and the plots in its folder."""
+    printed = watched(tmp_path, Tracking(enabled=False))
+    assert "generation 1/2" in printed
+    assert "finished" in printed
+    assert (tmp_path / "run" / "plots" / "lineage.png").exists()
+
+
+@pytest.mark.parametrize("broken", ["open_mirror", "end_mirror", "remember_page"])
+def test_a_finished_sweep_is_not_lost_to_its_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """A mirror that breaks in any way is one warning that says what to do."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(watch, "open_mirror", lambda run, tracking: None)
+    monkeypatch.setattr(watch, broken, fail)
+    if broken != "open_mirror":
+        monkeypatch.setattr(watch, "open_mirror", lambda run, tracking: Silent())
+    printed = watched(tmp_path, Tracking())
+    assert "No space left on device" in printed
+    assert "pbt sync" in printed
+
+
+class Silent:
+    """A mirror that takes everything."""
+
+    last_error = None
+
+    def sync(self) -> int:
+        return 0
+
+    def finish(self, *arguments: object) -> bool:
+        return True
+
+
+def test_a_finished_sweep_is_not_lost_to_a_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong is said, and the rest is done."""
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("pbt.report.plots.write_plots", fail)
+    assert "No plots: ValueError: no font" in watched(tmp_path, Tracking(enabled=False))
+
+
+def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow 3 has no file store; better said now than at the end."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
+    with pytest.raises(SpecError, match=r"^MLFLOW_TRACKING_URI: MLflow cannot track to 'file:///tmp/mlruns'"):
+        check_tracking(Tracking())
+    check_tracking(Tracking(uri="sqlite:///mine.db"))
