@@ -7,6 +7,7 @@ Heavy modules are imported inside the commands, so that `pbt --help` answers at 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             if debug:
                 raise
-            click.echo("pbt: interrupted. What was recorded is kept; `pbt show latest` shows it.", err=True)
+            click.echo("pbt: interrupted. What was recorded is kept; `pbt list` shows the runs.", err=True)
             sys.exit(130)
 
     return _DEBUG(wrapper)
@@ -59,6 +60,12 @@ def main() -> None:
     pbt run SWEEP.yaml       your own sweep
     pbt show latest          what it found
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+
+
+def _make_importable(folder: Path) -> None:
+    """Let a sweep name modules that lie beside it, here and in the hosts of a Ray started here."""
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 @main.command()
@@ -88,12 +95,17 @@ def run(
         "hosts.address": address,
     }
     from pbt.config import read_sweep
+    from pbt.errors import HostError
 
     spec = read_sweep(sweep, {key: value for key, value in overrides.items() if value is not None})
     from pbt.report.show import show
     from pbt.sweep import Sweep
 
-    show(Sweep.from_spec(spec).run(), brief=True)
+    _make_importable(sweep.absolute().parent)
+    result = Sweep.from_spec(spec).run()
+    show(result, brief=True)
+    if result.winner is None:
+        raise HostError("no member survived: every one diverged or failed. Lower the upper end of the learning rate.")
 
 
 @main.command()

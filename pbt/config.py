@@ -61,8 +61,7 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepS
     except UnicodeDecodeError as error:
         raise SpecError(str(path), "is not text", "Write the sweep as YAML in UTF-8") from error
     except (yaml.YAMLError, ValueError) as error:  # `2024-13-01` is a date to YAML, and an impossible one
-        problem = " ".join(str(error).split())
-        raise SpecError(str(path), f"is not valid YAML: {problem}", "Mend the line it names") from error
+        raise SpecError(str(path), f"is not valid YAML: {_yaml_problem(error)}", "Mend it there") from error
     if not isinstance(data, dict):
         raise SpecError(str(path), "is not a sweep", "Begin with `trainable:`; see examples/language.yaml")
     for key, value in (overrides or {}).items():
@@ -79,7 +78,9 @@ def parse(data: Mapping[str, Any]) -> SweepSpec:
     try:
         spec: SweepSpec = pydantic.TypeAdapter(SweepSpec).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
-        raise _explain(error.errors()[0], data) from None
+        # A misspelt key is missing under its right name too: the misspelling explains both.
+        errors = sorted(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN_KEY)
+        raise _explain(errors[0], data) from None
     except (TypeError, ValueError) as error:
         raise SpecError("sweep", f"holds something YAML data cannot: {error}", "Use plain values") from None
     return spec
@@ -100,11 +101,21 @@ def _replace(data: dict[str, Any], path: Sequence[str], value: Any) -> None:
     data[path[-1]] = value
 
 
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{problem}, line {mark.line + 1}, column {mark.column + 1}" if mark else problem
+
+
+#: What pydantic calls a key it does not know.
+_UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+
+
 def _explain(error: Any, data: Mapping[str, Any]) -> SpecError:
     # Of a union (`space`), pydantic also names the branch it tried, which people did not write.
     where = [str(part) for part in (error["loc"][:1] if error["loc"][:1] == ("space",) else error["loc"])]
     field = ".".join(where)
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if error["type"] in _UNKNOWN_KEY:
         return SpecError(field, "is not a known key", nearest(where[-1], _known_keys(where[:-1])))
     if error["type"] in ("missing", "missing_argument"):
         return SpecError(field, "is missing", f"Add `{where[-1]}:`")

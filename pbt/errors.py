@@ -88,5 +88,5 @@ def first_line(error: BaseException) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `Did you mean 'members'?`, or the list of known names."""
     by_case = {candidate.lower(): candidate for candidate in sorted(known)}
-    close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
     return f"Did you mean {by_case[close[0]]!r}?" if close else f"Known: {', '.join(by_case.values())}."

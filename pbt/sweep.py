@@ -141,7 +141,7 @@ class _Resolved:
 
 
 def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> _Resolved:
-    space = searchspaces.load(spec.space) if isinstance(spec.space, str) else Space.from_json(spec.space)
+    space = _space(spec.space)
     trainable = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
     strategy = strategy or _load_strategy(spec.strategy)
     capabilities = trainable.describe()
@@ -161,6 +161,13 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
         final_split="test" if "test" in capabilities.splits else spec.objective.split,
     )
     return _Resolved(trainable, capabilities, space, strategy, task)
+
+
+def _space(space: str | Mapping[str, Any]) -> Space:
+    try:
+        return searchspaces.load(space) if isinstance(space, str) else Space.from_json(space)
+    except searchspaces.SpaceError as error:
+        raise searchspaces.SpaceError(f"space.{error}" if isinstance(space, Mapping) else f"space: {error}") from error
 
 
 def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: Budget) -> None:
@@ -373,9 +380,9 @@ def _started(hosts: Hosts) -> Iterator[None]:
     if hosts.kind == "local":
         yield
         return
-    from pbt.runtime.tune import cluster
+    from pbt.runtime.tune import cluster, session_folder
 
-    with cluster(hosts.address):
+    with session_folder() as folder, cluster(hosts.address, folder):
         yield
 
 

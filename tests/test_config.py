@@ -142,16 +142,16 @@ def test_unicode_is_kept(read):
     ("text", "problem"),
     [
         ("a: [1", r"is not valid YAML: .*"),
-        ("a: 1\na: 2\n", r"is not valid YAML: 'a' is written twice .*line 1.*"),
-        (SWEEP + "budget: {members: 3}\n", r"is not valid YAML: 'budget' is written twice .*"),
-        (SWEEP.replace("steps: 4", "steps: 4, steps: 4"), r"is not valid YAML: 'steps' is written twice .*line 5.*"),
+        ("a: 1\na: 2\n", r"is not valid YAML: 'a' is written twice, line 1.*"),
+        (SWEEP + "budget: {members: 3}\n", r"is not valid YAML: 'budget' is written twice, .*"),
+        (SWEEP.replace("steps: 4", "steps: 4, steps: 4"), r"is not valid YAML: 'steps' is written twice, line 5.*"),
         ("a: !!python/object:os.system x", r"is not valid YAML: could not determine a constructor .*"),
         ("a: \tb", r"is not valid YAML: .*"),
         ("{a: 1, [b]: 2}", r"is not valid YAML: .*unhashable.*"),
         (SWEEP + "name: 2024-13-45", r"is not valid YAML: month must be in 1\.\.12"),
         (SWEEP + "seed: !!int x", r"is not valid YAML: invalid literal .*"),
         (SWEEP + "seed: " + "1" * 5000, r"is not valid YAML: Exceeds the limit .*"),
-        ("a: !!map b", r"is not valid YAML: expected a mapping node, but found scalar .*"),
+        ("a: !!map b", r"is not valid YAML: expected a mapping node, but found scalar, .*"),
         ("a\x00b", r"is not valid YAML: .*special characters.*"),
         (b"\xff\xfe\x00\x01", "is not text"),
         (bytes(range(256)), "is not text"),
@@ -168,7 +168,7 @@ def test_files_that_hold_no_sweep(read, tmp_path, text, problem):
         "is not text": "Write the sweep as YAML in UTF-8",
         "is not a sweep": "Begin with `trainable:`; see examples/language.yaml",
     }
-    mend = mends.get(problem, "Mend the line it names")
+    mend = mends.get(problem, "Mend it there")
     found = message(read, text)
     assert re.fullmatch(re.escape(f"{tmp_path / 'sweep.yaml'}: ") + problem + re.escape(f". {mend}"), found), found
 

@@ -48,7 +48,7 @@ class PBT:
             is_number(self.quantile) and 0 < self.quantile <= 0.5,
             where + "quantile",
             f"{self.quantile!r} is not in (0, 0.5]",
-            "Write 0.2",
+            "Write a number above 0 and at most 0.5",
         )
         require(
             self.explore in ("perturb", "resample"),

@@ -25,6 +25,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -435,7 +436,23 @@ def _connect(uri: str) -> MlflowClient:
         for name, value in SERVER_MANNERS.items():
             os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
-        Path(uri.split(":///", 1)[1]).parent.mkdir(parents=True, exist_ok=True)
+        _make_database(Path(uri.split(":///", 1)[1]))
+    return _client(uri)
+
+
+def _make_database(file: Path) -> None:
+    """Make a database aside and put it in place whole: one whose making was interrupted could never be used again."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
+        aside = Path(folder) / file.name
+        _client(f"sqlite:///{aside}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another sweep was faster
+            os.link(aside, file)
+
+
+def _client(uri: str) -> MlflowClient:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates
         return MlflowClient(tracking_uri=uri)

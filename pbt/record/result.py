@@ -65,6 +65,27 @@ class Result:
         return self._reader.finished
 
     @property
+    def status(self) -> str:
+        """`finished`; `failed` or `stopped`, if its driver lived to say so; else `unfinished`."""
+        return "finished" if self.finished else self._end().get("status", "unfinished")
+
+    @property
+    def reason(self) -> str:
+        """Why a sweep failed, in one line; empty if it did not."""
+        return self._end().get("reason", "") if self.status == "failed" else ""
+
+    def _end(self) -> dict[str, str]:
+        try:
+            end: dict[str, str] = json.loads((self.path / "end.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return end
+
+    def __repr__(self) -> str:
+        """The run and its status."""
+        return f"<Result of {self.run.id}: {self.status}>"
+
+    @property
     def running(self) -> bool:
         """Whether the ledger is open: the sweep runs, or died without closing it."""
         return self._reader.is_open

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ class Run:
     def id(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+
+def remember_end(run: Run, status: str, reason: str) -> None:
+    """Keep with a run that it `failed` or was `stopped`, and why; a full disk is no reason to raise once more."""
+    with suppress(StorageError):
+        write_atomically(run.path / "end.json", json.dumps({"status": status, "reason": reason}).encode())
 
 
 def prepare_storage(storage: Path, option: str = "--storage") -> Path:

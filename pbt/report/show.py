@@ -104,7 +104,10 @@ def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, cons
     if as_json:
         console.print(Text(json.dumps(_plain(rows), indent=1)), soft_wrap=True)
     elif not rows:
-        console.print(Text(f"There are no runs in {storage}. Start one with `pbt demo`."), soft_wrap=True)
+        console.print(
+            Text(f"There are no runs in {storage}. Start one with `pbt demo`, or name their folder with --storage."),
+            soft_wrap=True,
+        )
     else:
         table = _table("run", "status", "population", "best score", "member")
         for row in rows:
@@ -130,7 +133,8 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
     members = [population.row(member) for member in result.lineage.members]
     return {
         "run": info["run_id"],
-        "status": "finished" if result.finished else "unfinished",
+        "status": result.status,
+        "reason": result.reason,
         "created": info["created"],
         "seconds": population.elapsed,
         "trainable": info["spec"]["trainable"]["name"],
@@ -178,7 +182,7 @@ def _listed(run: Run) -> dict[str, Any]:
         best = population_of(result).best
     except LedgerError as error:
         return row if not (run.path / "ledger").exists() else row | {"status": f"unreadable: {error}"}
-    row["status"] = "finished" if result.finished else "unfinished"
+    row["status"] = result.status
     return row | ({"best": best.member, "score": best.score} if best else {})
 
 
@@ -222,6 +226,8 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["best"] += "" if test is None else f", test {text.score(test)}"
     declined = f", {facts['declined']} declined" if facts["declined"] else ""
     lines["exploits"] = f"{facts['exploits']}{declined}"
+    if facts["reason"]:
+        lines["stopped by"] = facts["reason"]
     for member, reason in facts["failures"].items():
         lines[f"member {member}"] = f"failed: {reason}"
     return lines | {"digest": facts["digest"]}

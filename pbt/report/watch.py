@@ -19,7 +19,7 @@ from rich.console import Console
 from pbt.errors import HostError, PbtError, RunNotFound, SpecError, first_line
 from pbt.record.ledger import LedgerReader, Tail, write_atomically
 from pbt.record.result import Result
-from pbt.record.runs import Run
+from pbt.record.runs import Run, remember_end
 from pbt.report.console import Progress
 from pbt.spec import TRACKING_SCHEMES, Tracking
 
@@ -87,7 +87,9 @@ class Watch:
         """Stop following; a sweep that did not finish is marked so in MLflow."""
         self._join()
         if not self._finished:
-            self._end_mirror("stopped" if kind is KeyboardInterrupt else "failed")
+            status = "stopped" if kind is KeyboardInterrupt else "failed"
+            remember_end(self._run, status, first_line(error) if error else "")
+            self._end_mirror(status)
 
     def _join(self) -> None:
         if self._stop.is_set():

@@ -13,8 +13,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -331,6 +333,20 @@ def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None
         mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
         raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
     try:
-        yield
+        with _terminating_like_an_interrupt():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _terminating_like_an_interrupt() -> Iterator[None]:
+    """SIGTERM (a batch system, `docker stop`) ends a sweep as Ctrl-C does; Ray's own handler would abort it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -52,9 +52,9 @@ def with_change(folder: Path, key: str, value: Any) -> str:
     [
         ("budgt", {}, ["budgt", "'budget'"]),
         ("budget.membrs", 3, ["budget.membrs", "'members'"]),
-        ("space.h0.low", 2.0, ["h0", "low", "2"]),
+        ("space.h0.low", 2.0, ["space.h0", "low", "2"]),
         ("space.h0.type", "flaot", ["h0", "'float'"]),
-        ("space.h7", {"type": "float", "low": 0.0, "high": 1.0}, ["space.h7", "'h"]),
+        ("space.h7", {"type": "float", "low": 0.0, "high": 1.0}, ["space.h7", "h0, h1, lr"]),
         ("space.lr", {"type": "float", "low": -1.0, "high": 0.1}, ["space.lr", "-1", "0 and inf"]),
         ("space.h0", {"type": "choice", "options": ["a", "b"]}, ["space.h0", "'a'", "number"]),
         ("space.h0", {"type": "choice", "options": [True, False]}, ["space.h0", "True", "number"]),
@@ -164,6 +164,47 @@ def test_run_show_list(folder: Path) -> None:
     listed = pbt("list")
     assert run.name in listed.output
     assert [run.name] == [entry["run"] for entry in json.loads(pbt("list", "--json").output)]
+
+
+def test_a_misspelt_key_is_named_rather_than_the_right_one_missed(folder: Path) -> None:
+    """`membrs` instead of `members`: two errors to a parser, one to a person."""
+    outcome = pbt("run", with_change(folder, "budget", {"membrs": 4, "generations": 3, "steps": 5}))
+    assert 2 == outcome.exit_code
+    assert "budget.membrs: is not a known key. Did you mean 'members'?" in outcome.stderr
+
+
+def test_where_nobody_survives_the_exit_code_says_so(folder: Path) -> None:
+    """Everything diverges: the record is kept, and the mend is named."""
+    outcome = pbt("run", with_change(folder, "space", {"lr": {"type": "float", "low": 1e29, "high": 1e30}}))
+    assert 1 == outcome.exit_code
+    assert "no member survived" in outcome.stderr
+    assert "learning rate" in outcome.stderr
+    assert "finished" in pbt("list").output
+
+
+TRAINABLE = """
+from trainables import Quadratic
+
+class Mine(Quadratic):
+    def build(self, bucket, capacity, place):
+        {what}
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [("return super().build(bucket, capacity, place)", 0), ("raise ValueError('no such layer')", 1)]
+)
+def test_a_trainable_beside_the_sweep_file(folder: Path, what: str, code: int) -> None:
+    """It is found without further ado; when it breaks, the run says why."""
+    module = f"mine_{code}"
+    (folder / f"{module}.py").write_text(TRAINABLE.format(what=what))
+    outcome = pbt("run", with_change(folder, "trainable", {"name": f"{module}:Mine", "options": {}}))
+    assert code == outcome.exit_code, outcome.output
+    (entry,) = json.loads(pbt("list", "--json").output)
+    assert {0: "finished", 1: "failed"}[code] == entry["status"]
+    if code:
+        assert "no such layer" in outcome.stderr
+        assert "no such layer" in pbt("show", "latest").output
 
 
 def test_list_of_nothing(folder: Path) -> None:

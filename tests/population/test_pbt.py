@@ -318,12 +318,12 @@ def test_a_larger_population_begins_with_the_smaller_one(members, more):
 @pytest.mark.parametrize(
     ("options", "field", "problem", "mend"),
     [
-        ({"quantile": 0.0}, "quantile", "0.0 is not in (0, 0.5]", "Write 0.2"),
-        ({"quantile": 0.51}, "quantile", "0.51 is not in (0, 0.5]", "Write 0.2"),
-        ({"quantile": -0.2}, "quantile", "-0.2 is not in (0, 0.5]", "Write 0.2"),
-        ({"quantile": NAN}, "quantile", "nan is not in (0, 0.5]", "Write 0.2"),
-        ({"quantile": "0.2"}, "quantile", "'0.2' is not in (0, 0.5]", "Write 0.2"),
-        ({"quantile": None}, "quantile", "None is not in (0, 0.5]", "Write 0.2"),
+        ({"quantile": 0.0}, "quantile", "0.0 is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
+        ({"quantile": 0.51}, "quantile", "0.51 is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
+        ({"quantile": -0.2}, "quantile", "-0.2 is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
+        ({"quantile": NAN}, "quantile", "nan is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
+        ({"quantile": "0.2"}, "quantile", "'0.2' is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
+        ({"quantile": None}, "quantile", "None is not in (0, 0.5]", "Write a number above 0 and at most 0.5"),
         ({"explore": "mutate"}, "explore", "'mutate' is unknown", "Write perturb or resample"),
         ({"explore": None}, "explore", "None is unknown", "Write perturb or resample"),
         ({"factors": (0.8,)}, "factors", "[0.8] are not two positive numbers", "Write [0.8, 1.2]"),

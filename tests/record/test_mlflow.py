@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pbt.errors import SpecError
+from pbt.record import mlflow as mlflow_module
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.mlflow import RETRY_S, SERVER_MANNERS, Mirror, ui_command
 from tests import ledgers
@@ -565,3 +566,21 @@ def _one_member(run: Path, points: list[tuple[str, str, int, float]]) -> Path:
         pen.ledger.append("metrics", split=split, name=name, value=value, **where)
     pen.ledger.close(finished=False)
     return run
+
+
+def test_a_database_whose_making_was_interrupted_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a schema could never be migrated again; the next mirror begins anew."""
+    file = tmp_path / "mlflow.db"
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_module.os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mlflow_module._make_database(file)
+    assert list(tmp_path.iterdir()) == []
+    mlflow_module._make_database(file)
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,26 @@
+"""The contract of every trainable, on a CUDA device, eager; skipped with its reason where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.trainables import test_language, test_quadratic
+from trainables import Place
+
+pytestmark = pytest.mark.gpu
+
+
+class TestLanguage(test_language.TestContract):
+    """`Language` keeps the contract on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestQuadratic(test_quadratic.TestContract):
+    """`Quadratic` keeps the contract on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
