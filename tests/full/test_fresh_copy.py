@@ -18,7 +18,7 @@ NOT_IN_A_CLONE = shutil.ignore_patterns(
     ".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", "pbt-runs", "pbt-demo"
 )
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("fresh copy")]
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     copy, tools = folder / "pbt", folder / "tools"
     shutil.copytree(ROOT, copy, ignore=NOT_IN_A_CLONE)
     tools.mkdir()
-    for name in ("sh", "dirname", "cat", "uname", "env"):
+    for name in ("sh", "bash", "dirname", "cat", "uname", "env"):
         (tools / name).symlink_to(shutil.which(name) or f"/bin/{name}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VIRTUAL_ENV", "RAY_"))}
     environment |= {"PATH": str(tools), "PYTHON": str(Path(sys.base_prefix) / "bin" / "python3")}
