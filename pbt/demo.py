@@ -12,7 +12,7 @@ from rich.table import Table
 from pbt.record.result import Result
 from pbt.record.runs import prepare_storage
 from pbt.report.show import show
-from pbt.runtime.tune import cluster, session_folder
+from pbt.runtime.tune import cluster
 from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
 from pbt.sweep import Sweep
 
@@ -52,7 +52,7 @@ def run_demo(folder: Path, data: Path | None, seed: int) -> None:
     began = time.monotonic()
     prepare_storage(folder, option="--folder")
     sweeps = {name: Sweep.from_spec(demo_spec(name, folder, data, seed)) for name in ("fixed", "pbt")}
-    with session_folder() as session, cluster(None, session):
+    with cluster(None):
         console.print("1 of 2: 16 members, each keeping its hyperparameters", style="bold")
         fixed = sweeps["fixed"].run()
         console.print("2 of 2: the same 16 members under population-based training", style="bold")

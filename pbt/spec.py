@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 from urllib.parse import parse_qsl, urlsplit
 
 from pbt.errors import SpecError
@@ -25,7 +25,7 @@ def require(ok: bool, field_name: str, problem: str, mend: str) -> None:
         raise SpecError(field_name, problem, mend)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a number; True and False are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -159,7 +159,15 @@ class Hosts:
 
 
 #: Where MLflow can keep runs: databases and servers.
-TRACKING_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc"})
+_TRACKING_SCHEMES = frozenset({"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks", "uc"})
+
+
+def is_trackable(uri: str) -> bool:
+    """Whether MLflow can keep runs at an address."""
+    try:
+        return urlsplit(uri).scheme.split("+")[0] in _TRACKING_SCHEMES
+    except ValueError:  # `http://[::1`
+        return False
 
 
 def has_secret(uri: str) -> bool:
@@ -193,10 +201,6 @@ class Tracking:
         """Refuse what MLflow cannot track to, and a password, which would be recorded with the run."""
         if self.uri is None:
             return
-        try:
-            parts = urlsplit(self.uri)
-        except ValueError:  # `http://[::1`
-            parts = urlsplit("")
         # First, so that no message shows it.
         require(
             not has_secret(self.uri),
@@ -205,7 +209,7 @@ class Tracking:
             "Leave it out and set MLFLOW_TRACKING_URI in the environment",
         )
         require(
-            parts.scheme.split("+")[0] in TRACKING_SCHEMES,
+            is_trackable(self.uri),
             "tracking.uri",
             f"MLflow cannot track to {self.uri!r}",
             "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT",

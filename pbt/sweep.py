@@ -25,7 +25,7 @@ from pbt.record.runs import Run, make_run, prepare_storage
 from pbt.report.watch import Watch, check_tracking
 from pbt.runtime.brain import Brain, Keep, Plan
 from pbt.runtime.local import num_cores
-from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, require, to_dict
+from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
 from pbt.strategy import StrategyOptions, Task
 from searchspaces import Choice, Simplex, Space
 from searchspaces.domains import Domain
@@ -207,7 +207,7 @@ def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:
     low = -math.inf if known.low is None else known.low
     high = math.inf if known.high is None else known.high
     for value in values:
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             raise SpecError(field, f"{value!r} is not a number, which the trainable needs", "Write numbers")
         mend = f"Stay within {low:g} and {high:g}"
         require(low <= value <= high, field, f"reaches {value}, outside what the trainable allows", mend)
@@ -380,9 +380,9 @@ def _started(hosts: Hosts) -> Iterator[None]:
     if hosts.kind == "local":
         yield
         return
-    from pbt.runtime.tune import cluster, session_folder
+    from pbt.runtime.tune import cluster
 
-    with session_folder() as folder, cluster(hosts.address, folder):
+    with cluster(hosts.address):
         yield
 
 

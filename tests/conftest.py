@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray for the whole session, its files in a private folder."""
-    from pbt.runtime.tune import cluster, session_folder
+    from pbt.runtime.tune import cluster
 
-    with session_folder() as folder, cluster(None, folder):
+    with cluster(None):
         yield

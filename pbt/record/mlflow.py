@@ -44,7 +44,7 @@ from pbt.errors import SpecError, first_line
 from pbt.record.ledger import LedgerReader, Tail
 from pbt.record.mirrored import TAG_CHARS, Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
 from pbt.record.schema import canonical
-from pbt.spec import TRACKING_SCHEMES, has_secret
+from pbt.spec import has_secret, is_trackable
 
 #: MLflow takes 1,000 metrics, 100 params, 100 tags and 1 MB in one `log_batch`. So many of full length stay below.
 BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1_000, 100, 40
@@ -395,12 +395,11 @@ def absolute_uri(uri: str) -> str:
     Raises:
         SpecError: MLflow cannot track there.
     """
-    scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme not in TRACKING_SCHEMES:
+    if not is_trackable(uri):
         mend = "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
         raise SpecError("tracking.uri", f"MLflow cannot track to {uri!r}", mend)
     head, found, file = uri.partition(":///")
-    if scheme != "sqlite" or not found:
+    if head.split("+")[0] != "sqlite" or not found:
         return uri
     return f"{head}:///{Path(file).absolute()}"
 

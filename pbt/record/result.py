@@ -146,13 +146,14 @@ class Result:
         return Best(
             member=member,
             score=float("nan") if last.score is None else last.score,
-            metrics=self._last_metrics(member),
+            metrics=self.last_metrics(member),
             hparams=last.hparams,
             schedule=tuple(self.lineage.schedule(member)),
             checkpoint=self._checkpoint(member),
         )
 
-    def _last_metrics(self, member: int) -> dict[str, float]:
+    def last_metrics(self, member: int) -> dict[str, float]:
+        """A member's last value of every metric, by `split/name`."""
         own = [row for row in self.rows["metrics"] if row["member"] == member]
         return {f"{row['split']}/{row['name']}": row["value"] for row in own}
 

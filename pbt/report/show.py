@@ -143,7 +143,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "budget": dict(budget),
         "best_member": best.member if best else None,
         "best_score": best.score if best else None,
-        "best_metrics": _last_metrics(result, best.member) if best else {},
+        "best_metrics": result.last_metrics(best.member) if best else {},
         "member_steps": sum(row.consumed for row in members),
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "exploits": population.num_exploits,
@@ -151,11 +151,6 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
         "digest": result.digest(),
     }
-
-
-def _last_metrics(result: Result, member: int) -> dict[str, float]:
-    own = [row for row in result.rows["metrics"] if row["member"] == member]
-    return {f"{row['split']}/{row['name']}": row["value"] for row in own}
 
 
 def _files(run: Path) -> list[dict[str, Any]]:

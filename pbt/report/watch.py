@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -21,7 +20,7 @@ from pbt.record.ledger import LedgerReader, Tail, write_atomically
 from pbt.record.result import Result
 from pbt.record.runs import Run, remember_end
 from pbt.report.console import Progress
-from pbt.spec import TRACKING_SCHEMES, Tracking
+from pbt.spec import Tracking, is_trackable
 
 if TYPE_CHECKING:
     from pbt.record.mlflow import Mirror
@@ -161,10 +160,15 @@ def check_tracking(tracking: Tracking) -> None:
     Raises:
         SpecError: It cannot.
     """
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri and urlsplit(uri).scheme.split("+")[0] not in TRACKING_SCHEMES:
+    uri = _address(tracking)
+    if uri and not is_trackable(uri):
         mend = "Set it to sqlite:///FILE, a database or a server, or unset it"
         raise SpecError("MLFLOW_TRACKING_URI", f"MLflow cannot track to {uri!r}", mend)
+
+
+def _address(tracking: Tracking) -> str | None:
+    """Where the sweep says, else where the environment says."""
+    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
 
 
 def open_mirror(run: Run, tracking: Tracking) -> Mirror:
@@ -174,7 +178,7 @@ def open_mirror(run: Run, tracking: Tracking) -> Mirror:
     storage = run.path.absolute().parent
     return Mirror(
         run.path,
-        uri=tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}",
+        uri=_address(tracking) or f"sqlite:///{storage / 'mlflow.db'}",
         experiment=tracking.experiment or run.info["spec"]["name"],
         artifact_root=storage / "mlflow-artifacts",
     )

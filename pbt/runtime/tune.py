@@ -288,55 +288,54 @@ def _resources(place: Place) -> dict[str, float]:
 
 
 @contextmanager
-def session_folder() -> Iterator[Path]:
+def cluster(address: str | None) -> Iterator[None]:
+    """Ray, up: the one this process is connected to already, the one at `address`, or one started for the occasion.
+
+    Args:
+        address: Address of a running cluster, `auto`, or None: inside a Ray job (or with `RAY_ADDRESS` set) that
+            cluster is joined, elsewhere Ray is started here, and its session files are removed at the end.
+
+    Raises:
+        SpecError: There is no cluster at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with _session_folder() as folder:
+        _connect(address or os.environ.get("RAY_ADDRESS"), folder)
+        try:
+            with _terminating_like_an_interrupt():
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None, folder: Path) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is not None:
+            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+            return
+        # A token of this process's own: Ray would write one to the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
+        mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
+        raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
     """A folder for Ray's session files that is removed at the end; near the root, as Ray's sockets need short paths."""
     folder = Path(tempfile.mkdtemp(prefix="pbt-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def cluster(address: str | None, temporary: Path | None = None) -> Iterator[None]:
-    """Ray, up: the one this process is connected to already, the one at `address`, or one started for the occasion.
-
-    Args:
-        address: Address of a running cluster, `auto`, or None: inside a Ray job (or with `RAY_ADDRESS` set) that
-            cluster is joined, elsewhere Ray is started here.
-        temporary: Folder for the session files of a Ray started here; None takes Ray's own default.
-
-    Raises:
-        SpecError: There is no cluster at the address.
-    """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is not None:
-            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
-        else:
-            # A token of this process's own: Ray would write one to the home folder.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _temp_dir=str(temporary) if temporary else None,
-                **quiet,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
-        mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
-        raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
-    try:
-        with _terminating_like_an_interrupt():
-            yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
