@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread per process, and one Ray for the tests marked `ray`."""
+"""Shared by all tests: one thread per process, repeatable examples, and one Ray for the tests marked `ray`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 pytest.register_assert_rewrite(
     "tests.contracts.stack_contract",
@@ -14,6 +15,11 @@ pytest.register_assert_rewrite(
     "tests.contracts.strategy_contract",
     "tests.runtime.miniature",
 )
+
+
+# The same examples every time; `scripts/test --full` looks for new ones (--hypothesis-profile=default).
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:

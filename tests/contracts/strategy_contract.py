@@ -302,7 +302,7 @@ class StrategyContract:
     @given(case=cases(failures=True), data=st.data())
     def test_the_order_of_reports_changes_nothing(self, options, case, data):
         """However the reports of a generation are ordered, the actions and the state after it are the same."""
-        assume(case.survivors(case.generations))  # the last to fail is the cause of the end
+        assume(case.survivors(case.generations - 1))  # the last to fail is the cause of the end
         states: list[list[str]] = [[], []]
         shuffled = [data.draw(st.permutations(order)) for order in case.order]
         stories = []
@@ -316,7 +316,9 @@ class StrategyContract:
             stories.append(play(options, Case(task=case.task, scores=case.scores, fails=case.fails, order=order), note))
         for generation in range(-1, case.generations):
             assert stories[0].actions_of(generation) == stories[1].actions_of(generation)
-        assert states[0] == states[1]
+        # Once the winner is being evaluated a failure may end the sweep, and the next one is not heard any more.
+        generations = slice(case.generations + 1)
+        assert states[0][generations] == states[1][generations]
 
     @EXAMPLES
     @given(case=cases(failures=True))
