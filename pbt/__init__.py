@@ -19,15 +19,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pbt.control import extend, resume, stop
     from pbt.errors import PbtError
     from pbt.population import PBT, Fixed
     from pbt.record.result import Result, load
-    from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
+    from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
 __all__ = [
     "PBT",
     "Budget",
+    "Checkpoints",
     "Component",
     "Fixed",
     "Hosts",
@@ -37,7 +39,10 @@ __all__ = [
     "Sweep",
     "SweepSpec",
     "Tracking",
+    "extend",
     "load",
+    "resume",
+    "stop",
 ]
 
 _HOMES = {
@@ -47,6 +52,9 @@ _HOMES = {
     "Result": "record.result",
     "load": "record.result",
     "PbtError": "errors",
+    "resume": "control",
+    "extend": "control",
+    "stop": "control",
 }
 
 

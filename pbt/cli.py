@@ -1,4 +1,4 @@
-"""The command line: `pbt run`, `pbt demo`, `pbt show`, `pbt list`, `pbt sync`.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`, `show`, `list`, `sync`.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -11,9 +11,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from pbt.record.result import Result
+    from pbt.record.runs import Run
 
 _STORAGE = click.option(
     "--storage",
@@ -41,13 +45,18 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             click.echo(f"pbt: {error}", err=True)
             sys.exit(1 if isinstance(error, HostError) else 2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if debug:
                 raise
-            click.echo("pbt: interrupted. What was recorded is kept; `pbt list` shows the runs.", err=True)
+            click.echo(f"pbt: {_how_it_stopped(interrupt)}", err=True)
             sys.exit(130)
 
     return _DEBUG(wrapper)
+
+
+def _how_it_stopped(interrupt: KeyboardInterrupt) -> str:
+    told = "interrupted. What was recorded is kept; `pbt list` shows the runs, `pbt resume RUN` goes on."
+    return str(interrupt.args[0]) if interrupt.args else told
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +68,7 @@ def main() -> None:
     pbt demo                 a population of small language models, trained here, in two minutes
     pbt run SWEEP.yaml       your own sweep
     pbt show latest          what it found
+    pbt resume latest        go on with it after Ctrl-C, a crash or a power failure
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
 
 
@@ -95,17 +105,109 @@ def run(
         "hosts.address": address,
     }
     from pbt.config import read_sweep
-    from pbt.errors import HostError
 
     spec = read_sweep(sweep, {key: value for key, value in overrides.items() if value is not None})
-    from pbt.report.show import show
     from pbt.sweep import Sweep
 
     _make_importable(sweep.absolute().parent)
-    result = Sweep.from_spec(spec).run()
+    result = Sweep.from_spec(spec).run(imports=sweep.absolute().parent)
+    _show_end(result)
+
+
+def _show_end(result: Result) -> None:
+    from pbt.errors import HostError
+    from pbt.report.show import show
+
     show(result, brief=True)
     if result.winner is None:
         raise HostError("no member survived: every one diverged or failed. Lower the upper end of the learning rate.")
+
+
+def _hosts_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say where a run that is there already goes on."""
+    command = click.option("--device", help="Go on with another device than it was begun on.")(command)
+    command = click.option("--address", help="Ray cluster to join, for example auto.")(command)
+    return click.option("--local", is_flag=True, help="Go on in this process, without Ray.")(command)
+
+
+def _find(run: str, storage: Path, local: bool, address: str | None, device: str | None) -> tuple[Run, dict[str, Any]]:
+    """A run to be taken up again, and where."""
+    from pbt.record.runs import find_run
+
+    found = find_run(run, storage)
+    if found.info.get("imports"):
+        _make_importable(Path(found.info["imports"]))
+    hosts = {"kind": "local" if local else None, "address": address, "device": device}
+    return found, {name: value for name, value in hosts.items() if value is not None}
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@_hosts_options
+@_explained
+def resume(run: str, storage: Path, local: bool, address: str | None, device: str | None) -> None:
+    """Go on with a run that was stopped or killed. RUN is its name, the beginning of it, its folder, or `latest`.
+
+    It ends as it would have without the interruption. What was not saved is trained again.
+    """
+    found, hosts = _find(run, storage, local, address, device)
+    from pbt.control import resume as go_on
+
+    _show_end(go_on(found, hosts=hosts))
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option("--members", type=int, help="Members, in all. New ones first train as long as the others have.")
+@click.option("--generations", type=int, help="Generations, in all.")
+@click.option("--tokens", type=int, help="Limit on tokens, in all.")
+@click.option("--wall-minutes", type=float, help="Limit on the time it runs, in all.")
+@click.option("--gpu-hours", type=float, help="Limit on GPU time, in all.")
+@click.option("--joules", type=float, help="Limit on the GPUs' energy, in all.")
+@click.option("--space", help="A wider space: a ready space's name, or a YAML file that holds one.")
+@_STORAGE
+@_hosts_options
+@_explained
+def extend(
+    run: str,
+    storage: Path,
+    space: str | None,
+    local: bool,
+    address: str | None,
+    device: str | None,
+    **budget: float | None,
+) -> None:
+    """Go on with a run beyond its end: more members or generations, a larger budget, a wider space.
+
+    
+    pbt extend latest --generations 12
+    pbt extend latest --members 32 --space wider.yaml
+    """
+    found, hosts = _find(run, storage, local, address, device)
+    from pbt.config import read_space
+    from pbt.control import extend as go_on
+
+    wider = read_space(Path(space)) if space and Path(space).is_file() else space
+    _show_end(go_on(found, space=wider, hosts=hosts, **budget))  # type: ignore[arg-type]
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.option("--no-wait", is_flag=True, help="Return at once.")
+@_STORAGE
+@_explained
+def stop(run: str, no_wait: bool, storage: Path) -> None:
+    """Ask a running run to finish the segments under way, save every member, and stop."""
+    from rich.console import Console
+
+    from pbt.control import stop as ask
+    from pbt.record.runs import find_run
+
+    found = find_run(run, storage)
+    with Console().status("Waiting for the segments under way ..."):
+        ask(found, wait=not no_wait)
+    click.echo(f"{found.id} {'was asked to stop' if no_wait else 'has stopped'}. `pbt resume {found.path}` goes on.")
 
 
 @main.command()
@@ -171,3 +273,131 @@ def sync(run: str, storage: Path) -> None:
     from pbt.report.watch import catch_up
 
     click.echo(catch_up(find_run(run, storage)))
+
+
+# --------------------------------------------------------------------------------------------------- provenance
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
+_ALL = click.option("--all", "everything", is_flag=True, help="All lines of descent, however many.")
+
+
+def _opened(run: str, storage: Path) -> Any:
+    from pbt.record.result import Result
+    from pbt.record.runs import find_run
+
+    return Result(find_run(run, storage))
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@click.option("--member", metavar="MEMBER", help="Only what this member descends from, and what descends from it.")
+@_ALL
+@_AS_JSON
+@_explained
+def lineage(run: str, storage: Path, member: str | None, everything: bool, as_json: bool) -> None:
+    """Show who descended from whom, and since when.
+
+    A line of descent is a member training on in its own weights; below it stand those that took them over.
+    """
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    chosen = None if member is None else provenance.named(result, member)
+    if as_json:
+        click.echo(provenance.lineage_json(result, chosen))
+    else:
+        provenance.show_lineage(result, member=chosen, everything=everything)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+@_STORAGE
+@click.option("--times", is_flag=True, help="Also when each was recorded (UTC).")
+@_AS_JSON
+@_explained
+def why(run: str, member: str, storage: Path, times: bool, as_json: bool) -> None:
+    """Tell the story of a member's decisions, with the reasons. MEMBER is a number, `best`, or one segment (3:5)."""
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    chosen = provenance.named(result, member)
+    if as_json:
+        click.echo(provenance.why_json(result, chosen))
+    else:
+        provenance.show_why(result, chosen, times=times)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+@_STORAGE
+@_AS_JSON
+@_explained
+def ancestors(run: str, member: str, storage: Path, as_json: bool) -> None:
+    """Show the segments that made a member's weights. MEMBER is a number, `best`, or one segment (3:5)."""
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    chosen = provenance.named(result, member)
+    if as_json:
+        click.echo(provenance.segments_json(result.ancestors(chosen)))
+    else:
+        provenance.show_ancestors(result, chosen)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+@_STORAGE
+@_ALL
+@_AS_JSON
+@_explained
+def descendants(run: str, member: str, storage: Path, everything: bool, as_json: bool) -> None:
+    """Show whose weights came from a member. MEMBER is a number, `best`, or one segment (3:5)."""
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    chosen = provenance.named(result, member)
+    if as_json:
+        click.echo(provenance.segments_json(result.descendants(chosen)))
+    else:
+        provenance.show_descendants(result, chosen, everything=everything)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("member", metavar="MEMBER")
+@_STORAGE
+@_AS_JSON
+@_explained
+def schedule(run: str, member: str, storage: Path, as_json: bool) -> None:
+    """Show what a member's weights were trained with. MEMBER is a number, `best`, or one segment (3:5)."""
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    chosen = provenance.named(result, member)
+    if as_json:
+        click.echo(provenance.schedule_json(result, chosen))
+    else:
+        provenance.show_schedule(result, chosen)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@_STORAGE
+@_AS_JSON
+@_explained
+def diff(run: str, a: str, b: str, storage: Path, as_json: bool) -> None:
+    """Show how two members differ, and since when. A and B are numbers, `best`, or segments (3:5)."""
+    from pbt.report import provenance
+
+    result = _opened(run, storage)
+    one, other = provenance.named(result, a), provenance.named(result, b)
+    if as_json:
+        click.echo(provenance.diff_json(result, one, other))
+    else:
+        provenance.show_diff(result, one, other)

@@ -54,19 +54,36 @@ def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepS
     Raises:
         SpecError: The file cannot be read, or is no valid sweep; the message names the key and the mend.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise SpecError(str(path), f"cannot be read ({error.strerror})", "Check the path") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(str(path), "is not text", "Write the sweep as YAML in UTF-8") from error
-    except (yaml.YAMLError, ValueError) as error:  # `2024-13-01` is a date to YAML, and an impossible one
-        raise SpecError(str(path), f"is not valid YAML: {_yaml_problem(error)}", "Mend it there") from error
+    data = _read_yaml(path)
     if not isinstance(data, dict):
         raise SpecError(str(path), "is not a sweep", "Begin with `trainable:`; see examples/language.yaml")
     for key, value in (overrides or {}).items():
         _replace(data, key.split("."), value)
     return parse(data)
+
+
+def read_space(path: Path) -> Mapping[str, Any]:
+    """Read a file that holds a space: `{hyperparameter: {type: float, low: ..., high: ...}}`, or a sweep with one.
+
+    Raises:
+        SpecError: The file cannot be read, or holds no space.
+    """
+    data = _read_yaml(path)
+    space = data.get("space", data) if isinstance(data, dict) else data
+    if not isinstance(space, dict):
+        raise SpecError(str(path), "holds no space", "Write `lr: {type: float, low: 1e-4, high: 1e-1}`")
+    return space
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise SpecError(str(path), f"cannot be read ({error.strerror})", "Check the path") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(str(path), "is not text", "Write it as YAML in UTF-8") from error
+    except (yaml.YAMLError, ValueError) as error:  # `2024-13-01` is a date to YAML, and an impossible one
+        raise SpecError(str(path), f"is not valid YAML: {_yaml_problem(error)}", "Mend it there") from error
 
 
 def parse(data: Mapping[str, Any]) -> SweepSpec:

@@ -40,6 +40,11 @@ def _at_least(low: int, field_name: str, value: object) -> None:
     )
 
 
+def _positive(field_name: str, value: object) -> None:
+    ok = value is None or (is_number(value) and 0 < value < math.inf)
+    require(ok, field_name, f"{value!r} is not a positive number", "Write a number above 0, or leave it out")
+
+
 #: Read by pydantic where sweep files are parsed (`pbt.config`): unknown keys are errors.
 _STRICT = {"extra": "forbid"}
 
@@ -93,12 +98,19 @@ class Objective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How much is trained.
+    """How much is trained, and what it may cost at most.
+
+    A sweep ends inside every limit, with the best so far saved; None is no limit. Limits hold for the whole sweep,
+    interruptions and resumptions included.
 
     Attributes:
         members: Size of the population.
         generations: Number of times the population stops for decisions, the end included.
         steps: Training steps of every member in every generation.
+        tokens: At most so many tokens (or examples), all members together.
+        wall_minutes: At most so long, counted while the sweep runs.
+        gpu_hours: At most so much time of GPUs, each stack counting while it works.
+        joules: At most so much energy of the GPUs.
     """
 
     __pydantic_config__ = _STRICT
@@ -106,12 +118,20 @@ class Budget:
     members: int
     generations: int
     steps: int
+    tokens: int | None = None
+    wall_minutes: float | None = None
+    gpu_hours: float | None = None
+    joules: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse anything that trains nothing."""
         _at_least(1, "budget.members", self.members)
         _at_least(1, "budget.generations", self.generations)
         _at_least(1, "budget.steps", self.steps)
+        if self.tokens is not None:
+            _at_least(1, "budget.tokens", self.tokens)
+        for name in ("wall_minutes", "gpu_hours", "joules"):
+            _positive(f"budget.{name}", getattr(self, name))
 
     @property
     def member_steps(self) -> int:
@@ -217,6 +237,34 @@ class Tracking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """How much training a crash can cost, and how much disk that may take.
+
+    A member is saved at the end of a segment once it has trained `every_steps` steps, or `every_minutes` have gone by,
+    since it was saved last. Training does not wait for the disk. What is not saved is trained again by `pbt resume`,
+    from what is. At the end, and when a sweep is stopped, every living member is saved.
+
+    Attributes:
+        every_steps: Steps of the member; None does not count them.
+        every_minutes: Minutes; None does not count them.
+        keep: Checkpoints to keep in the ancestry of every living member. Others are removed, the winner's never.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    every_steps: int | None = None
+    every_minutes: float | None = 5.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what saves nothing by mistake."""
+        if self.every_steps is not None:
+            _at_least(1, "checkpoints.every_steps", self.every_steps)
+        _positive("checkpoints.every_minutes", self.every_minutes)
+        _at_least(1, "checkpoints.keep", self.keep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
     """One sweep, whole.
 
@@ -231,6 +279,7 @@ class SweepSpec:
         hosts: Where members train.
         storage: Folder that holds the runs and, by default, MLflow's database.
         tracking: The MLflow mirror.
+        checkpoints: When members are saved.
     """
 
     __pydantic_config__ = _STRICT
@@ -245,6 +294,7 @@ class SweepSpec:
     hosts: Hosts = field(default_factory=Hosts)
     storage: str = "pbt-runs"
     tracking: Tracking = field(default_factory=Tracking)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be folders, and seeds that cannot seed."""
@@ -300,4 +350,5 @@ PARTS: dict[str, Any] = {
     "budget": Budget,
     "hosts": Hosts,
     "tracking": Tracking,
+    "checkpoints": Checkpoints,
 }

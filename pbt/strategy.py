@@ -8,12 +8,46 @@ in the simulator. Every action carries the id of the event that caused it (after
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
 from pbt.member import Hparams, Slot
 from pbt.spec import Budget, Mode
 from searchspaces import Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """All a strategy is told of its sweep.
+
+    Attributes:
+        space: What may vary.
+        metric: The metric that decides.
+        mode: Whether small or large is better.
+        budget: Members, generations, steps.
+        seed: Source of every random choice.
+        final_split: The split the announced winner is evaluated on.
+    """
+
+    space: Space
+    metric: str
+    mode: Mode
+    budget: Budget
+    seed: int
+    final_split: str = "test"
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """The task as JSON-able data; `task_from_dict` gives it back, equal."""
+    names = ("metric", "mode", "seed", "final_split")
+    known = {name: getattr(task, name) for name in names}
+    return {"space": task.space.to_json(), "budget": asdict(task.budget), **known}
+
+
+def task_from_dict(data: Mapping[str, Any]) -> Task:
+    """Build a task from what `task_to_dict` gave."""
+    return Task(**{**data, "space": Space.from_json(data["space"]), "budget": Budget(**data["budget"])})
+
 
 # --------------------------------------------------------------------------------------------------------- events
 
@@ -35,7 +69,8 @@ class SegmentReported:
         member: Who.
         segment: Index of the segment that ended.
         age: Steps in the ancestry of the weights.
-        consumed: Steps the member ran itself.
+        consumed: Steps the member ran itself: fewer than ordered where the budget cut the segment short, which is told
+            (`BudgetEnded`) before.
         metrics: Evaluation metrics by name; NaN where training diverged.
         wall_s: Seconds the stack spent on the segment.
     """
@@ -60,7 +95,10 @@ class MemberFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationEnded:
-    """An evaluation asked for with `Evaluate` came back."""
+    """An evaluation asked for with `Evaluate` came back.
+
+    `id` is `evaluation:MEMBER:SEGMENT:SPLIT`, SEGMENT being the member's last when it was asked for.
+    """
 
     id: str
     member: int
@@ -68,7 +106,43 @@ class EvaluationEnded:
     metrics: Mapping[str, float]
 
 
-Event: TypeAlias = SweepStarted | SegmentReported | MemberFailed | EvaluationEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetEnded:
+    """There is not enough left of the budget for another segment of every member.
+
+    The strategy orders no further training: once every segment under way has been reported, it announces the best so
+    far. Once it has announced somebody this is no news.
+
+    Attributes:
+        id: `budget:N`, counted from 1.
+        reason: For people; becomes the reason of `Finish`.
+    """
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended:
+    """The sweep goes on, also after its end, with more members, more generations, or a wider space.
+
+    Everything goes on as if the new task had been known when the last decision was made. What the budget cut short is
+    trained to its end first. A winner that was announced is announced no more; where nothing is left to train, the
+    sweep ends again.
+
+    Attributes:
+        id: `extended:N`, counted from 1.
+        task: Replaces the task. Its space holds every point of the old one; members and generations are no fewer;
+            steps, metric, mode and seed are the same.
+        slots: One per member, in member order; those of members that were there before have not changed.
+    """
+
+    id: str
+    task: Task
+    slots: tuple[Slot, ...]
+
+
+Event: TypeAlias = SweepStarted | SegmentReported | MemberFailed | EvaluationEnded | BudgetEnded | Extended
 
 # -------------------------------------------------------------------------------------------------------- actions
 
@@ -88,7 +162,7 @@ class Start:
 class Copy:
     """Exploit: the donor's weights, optimizer state and age replace the receiver's.
 
-    What is copied is the state at the donor's last report: a `Copy` comes before the donor's next `ContinueUntil`.
+    What is copied is the state at the donor's last report, even if the donor has been told to train on since.
     `reason` is for people.
     """
 
@@ -128,7 +202,7 @@ class Decline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate:
-    """Evaluate a member on a split; answered by `EvaluationEnded`."""
+    """Evaluate a member on a split, as it stands now; answered by `EvaluationEnded`."""
 
     cause: str
     member: int
@@ -137,7 +211,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The sweep is over; `best` won, or None where no member survived."""
+    """The sweep is over, unless it is extended; `best` won, or None where no member survived."""
 
     cause: str
     best: int | None
@@ -149,29 +223,11 @@ Action: TypeAlias = Start | Copy | Set | ContinueUntil | Decline | Evaluate | Fi
 # ------------------------------------------------------------------------------------------------------ the machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """All a strategy is told of its sweep.
-
-    Attributes:
-        space: What may vary.
-        metric: The metric that decides.
-        mode: Whether small or large is better.
-        budget: Members, generations, steps.
-        seed: Source of every random choice.
-        final_split: The split the announced winner is evaluated on.
-    """
-
-    space: Space
-    metric: str
-    mode: Mode
-    budget: Budget
-    seed: int
-    final_split: str = "test"
-
-
 class Strategy(Protocol):
-    """A running strategy."""
+    """A running strategy.
+
+    Before `SweepStarted` it hears nothing.
+    """
 
     def handle(self, events: Sequence[Event]) -> list[Action]:
         """Take events in, give actions out. A repeated event changes nothing."""
@@ -185,6 +241,10 @@ class Strategy(Protocol):
 
 class StrategyOptions(Protocol):
     """A strategy's options: a frozen dataclass that validates itself and starts the machine."""
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether nobody is under way when members are copied, and the order of reports makes no difference."""
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""

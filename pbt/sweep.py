@@ -6,37 +6,39 @@ import dataclasses
 import importlib
 import json
 import math
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import searchspaces
 import trainables
 from pbt.config import read_sweep
-from pbt.errors import HostError, PbtError, SpecError, first_line, nearest
-from pbt.member import lay_out
-from pbt.record.ledger import Ledger
+from pbt.errors import SpecError, nearest
+from pbt.launch import (
+    Job,
+    Resolved,
+    check_budget,
+    describe_run,
+    find_place,
+    launch,
+    load_space,
+    make_task,
+    started,
+    with_stacks,
+)
 from pbt.record.result import Result
-from pbt.record.runs import Run, make_run, prepare_storage
-from pbt.report.watch import Watch, check_tracking
-from pbt.runtime.brain import Brain, Keep, Plan
-from pbt.runtime.local import num_cores
-from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
-from pbt.strategy import StrategyOptions, Task
+from pbt.record.runs import make_run, prepare_storage
+from pbt.report.watch import check_tracking
+from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
+from pbt.strategy import StrategyOptions
 from searchspaces import Choice, Simplex, Space
 from searchspaces.domains import Domain
-from trainables import Capabilities, HparamSpec, Place, Trainable
+from trainables import Capabilities, HparamSpec, Trainable
 from trainables.core.step import warn_if_not_compiled
 from trainables.registry import REGISTERED
 
 #: Ready strategies by the name a sweep file uses.
 STRATEGIES: Mapping[str, str] = {"pbt": "pbt.population:PBT", "fixed": "pbt.population:Fixed"}
-
-_VERSIONS = ("pbt", "ray", "torch", "optuna", "botorch", "mlflow", "pyarrow", "numpy")
 
 
 class Sweep:
@@ -53,6 +55,7 @@ class Sweep:
         hosts: Where members train; `Hosts(kind="local")` does without Ray.
         storage: Folder that holds the runs.
         tracking: The MLflow mirror; False leaves MLflow alone.
+        checkpoints: When members are saved.
 
     Raises:
         SpecError: The sweep cannot be run as described.
@@ -66,19 +69,20 @@ class Sweep:
         trainable: str | Component | Trainable,
         space: str | Space | Mapping[str, Any],
         objective: str | Objective,
-        budget: Budget | Mapping[str, int],
+        budget: Budget | Mapping[str, Any],
         strategy: str | Component | StrategyOptions = "pbt",
         seed: int = 0,
         name: str = "sweep",
         hosts: Hosts | None = None,
         storage: str | Path = "pbt-runs",
         tracking: Tracking | bool = True,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._trainable = None if isinstance(trainable, str | Component) else trainable
         self._strategy = None if isinstance(strategy, str | Component) else strategy
         self.spec = SweepSpec(
             trainable=_component(trainable),
-            space=_space_data(space),
+            space=space_data(space),
             objective=objective if isinstance(objective, Objective) else Objective(metric=objective),
             budget=budget if isinstance(budget, Budget) else _budget(budget),
             strategy=_component(strategy),
@@ -87,27 +91,36 @@ class Sweep:
             hosts=hosts or Hosts(),
             storage=str(storage),
             tracking=Tracking(enabled=tracking) if isinstance(tracking, bool) else tracking,
+            checkpoints=checkpoints or Checkpoints(),
         )
         _check_recordable(self.spec)
-        self._resolved = _resolve(self.spec, self._trainable, self._strategy)
+        self.resolved = _resolve(self.spec, self._trainable, self._strategy)
 
     @classmethod
-    def from_spec(cls, spec: SweepSpec) -> Sweep:
-        """The sweep a spec describes."""
+    def from_spec(
+        cls, spec: SweepSpec, trainable: Trainable | None = None, strategy: StrategyOptions | None = None
+    ) -> Sweep:
+        """The sweep a spec describes, with its trainable and strategy at hand or found by their names."""
         fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-        return cls(**fields)
+        return cls(**{**fields, "trainable": trainable or spec.trainable, "strategy": strategy or spec.strategy})
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Sweep:
         """The sweep a file describes; `overrides` replaces values by dotted key."""
         return cls.from_spec(read_sweep(Path(path), overrides))
 
-    def run(self, *, progress: bool = True, baseline: Result | None = None) -> Result:
+    def run(
+        self, *, progress: bool = True, baseline: Result | None = None, imports: str | Path | None = None
+    ) -> Result:
         """Train the population to its end.
+
+        Ctrl-C (or `pbt.stop`) lets the segments under way come to their end, saves every member and stops; a second
+        Ctrl-C stops at once. `pbt.resume` goes on either way.
 
         Args:
             progress: Show a live table, or plain lines where there is no terminal.
             baseline: A finished run of the baseline, drawn beside this one in the plots.
+            imports: Folder of the modules the sweep names, for `pbt resume` to find them again.
 
         Returns:
             What was found; all of it is in the run's folder as well.
@@ -115,33 +128,22 @@ class Sweep:
         Raises:
             StorageError: The storage folder cannot be written.
             HostError: A host could not carry out its orders; what was recorded before is kept.
-            KeyboardInterrupt: It was interrupted; what was recorded before is kept.
+            KeyboardInterrupt: It was stopped; what was recorded before is kept.
         """
         storage = prepare_storage(Path(self.spec.storage))
-        with _started(self.spec.hosts):
-            place = _place(self.spec.hosts)
+        with started(self.spec.hosts):
+            place = find_place(self.spec.hosts)
             warn_if_not_compiled(place)
-            spec = _with_stacks(self.spec, place)
-            run = make_run(storage, spec.name, _info(spec, self._resolved, place))
-            with Watch(run, spec.tracking, show=progress, baseline=baseline) as watch:
-                _run_on_hosts(spec, self._resolved, place, run)
-                watch.finish()
+            spec = with_stacks(self.spec, place)
+            check_budget(spec.budget, self.resolved.capabilities, place)
+            info = describe_run(spec, self.resolved, place) | {"imports": str(imports) if imports else None}
+            run = make_run(storage, spec.name, info)
+            launch(Job(run, spec, self.resolved, place), progress=progress, baseline=baseline)
         return Result(run)
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """Everything a spec names, found, built and checked against each other."""
-
-    trainable: Trainable
-    capabilities: Capabilities
-    space: Space
-    strategy: StrategyOptions
-    task: Task
-
-
-def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> _Resolved:
-    space = _space(spec.space)
+def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> Resolved:
+    space = load_space(spec.space)
     trainable = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
     strategy = strategy or _load_strategy(spec.strategy)
     capabilities = trainable.describe()
@@ -151,23 +153,7 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     if spec.tracking.enabled:
         check_tracking(spec.tracking)
     _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
-    mode = spec.objective.mode or capabilities.metrics[spec.objective.metric].mode
-    task = Task(
-        space=space,
-        metric=spec.objective.metric,
-        mode=mode,
-        budget=spec.budget,
-        seed=spec.seed,
-        final_split="test" if "test" in capabilities.splits else spec.objective.split,
-    )
-    return _Resolved(trainable, capabilities, space, strategy, task)
-
-
-def _space(space: str | Mapping[str, Any]) -> Space:
-    try:
-        return searchspaces.load(space) if isinstance(space, str) else Space.from_json(space)
-    except searchspaces.SpaceError as error:
-        raise searchspaces.SpaceError(f"space.{error}" if isinstance(space, Mapping) else f"space: {error}") from error
+    return Resolved(trainable, capabilities, space, strategy, make_task(capabilities, spec))
 
 
 def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: Budget) -> None:
@@ -268,11 +254,11 @@ def _load_strategy(component: Component) -> StrategyOptions:
     return made
 
 
-def _budget(data: Mapping[str, int]) -> Budget:
+def _budget(data: Mapping[str, Any]) -> Budget:
     known = [field.name for field in dataclasses.fields(Budget)]
     for name in data:
         require(name in known, f"budget.{name}", "is not a known key", nearest(name, known))
-    for name in known:
+    for name in ("members", "generations", "steps"):
         require(name in data, f"budget.{name}", "is missing", f"Add {name!r}")
     return Budget(**data)
 
@@ -305,7 +291,36 @@ def _component(chosen: Any) -> Component:
     return Component(name=registered.get(path) or registered.get(public) or path, options=options)
 
 
-def _space_data(space: str | Space | Mapping[str, Any]) -> str | Mapping[str, Any]:
+def check_wider(old: Space, new: Space) -> None:
+    """Refuse a space that does not hold every point of the old one.
+
+    Raises:
+        SpecError: It does not.
+    """
+    for name in {**old, **new}:
+        require(name in new, f"space.{name}", "is missing, but members have it", "Leave it in the space")
+        require(name in old, f"space.{name}", "is new, but no member has it", "Leave it out, or begin a new run")
+        wider = _is_wider(old[name], new[name])
+        mend = "Write the old domain with wider bounds or more options"
+        require(wider, f"space.{name}", f"{new[name]} does not hold every value of {old[name]}", mend)
+
+
+def _is_wider(old: Domain, new: Domain) -> bool:
+    if old == new:
+        return True
+    if type(old) is not type(new) or old.when != new.when:
+        return False
+    if isinstance(old, Choice) and isinstance(new, Choice):
+        return set(old.options) <= set(new.options) and old.ordered == new.ordered
+    if isinstance(old, Simplex) or isinstance(new, Simplex) or isinstance(old, Choice) or isinstance(new, Choice):
+        return False
+    bounds: dict[str, Any] = {"low": old.low, "high": old.high}
+    same = dataclasses.replace(new, **bounds) == old
+    return same and new.low <= old.low and old.high <= new.high
+
+
+def space_data(space: str | Space | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    """A space as it is written in a spec."""
     if isinstance(space, str):
         return space
     if isinstance(space, Space):
@@ -313,113 +328,3 @@ def _space_data(space: str | Space | Mapping[str, Any]) -> str | Mapping[str, An
     if all(isinstance(domain, Mapping) for domain in space.values()):
         return space
     return Space(space).to_json()
-
-
-def _place(hosts: Hosts) -> Place:
-    """The device, settled: under Ray what the cluster has, else what this process has."""
-    import torch
-
-    if hosts.kind == "ray":
-        from pbt.runtime.tune import default_device
-
-        return Place(device=default_device() if hosts.device == "auto" else hosts.device, compile=hosts.compile)
-    device = hosts.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SpecError("hosts.device", f"{device!r} cannot be used here ({reason})", "Write cpu, or auto") from error
-    return Place(device=device, compile=hosts.compile)
-
-
-def _with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
-    """The spec with the number of stacks settled, so that the run can be repeated elsewhere."""
-    stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), spec.budget.members)
-    require(
-        stacks <= spec.budget.members,
-        "hosts.stacks",
-        f"{stacks} stacks are more than the {spec.budget.members} members",
-        "Write fewer",
-    )
-    return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, stacks=stacks))
-
-
-def _num_devices(hosts: Hosts, place: Place) -> int:
-    if hosts.kind == "ray":
-        from pbt.runtime.tune import num_devices
-
-        return num_devices(place)
-    return 1 if place.device != "cpu" else num_cores()
-
-
-def _info(spec: SweepSpec, resolved: _Resolved, place: Place) -> dict[str, Any]:
-    """What `run.json` keeps besides the ledger."""
-    capabilities = resolved.capabilities
-    varied = resolved.space.to_json()
-    return {
-        "spec": to_dict(spec),
-        "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},
-        "metrics": {name: {"mode": kind.mode, "unit": kind.unit} for name, kind in capabilities.metrics.items()},
-        "hparams": varied,
-        "fixed": {name: value for name, value in _defaults(capabilities).items() if name not in varied},
-        "data": dict(capabilities.data),
-        "tokens_per_step": capabilities.tokens_per_step,
-        "versions": {name: metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()},
-        "device": place.device,
-    }
-
-
-def _defaults(capabilities: Capabilities) -> dict[str, Any]:
-    return {name: known.default for name, known in capabilities.hparams.items() if known.kind == "live"}
-
-
-@contextmanager
-def _started(hosts: Hosts) -> Iterator[None]:
-    if hosts.kind == "local":
-        yield
-        return
-    from pbt.runtime.tune import cluster
-
-    with cluster(hosts.address):
-        yield
-
-
-def _run_on_hosts(spec: SweepSpec, resolved: _Resolved, place: Place, run: Run) -> None:
-    trainable = resolved.trainable
-    bucket = trainable.bucket(_defaults(resolved.capabilities))
-    stacks = spec.hosts.stacks or 1
-    plan = Plan(
-        slots=lay_out(spec.budget.members, stacks),
-        bucket=bucket,
-        defaults=_defaults(resolved.capabilities),
-        metric=resolved.task.metric,
-        split=spec.objective.split,
-        tokens_per_step=resolved.capabilities.tokens_per_step,
-    )
-    make_brain = _brain_maker(plan, resolved.strategy, resolved.task, run.path.absolute())
-    try:
-        if spec.hosts.kind == "local":
-            from pbt.runtime.local import run_local
-
-            run_local(make_brain, run=run.path, trainable=trainable, bucket=bucket, place=place)
-        else:
-            from pbt.runtime.tune import run_tune
-
-            run_tune(make_brain, run=run.path, num_stacks=stacks, trainable=trainable, bucket=bucket, place=place)
-    except HostError:
-        raise
-    except PbtError as error:
-        raise HostError(str(error)) from error
-    except Exception as error:
-        raise HostError(f"the sweep stopped: {first_line(error)}. --debug shows where.") from error
-
-
-def _brain_maker(plan: Plan, strategy: StrategyOptions, task: Task, run: Path) -> Callable[[Keep], Brain]:
-    """The brain is built where it lives, which under Ray is another process."""
-
-    def make_brain(keep: Keep) -> Brain:
-        return Brain(plan, strategy.begin(task), Ledger(run), keep)
-
-    return make_brain

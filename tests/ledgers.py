@@ -200,7 +200,7 @@ class Pen:
 
     def drop(self) -> None:
         """Let go of the ledger as a process does that dies: what was committed is there, nothing is sealed."""
-        self.ledger._wal.close()
+        self.ledger.abandon()
 
     def finish(self, best: int, test: float) -> None:
         """Announce the winner, evaluate it on the test split, and save it."""

@@ -4,6 +4,7 @@ They build values from the public documentation of each type, not through the co
 drawn value by value and not with `decode` or `sample`.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -98,6 +99,30 @@ def _conditions(draw, drawn):
         return None
     named = draw(st.lists(st.sampled_from(parents), min_size=1, max_size=2, unique=True))
     return {name: draw(st.lists(values(drawn[name]), min_size=1, max_size=2, unique_by=repr)) for name in named}
+
+
+def widened(space):
+    """A wider space: it holds every point of this one, and others."""
+    return Space({name: _widened(domain) for name, domain in space.items()})
+
+
+def _widened(domain):
+    match domain:
+        case Float(step=None, log_complement=True):
+            return replace(domain, low=domain.low - 1.0)
+        case Float(step=None, log=True):
+            return replace(domain, low=domain.low / 2, high=domain.high * 2)
+        case Float(step=None):
+            width = domain.high - domain.low
+            return replace(domain, low=domain.low - width, high=domain.high + width)
+        case Float():
+            return replace(domain, high=float(Fraction(repr(domain.high)) + Fraction(repr(domain.step))))
+        case Int():
+            return replace(domain, high=domain.high + domain.step)
+        case Choice():
+            return replace(domain, options=(*domain.options, f"option {len(domain.options)}"))
+        case Simplex():
+            return domain
 
 
 def values(domain):

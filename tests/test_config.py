@@ -165,7 +165,7 @@ def test_unicode_is_kept(read):
 def test_files_that_hold_no_sweep(read, tmp_path, text, problem):
     """The message begins with the file's name."""
     mends = {
-        "is not text": "Write the sweep as YAML in UTF-8",
+        "is not text": "Write it as YAML in UTF-8",
         "is not a sweep": "Begin with `trainable:`; see examples/language.yaml",
     }
     mend = mends.get(problem, "Mend it there")
@@ -182,7 +182,7 @@ def test_files_that_cannot_be_read(tmp_path, name, reason):
 
 # --- mistakes in the sweep
 
-KEYS = "budget, hosts, name, objective, seed, space, storage, strategy, tracking, trainable"
+KEYS = "budget, checkpoints, hosts, name, objective, seed, space, storage, strategy, tracking, trainable"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ KEYS = "budget, hosts, name, objective, seed, space, storage, strategy, tracking
         ({"objective__metric": None}, "objective.metric: is missing. Add `metric:`"),
         ({"strategy": {"options": {}}}, "strategy.name: is missing. Add `name:`"),
         # wrong types
-        ({"budget": 3}, "budget: 3 is not a mapping. Write a mapping with the keys members, generations, steps"),
+        ({"budget": 3}, "budget: 3 is not a mapping. Write a mapping with the keys members, generations, steps, *"),
         ({"trainable": "x"}, "trainable: 'x' is not a mapping. Write a mapping with the keys name, options"),
         ({"strategy": ["pbt"]}, "strategy: ['pbt'] is not a mapping. Write a mapping with the keys name, options"),
         ({"hosts": False}, "hosts: False is not a mapping. Write a mapping with the keys kind, *"),

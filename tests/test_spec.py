@@ -9,7 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbt.errors import SpecError
-from pbt.spec import PARTS, Budget, Component, Hosts, Objective, SweepSpec, Tracking, from_dict, is_number, to_dict
+from pbt.spec import (
+    PARTS,
+    Budget,
+    Checkpoints,
+    Component,
+    Hosts,
+    Objective,
+    SweepSpec,
+    Tracking,
+    from_dict,
+    is_number,
+    to_dict,
+)
+
+#: Limits of a budget that need not be written.
+LIMITS = ("tokens", "wall_minutes", "gpu_hours", "joules")
 
 
 def spec(**changes) -> SweepSpec:
@@ -53,6 +68,7 @@ def specs():
     """Whole sweeps of every kind."""
     word = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
     count = st.integers(1, 2**40)
+    amount = st.floats(0, 1e9, exclude_min=True)
     uri = st.none() | st.sampled_from(["sqlite:///a.db", "http://127.0.0.1:5000"])
     return st.builds(
         SweepSpec,
@@ -65,7 +81,19 @@ def specs():
             mode=st.sampled_from([None, "min", "max"]),
             split=st.sampled_from(["train", "validation"]),
         ),
-        budget=st.builds(Budget, members=count, generations=count, steps=count),
+        budget=st.builds(
+            Budget,
+            members=count,
+            generations=count,
+            steps=count,
+            tokens=st.none() | count,
+            wall_minutes=st.none() | amount,
+            gpu_hours=st.none() | amount,
+            joules=st.none() | amount,
+        ),
+        checkpoints=st.builds(
+            Checkpoints, every_steps=st.none() | count, every_minutes=st.none() | amount, keep=st.integers(1, 9)
+        ),
         name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
         seed=st.integers(0, 2**63 - 1),
         hosts=st.builds(
@@ -105,19 +133,20 @@ def test_defaults_need_not_be_written():
         "trainable": {"name": "quadratic", "options": {}},
         "space": "quadratic",
         "objective": {"metric": "Q", "mode": None, "split": "validation"},
-        "budget": {"members": 2, "generations": 3, "steps": 4},
+        "budget": {"members": 2, "generations": 3, "steps": 4} | dict.fromkeys(LIMITS),
         "strategy": {"name": "pbt", "options": {}},
         "name": "sweep",
         "seed": 0,
         "hosts": {"kind": "ray", "stacks": None, "device": "auto", "compile": "auto", "address": None},
         "storage": "pbt-runs",
         "tracking": {"enabled": True, "uri": None, "experiment": None},
+        "checkpoints": {"every_steps": None, "every_minutes": 5.0, "keep": 2},
     }
 
 
 def test_parts_are_the_fields_that_are_dataclasses():
     """So that `from_dict` builds each of them."""
-    kinds = {"Component": Component, "Objective": Objective, "Budget": Budget, "Hosts": Hosts, "Tracking": Tracking}
+    kinds = {kind.__name__: kind for kind in (Budget, Checkpoints, Component, Hosts, Objective, Tracking)}
     fields = {field.name: kinds[field.type] for field in dataclasses.fields(SweepSpec) if field.type in kinds}
     assert fields == PARTS
 
@@ -157,6 +186,34 @@ def test_budgets_that_train_nothing_are_refused(field, value):
         Budget(**{"members": 1, "generations": 1, "steps": 1} | {field: value})
     message = f"budget.{field}: {value!r} is not a whole number of at least 1. Write a whole number, 1 or more"
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("field", ["wall_minutes", "gpu_hours", "joules"])
+@pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, True, "3"])
+def test_limits_that_allow_nothing_or_everything_are_refused(field, value):
+    """A limit is a positive number, or left out."""
+    with pytest.raises(SpecError) as raised:
+        Budget(**{"members": 1, "generations": 1, "steps": 1, field: value})
+    assert (
+        str(raised.value)
+        == f"budget.{field}: {value!r} is not a positive number. Write a number above 0, or leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"every_steps": 0}, "checkpoints.every_steps: 0 is not a whole number of at least 1"),
+        ({"every_minutes": 0}, "checkpoints.every_minutes: 0 is not a positive number"),
+        ({"keep": 0}, "checkpoints.keep: 0 is not a whole number of at least 1"),
+    ],
+)
+def test_checkpoints_that_save_nothing_by_mistake_are_refused(changes, message):
+    """None switches a rule off; 0 is a mistake."""
+    with pytest.raises(SpecError) as raised:
+        Checkpoints(**changes)
+    assert str(raised.value).startswith(message)
+    assert Checkpoints(every_minutes=None).every_steps is None
 
 
 URIS = "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"

@@ -79,6 +79,8 @@ class Language:
             },
             hparams=self._program(_NO_TOKENS).hparams,
             tokens_per_step=self.batch * self.context,
+            flops_per_step=self._flops_per_step(),
+            rng="splitmix64 v1",
             data=self._corpus().provenance(),
         )
 
@@ -97,6 +99,21 @@ class Language:
 
     def _corpus(self) -> corpus.Corpus:
         return corpus.load(self.data, self.domains, self.context + 1)
+
+    def _flops_per_step(self) -> float:
+        """Forward and backward pass of one member, matrix products only; backward is twice forward.
+
+        Two operations for each matrix element and token, and for each pair of positions two products (scores and
+        mixture) over the width. Looking up the embedding is free; norms, rotary positions, softmax, GELU, dropout and
+        the optimizer are not counted. All pairs count, though the causal half of them would do, and scores count
+        once, though fused kernels compute them again going backward: the convention of model FLOPs.
+
+        Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1 and table 1, except that attention is counted in
+        full as in Hoffmann et al. 2022 (arXiv 2203.15556), appendix F, whose embedding and softmax are left out.
+        """
+        matrices = self.depth * 12 * self.width**2 + _VOCABULARY * self.width
+        pairs = self.depth * self.batch * self.context**2
+        return 3.0 * (2 * self.batch * self.context * matrices + 4 * pairs * self.width)
 
     def _program(self, tokens: Mapping[Any, Tensor]) -> Program:
         return Program(

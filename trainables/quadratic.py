@@ -28,6 +28,9 @@ from trainables.core.schedules import Constant
 from trainables.core.stack import CoreStack
 
 _BUCKET = "quadratic"
+#: The surrogate h0 t0^2 + h1 t1^2 - 1.2 takes 4 multiplications and 2 additions; backward is counted twice forward, as
+#: for matrix products (Kaplan et al. 2020, section 2.1), of which there are none.
+_FLOPS_PER_STEP = 3.0 * 6
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Quadratic:
         return Capabilities(
             metrics={"Q": MetricSpec(mode="max", doc="1.2 - |theta|^2; at most 1.2")},
             hparams=_program().hparams,
+            flops_per_step=_FLOPS_PER_STEP,
             data={"source": "none: a closed form"},
         )
 

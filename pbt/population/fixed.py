@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pbt.member import Hparams
-from pbt.population.rounds import Rounds, check_initial, nobody
+from pbt.population.evolution import Evolution
+from pbt.population.roster import check_initial
+from pbt.population.rounds import Rounds, nobody
 from pbt.strategy import Strategy, Task
 
 
@@ -27,6 +29,11 @@ class Fixed:
         """Refuse initial configurations that are none."""
         check_initial(self.initial)
 
+    @property
+    def synchronous(self) -> bool:
+        """Members train in generations, though nothing is decided between them."""
+        return True
+
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        return Rounds(task, nobody, self.initial)
+        return Evolution(task, Rounds(nobody), self.initial)

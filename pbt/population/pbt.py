@@ -1,7 +1,7 @@
 """Population-based training with truncation selection.
 
-At the end of every generation the worst members take over the weights of the best (exploit) and go on with changed
-hyperparameters (explore).
+The worst members take over the weights of the best (exploit) and go on with changed hyperparameters (explore): all at
+the end of every generation (`synchronous`), or each as soon as it reports.
 
 Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), section 3 and
 appendix A: truncation selection over the top and bottom 20 %, perturbation by 0.8 or 1.2, or resampling.
@@ -10,12 +10,16 @@ appendix A: truncation selection over the top and bottom 20 %, perturbation by 0
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pbt.member import Hparams, generator
-from pbt.population.rounds import Keep, Replace, Restart, Rounds, Standing, Verdict, check_initial
+from pbt.population.evolution import Evolution, Pace
+from pbt.population.flow import Company, Flow
+from pbt.population.roster import check_initial
+from pbt.population.rounds import Rounds
+from pbt.population.verdicts import Keep, Replace, Restart, Standing, Verdict, badness
 from pbt.spec import is_number, require
 from pbt.strategy import Strategy, Task
 
@@ -31,6 +35,8 @@ class PBT:
         factors: The two perturbation factors.
         resample_probability: With `perturb`, the chance of each hyperparameter being resampled instead.
         inherit_hparams: Exploring begins from the donor's hyperparameters (True) or the receiver's own (False).
+        synchronous: True compares the population at the end of every generation, which can be repeated exactly. False
+            considers each member when it reports, and nobody waits for slower ones; donors may be under way.
         initial: Hyperparameters of the first members; the others are sampled from the space.
     """
 
@@ -39,6 +45,7 @@ class PBT:
     factors: tuple[float, float] = (0.8, 1.2)
     resample_probability: float = 0.25
     inherit_hparams: bool = True
+    synchronous: bool = True
     initial: Sequence[Hparams] = ()
 
     def __post_init__(self) -> None:
@@ -70,47 +77,80 @@ class PBT:
             f"{self.resample_probability!r} is not a probability",
             "Write a number from 0 to 1",
         )
-        require(
-            isinstance(self.inherit_hparams, bool),
-            where + "inherit_hparams",
-            f"{self.inherit_hparams!r} is neither true nor false",
-            "Write true or false",
-        )
+        for name in ("inherit_hparams", "synchronous"):
+            value = getattr(self, name)
+            is_known = isinstance(value, bool)
+            require(is_known, where + name, f"{value!r} is neither true nor false", "Write true or false")
         check_initial(self.initial)
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        return Rounds(task, self.evolve, self.initial)
+        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider)
+        return Evolution(task, pace, self.initial)
 
     def evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
-        """Decide who is replaced, by whom, and with what.
+        """Decide who is replaced at the end of a generation, by whom, and with what.
 
         Args:
             task: What is optimised.
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
-        finite = [standing for standing in ranking if not math.isnan(standing.score)]
-        if not finite:
+        num_finite = sum(not math.isnan(standing.score) for standing in ranking)
+        if num_finite == 0:
             return [self._restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
-        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
-        count = max(1, math.floor(round(self.quantile * len(ranking), 9)))
-        bottom = ranking[-count:]
-        diverged = [standing for standing in ranking[len(finite) :] if standing not in bottom]
+        count = self._share(len(ranking))
+        donors = ranking[: min(count, num_finite)]
+        first = min(num_finite, len(ranking) - count)  # of those to replace: the diverged, however many
         places = {standing.member: place for place, standing in enumerate(ranking, start=1)}
-        return [self._replace(task, generation, loser, finite[:count], places) for loser in [*diverged, *bottom]]
+        verdicts: list[Verdict] = []
+        for loser in ranking[first:]:
+            donor = donors[_draw(task, generation, loser.member, len(donors))]
+            reason = (
+                f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}; "
+                f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
+            )
+            verdicts.append(self._replace(task, generation, loser, donor, reason))
+        return verdicts
 
-    def _replace(
-        self, task: Task, generation: int, loser: Standing, donors: Sequence[Standing], places: Mapping[int, int]
-    ) -> Replace:
-        choice = generator(task.seed, "donor", generation, loser.member).integers(len(donors))
-        donor = donors[int(choice)]
-        reason = (
-            f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}; "
-            f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
-        )
+    def consider(self, task: Task, generation: int, member: Standing, company: Company) -> Verdict | None:
+        """Decide about one member as soon as it has reported.
+
+        Args:
+            task: What is optimised.
+            generation: The generation of its own that the member just ended.
+            member: Where it stands.
+            company: Whom it is compared with.
+
+        Returns:
+            What becomes of it; None if there is no reason to replace it.
+        """
+        diverged = math.isnan(member.score)
+        if not diverged and not self._is_bottom(company):
+            return None
+        if company.num_donors == 0:
+            keep = Keep(member.member, "there is nobody to copy from")
+            return self._restart(task, generation, member) if diverged else keep
+        count = min(self._share(company.num_donors + 1), company.num_donors)
+        donor = company.donor(_draw(task, generation, member.member, count))
+        bad = f"{task.metric} {member.score:.6g} is rank {company.better + 1} of {company.at_age} at age {member.age}"
+        good = f"donor {donor.member} has {donor.score:.6g} at age {donor.age}"
+        if badness(donor.score, task.mode) > badness(member.score, task.mode):
+            return Keep(member.member, f"{bad}; {good}, which is worse")
+        return self._replace(task, generation, member, donor, f"{bad}; {good}")
+
+    def _share(self, number: int) -> int:
+        """How many of so many are replaced, or may be donors."""
+        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
+        return max(1, math.floor(round(self.quantile * number, 9)))
+
+    def _is_bottom(self, company: Company) -> bool:
+        """Whether fewer of the others at its age are no better than it than are to be replaced."""
+        return company.at_age > 1 and company.at_age - company.better - 1 < self._share(company.at_age)
+
+    def _replace(self, task: Task, generation: int, loser: Standing, donor: Standing, reason: str) -> Replace:
         return Replace(loser.member, donor.member, self._explore(task, generation, loser, donor), reason)
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
@@ -124,3 +164,8 @@ class PBT:
         """Nobody is left to copy from: begin again, elsewhere in the space."""
         rng = generator(task.seed, "restart", generation, standing.member)
         return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)))
+
+
+def _draw(task: Task, generation: int, loser: int, number: int) -> int:
+    """Which of so many donors a member gets."""
+    return int(generator(task.seed, "donor", generation, loser).integers(number))

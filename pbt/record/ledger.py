@@ -1,211 +1,363 @@
 """The ledger: an append-only record of every decision and observation; the single truth about a sweep.
 
     RUN/
-      run.json               the spec, versions and data the run was made with
+      run.json                  the spec, versions and data the run was made with
       ledger/
-        manifest.json        schema version, sealed parts with rows and SHA-256, the write-ahead file if any, checksum
-        TABLE/000001.parquet immutable parts
-        wal-000002.jsonl     write-ahead: one line per commit, CRC first, synced before anyone acts on it
+        lock                    held by the process that writes
+        wal-000002.jsonl        write-ahead: one line per commit, CRC first, written before anyone acts on it
+        archive.json            only where the rest is kept elsewhere: its address
+        manifest.json           schema version, sealed parts and their SHA-256, the write-ahead file if any, checksum
+        manifest-copy.json      a copy of it
+        TABLE/000001.parquet    immutable parts
 
-A commit is one line, so it is there whole or not at all. A torn last line (the process died while writing) is
-dropped; damage anywhere else is an error that names the file and line. `seal` turns the write-ahead file into Parquet
-parts: a crash in the middle leaves the manifest pointing at the write-ahead file, and sealing again writes the same
-part numbers, so nothing is lost or doubled.
+A commit is one line, so it is there whole or not at all. It outlives the process as soon as it is written, and the
+machine at most 100 ms later. A torn last line (the process died while writing) is dropped; damage anywhere else is an
+error that names the file. Sealing turns the write-ahead file into Parquet parts, and the end of the sweep merges those
+into one for each table. The manifest is replaced last: a crash before leaves the ledger as it was, a crash after it
+leaves files that nobody reads.
 
-A run folder can be read while it is being written, by this module and (the sealed parts) by anything that reads
-Parquet: `pandas.read_parquet("RUN/ledger/segments")`.
+A ledger can be read while it is being written, by this module and (the sealed parts) by anything that reads Parquet:
+`pandas.read_parquet("RUN/ledger/segments")`. See docs/ledger.md.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
-import io
-import json
-import os
+import re
 import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pbt.errors import LedgerError, RunNotFound, StorageError
 from pbt.record import schema
+from pbt.record.archive import Archive, LocalArchive, open_archive, sync_folder, write_atomically
+from pbt.record.lock import WriterLock, is_written, writer_pid
+from pbt.record.manifest import (
+    POINTER,
+    Manifest,
+    Part,
+    address,
+    find_archive,
+    point_to,
+    read_manifest,
+    write_manifest,
+)
+from pbt.record.parts import PART_NAME, merge_parts, read_part, verified, write_part
+from pbt.record.wal import SYNC_S, Entry, Row, WriteAhead, frame, read_wal, wal_path
 
-Row: TypeAlias = Mapping[str, Any]
+__all__ = [
+    "SEAL_ROWS",
+    "SYNC_S",
+    "Ledger",
+    "LedgerReader",
+    "Row",
+    "Tail",
+    "is_written",
+    "read_wal",
+    "write_atomically",
+    "writer_pid",
+]
 
-#: A line of the write-ahead file begins with the CRC-32 of the rest, in hexadecimal, and a space.
-_HEADER_BYTES = 9
+T = TypeVar("T")
+Rows: TypeAlias = dict[str, list[dict[str, Any]]]
+#: A write-ahead file, and the offset up to which it was read.
+Position: TypeAlias = tuple[Path, int]
 
-#: A write-ahead file with this many rows is sealed into parts.
+#: A write-ahead file with this many rows is sealed into parts,
 SEAL_ROWS = 50_000
 
+#: and one in which rows have waited for so many seconds, at the next commit.
+SEAL_S = 300.0
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either there whole or not at all, synced to disk.
+#: Seconds until sealing is tried again, after it failed.
+RETRY_S = 10.0
 
-    Raises:
-        StorageError: The folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise StorageError(
-            f"cannot write {path}: {error.strerror}. Free some space or choose another storage folder."
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming in the folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+_WAL = re.compile(r"wal-(\d{6,})\.jsonl")
 
 
 class Ledger:
     """The one writer of a run's ledger.
 
+    At most 100 ms of decisions (`SYNC_S`) are at risk when the machine dies; none when only this process does.
+
     Args:
-        run: The run's folder, which must hold no ledger yet.
+        run: The run's folder.
         clock: Seconds since the epoch, for the `at` columns.
+        existing: Take up the ledger that the run has, closed or not; otherwise it must have none yet.
+        archive: Where sealed parts and manifest are kept: an address (`s3://BUCKET/PATH`) or a folder; None is the
+            run's folder. Each run needs a place of its own. The write-ahead file is always in the run's folder.
+
+    Attributes:
+        run: The run's folder.
 
     Raises:
-        LedgerError: The folder has a ledger already.
-        StorageError: The folder cannot be written.
+        RunNotFound: There is no ledger to take up.
+        LedgerError: There is one already; or the one to take up is damaged, of another version, or being written.
+        StorageError: The folder or the archive cannot be written.
     """
 
-    def __init__(self, run: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        run: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        existing: bool = False,
+        archive: str | Path | Archive | None = None,
+    ) -> None:
+        self.run = run
         self._folder = run / "ledger"
         self._clock = clock
         self._at_us = 0
-        self._pending: list[tuple[str, dict[str, Any]]] = []
-        self._unsynced = b""
-        self._rows, self._size = 0, 0
-        if (self._folder / "manifest.json").exists():
-            raise LedgerError(f"{run} already has a ledger. Choose another name or storage folder.")
+        self._pending: list[Entry] = []
+        self._rows = 0
+        self._sealed_at, self._retry_at = time.monotonic(), 0.0
+        if existing:
+            self._archive = _own_archive(run, archive)
+            self._refuse_old()  # before anything is made
+        else:
+            self._archive = open_archive(self._folder if archive is None else archive)
+            self._refuse_another()
+        self._lock = self._make_lock()
+        try:
+            self._manifest, self._wal = self._take_up() if existing else self._begin()
+        except OSError as error:
+            self._lock.release()
+            raise StorageError(f"cannot write {run}: {error.strerror}. Choose another storage folder.") from error
+        except BaseException:
+            self._lock.release()
+            raise
+
+    # ------------------------------------------------------------------------------------------------- beginning
+
+    def _make_lock(self) -> WriterLock:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._wal = self._open_wal(1)
         except OSError as error:
-            raise StorageError(f"cannot write {run}: {error.strerror}. Choose another storage folder.") from error
-        self._manifest: dict[str, Any] = {"schema_version": schema.VERSION, "parts": [], "wal": 1, "finished": False}
+            raise StorageError(f"cannot write {self.run}: {error.strerror}. Choose another storage folder.") from error
+        return WriterLock(self.run)
+
+    def _refuse_another(self) -> None:
+        if (self._folder / POINTER).exists() or _has_manifest(LocalArchive(self._folder)):
+            raise LedgerError(f"{self.run} already has a ledger. Choose another name or storage folder.")
+        if _has_manifest(self._archive):
+            raise LedgerError(f"{self._archive.uri} already has a ledger. Give each run an archive of its own.")
+
+    def _refuse_old(self) -> None:
+        version = LedgerReader(self.run, archive=self._archive).version
+        if version < schema.VERSION:
+            raise LedgerError(
+                f"{self.run} was recorded by an older pbt (ledger version {version}); it can be read, not resumed."
+            )
+
+    def _begin(self) -> tuple[Manifest, WriteAhead]:
+        self._refuse_another()  # now that nobody else can begin one
+        path = self._wal_path(1)
+        if path.exists() and path.stat().st_size:
+            raise LedgerError(f"{path} is there without a manifest. Restore that, or choose another name.")
+        manifest, wal = Manifest(schema_version=schema.VERSION, wal=1), WriteAhead(path)
         try:
-            self._write_manifest(self._manifest)
-        except StorageError:
-            self._wal.close()
+            sync_folder(self._folder)
+            write_manifest(self._archive, manifest)
+            point_to(self.run, self._archive)
+        except BaseException:
+            wal.close()
             raise
+        return manifest, wal
+
+    def _take_up(self) -> tuple[Manifest, WriteAhead]:
+        manifest = LedgerReader(self.run, archive=self._archive).check()
+        self._at_us = manifest.at_us
+        if manifest.wal is None:
+            number, size = manifest.last + 1, 0
+            manifest = dataclasses.replace(manifest, wal=number, last=number, finished=False)
+        else:
+            rows, size = read_wal(self._wal_path(manifest.wal))
+            number, self._rows = manifest.wal, len(rows)
+            self._at_us = _microseconds(rows, manifest.at_us)
+        wal = WriteAhead(self._wal_path(number), size)
+        try:
+            sync_folder(self._folder)
+            write_manifest(self._archive, manifest)
+        except BaseException:
+            wal.close()
+            raise
+        self._remove_other_parts(manifest)
+        self._remove_other_wals(manifest)
+        return manifest, wal
+
+    # --------------------------------------------------------------------------------------------------- writing
 
     def append(self, table: str, **row: Any) -> None:
         """Add a row to the next commit. No two rows have the same time, so it tells the order they were written in."""
-        unknown = row.keys() - set(schema.TABLES[table].names)
-        if unknown:
-            raise KeyError(f"table {table} has no column {sorted(unknown)}")
+        if not row.keys() <= schema.COLUMNS[table]:
+            raise KeyError(f"table {table} has no column {sorted(row.keys() - schema.COLUMNS[table])}")
         self._at_us = max(round(self._clock() * 1e6), self._at_us + 1)
-        self._pending.append((table, {**row, "at": self._at_us / 1e6}))
+        row["at"] = self._at_us / 1e6
+        self._pending.append((table, row))
 
     def commit(self) -> None:
-        """Make all rows since the last commit durable, together. Returns when they are on disk.
+        """Write all rows since the last commit, together, so that they outlive this process.
+
+        They outlive the machine at most 100 ms later; `sync` waits for that.
 
         Raises:
-            StorageError: The disk did not take them. The next commit tries again.
+            StorageError: The disk did not take them, or did not sync earlier ones. The next commit tries again.
         """
-        if self._pending:
-            self._unsynced += _frame(self._pending)
-            self._rows += len(self._pending)
-            self._pending = []
-        if not self._unsynced:
-            return
+        line = frame(self._pending) if self._pending else b""
+        self._rows += len(self._pending)
+        self._pending = []
         try:
-            self._wal.truncate(self._size)  # drops what a commit that failed may have left
-            _write_all(self._wal, self._unsynced)
-            os.fsync(self._wal.fileno())
+            self._wal.append(line)
         except OSError as error:
             raise self._not_written(error) from error
-        self._size += len(self._unsynced)
-        self._unsynced = b""
-        if self._rows >= SEAL_ROWS:
-            self._seal(following=self._manifest["wal"] + 1)
+        if self._is_due():
+            self._try_to_seal()
+
+    def sync(self) -> None:
+        """Commit, and wait until the disk has everything.
+
+        Raises:
+            StorageError: The disk did not take it. The next commit tries again.
+        """
+        self.commit()
+        try:
+            self._wal.sync()
+        except OSError as error:
+            raise self._not_written(error) from error
 
     def close(self, *, finished: bool) -> None:
-        """Seal everything; `finished` says whether the sweep came to its end.
+        """Seal everything, and let go of the ledger; nothing happens if it is closed.
+
+        Args:
+            finished: Whether the sweep came to its end. The parts of each table are merged then.
 
         Raises:
             StorageError: The disk did not take it. Nothing is lost; closing may be tried again.
         """
-        self.commit()
-        self._seal(following=None, finished=finished)
+        if self._lock.released:
+            return
+        if self._manifest.wal is not None:
+            self.commit()
+            self._seal(go_on=False)
+        if finished and not self._manifest.finished:
+            self._merge()
+            self._remove_other_parts(self._manifest)
+            self._replace_manifest(finished=True)
+        self._lock.release()
 
-    def _seal(self, following: int | None, finished: bool = False) -> None:
-        """Turn the write-ahead file into immutable Parquet parts, and begin the following one, if any.
-
-        Nothing changes, for readers or here, before the new manifest is in place: a seal that failed is tried again.
-        """
-        number = self._manifest["wal"]
-        try:
-            rows, _ = read_wal(self._wal_path(number))
-            by_table = {table: [row for name, row in rows if name == table] for table in schema.TABLES}
-            parts = [self._write_part(table, number, chosen) for table, chosen in by_table.items() if chosen]
-            wal = self._open_wal(following) if following is not None else None
-        except OSError as error:
-            raise self._not_written(error) from error
-        manifest = self._manifest | {
-            "parts": [*self._manifest["parts"], *parts],
-            "wal": following,
-            "finished": finished,
-        }
-        try:
-            self._write_manifest(manifest)
-        except BaseException:
-            if wal is not None:
-                wal.close()
-            raise
+    def abandon(self) -> None:
+        """Let go of the ledger as the death of the process would: what was committed is there, nothing is sealed."""
         self._wal.close()
-        self._manifest, self._wal, self._rows, self._size = manifest, wal or self._wal, 0, 0
-        self._wal_path(number).unlink()
-        if following is None:
-            self._wal_path(number + 1).unlink(missing_ok=True)  # begun by a seal that failed
+        self._lock.release()
 
     def _not_written(self, error: OSError) -> StorageError:
         return StorageError(
             f"cannot write {self._folder}: {error.strerror}. Free some space; what was recorded before is safe."
         )
 
-    def _write_part(self, table: str, number: int, rows: Sequence[Row]) -> dict[str, Any]:
-        path = self._folder / table / f"{number:06d}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        sink = pa.BufferOutputStream()
-        pq.write_table(schema.to_arrow(table, rows), sink)
-        data = sink.getvalue().to_pybytes()
-        write_atomically(path, data)
-        return {
-            "table": table,
-            "file": f"{table}/{path.name}",
-            "rows": len(rows),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+    # --------------------------------------------------------------------------------------------------- sealing
 
-    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        signed = {**manifest, "sha256": _checksum(manifest)}
-        write_atomically(self._folder / "manifest.json", json.dumps(signed, indent=1).encode())
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        full = self._rows >= SEAL_ROWS or (self._rows > 0 and now - self._sealed_at >= SEAL_S)
+        return full and now >= self._retry_at
 
-    def _open_wal(self, number: int) -> io.FileIO:
-        return open(self._wal_path(number), "ab", buffering=0)
+    def _try_to_seal(self) -> None:
+        """Seal; where that fails, later. The rows are safe where they are, so no commit fails for it."""
+        try:
+            self._seal(go_on=True)
+        except StorageError:
+            self._retry_at = time.monotonic() + RETRY_S
+
+    def _seal(self, *, go_on: bool) -> None:
+        """Turn the write-ahead file into immutable Parquet parts, and begin the following one, if there is to be one.
+
+        Nothing changes, for readers or here, before the new manifest is in place: a seal that failed is tried again,
+        and writes the same part numbers.
+        """
+        number = self._manifest.last
+        following = number + 1 if go_on else None
+        try:
+            self._wal.sync()
+            rows, _ = read_wal(self._wal.path)
+            parts = self._write_parts(number, rows)
+            wal = self._following_wal(number + 1) if go_on else None
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            self._replace_manifest(
+                parts=(*self._manifest.parts, *parts),
+                wal=following,
+                last=following or number,
+                at_us=_microseconds(rows, self._manifest.at_us),
+            )
+        except BaseException:
+            if wal:
+                wal.close()
+            raise
+        self._wal.close()
+        self._wal, self._rows, self._sealed_at = wal or self._wal, 0, time.monotonic()
+        self._remove_other_wals(self._manifest)
+
+    def _following_wal(self, number: int) -> WriteAhead:
+        wal = WriteAhead(self._wal_path(number))
+        try:
+            sync_folder(self._folder)
+        except OSError:
+            wal.close()
+            raise
+        return wal
+
+    def _write_parts(self, number: int, rows: Iterable[Entry]) -> list[Part]:
+        by_table: Rows = {}
+        for table, row in rows:
+            by_table.setdefault(table, []).append(row)
+        return [
+            write_part(self._archive, number, table, schema.to_arrow(table, by_table[table]))
+            for table in schema.TABLES
+            if table in by_table
+        ]
+
+    def _merge(self) -> None:
+        """Make one part of all parts of each table. A table for which that fails keeps those it has."""
+        number = self._manifest.last + 1
+        parts: list[Part] = []
+        for table in schema.TABLES:
+            old = self._manifest.of(table)
+            try:
+                parts += [merge_parts(self._archive, number, old)] if len(old) > 1 else old
+            except (StorageError, LedgerError, FileNotFoundError):
+                parts += old
+        if len(parts) < len(self._manifest.parts):
+            self._replace_manifest(parts=tuple(parts), last=number)
+
+    def _replace_manifest(self, **changes: Any) -> None:
+        manifest = dataclasses.replace(self._manifest, **changes)
+        write_manifest(self._archive, manifest)
+        self._manifest = manifest
+
+    def _remove_other_parts(self, manifest: Manifest) -> None:
+        """Remove parts that the manifest no longer speaks of, or never did, so that nobody reads rows twice."""
+        known = {part.file for part in manifest.parts}
+        with suppress(StorageError):  # `LedgerReader` does not read them
+            for name in self._archive.names():
+                if PART_NAME.fullmatch(name) and name not in known:
+                    self._archive.delete(name)
+
+    def _remove_other_wals(self, manifest: Manifest) -> None:
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                found = _WAL.fullmatch(path.name)
+                if found and int(found[1]) != manifest.wal:
+                    path.unlink()
 
     def _wal_path(self, number: int) -> Path:
-        return _wal_path(self._folder, number)
+        return wal_path(self._folder, number)
 
 
 class LedgerReader:
@@ -213,55 +365,67 @@ class LedgerReader:
 
     Args:
         run: The run's folder.
+        archive: Where its parts are, if not where the run's folder says.
+
+    Attributes:
+        run: The run's folder.
 
     Raises:
         RunNotFound: There is no ledger in the folder.
         LedgerError: The ledger is damaged, or of a version this program does not know.
+        StorageError: Its archive cannot be reached.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, archive: str | Path | Archive | None = None) -> None:
         self.run = run
         self._folder = run / "ledger"
-        if not (self._folder / "manifest.json").exists():
-            raise RunNotFound(f"no run at {run}. `pbt list` shows the runs there are.")
-        version = self._manifest()["schema_version"]
-        if version > schema.VERSION:
-            raise LedgerError(
-                f"{run} has ledger version {version}; this pbt reads up to {schema.VERSION}. Upgrade pbt."
-            )
+        self._archive = find_archive(run, archive)
+        self._manifest()
+
+    @property
+    def version(self) -> int:
+        """Version of its tables; only a ledger of the present one (`schema.VERSION`) can be taken up."""
+        return self._manifest().schema_version
 
     @property
     def finished(self) -> bool:
         """Whether the sweep came to its end."""
-        return bool(self._manifest()["finished"])
+        return self._manifest().finished
 
     @property
     def is_open(self) -> bool:
-        """Whether it has a write-ahead file: a writer is at work, or died without closing it."""
-        return self._manifest()["wal"] is not None
+        """Whether it has a write-ahead file: a writer is at work, or died without closing it. See `is_written`."""
+        return self._manifest().wal is not None
 
-    def tables(self) -> dict[str, pa.Table]:
-        """All tables as they are now, by name."""
-        return {table: schema.to_arrow(table, rows) for table, rows in self.rows().items()}
+    def files(self, name: str) -> list[str]:
+        """Paths or addresses of a table's sealed parts, in order, for other programs that read Parquet."""
+        return [self._archive.where(part.file) for part in self._manifest().of(name)]
 
     def table(self, name: str) -> pa.Table:
-        """One table as it is now."""
-        return self.tables()[name]
+        """One table as it is now. Costs little more than reading its Parquet files."""
+        return self.tables((name,))[name]
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """All rows as plain dictionaries, by table; `at` in seconds since the epoch."""
-        return self.rows_and_position()[0]
+    def tables(self, names: Iterable[str] | None = None) -> dict[str, pa.Table]:
+        """Tables (all, if none are named) as they are at one moment."""
+        return self._at_one_moment(lambda manifest: self._tables(manifest, _chosen(names)))
 
-    def rows_and_position(self) -> tuple[dict[str, list[dict[str, Any]]], tuple[Path, int] | None]:
-        """All rows, and the write-ahead file and offset in it up to which they were read; None if it is closed."""
-        while True:
-            manifest = self._manifest()
-            try:
-                return self._read(manifest)
-            except FileNotFoundError as error:
-                # Unless the writer sealed the write-ahead file between our reading the manifest and the file.
-                if self._manifest()["wal"] == manifest["wal"]:
-                    raise LedgerError(f"{error.filename} is missing. Restore it from a backup.") from error
+    def rows(self, names: Iterable[str] | None = None) -> Rows:
+        """Rows of tables (all, if none are named) as plain dictionaries; `at` in seconds since the epoch.
+
+        A column that a row has no value for is None or, in rows not yet sealed, may be absent.
+        """
+        return self._at_one_moment(lambda manifest: self._rows(manifest, dict.fromkeys(_chosen(names), 0))[0])
+
+    def history(self, names: Iterable[str] | None = None) -> list[Entry]:
+        """Rows of tables (all, if none are named) as `(table, row)`, in the order in which they were written."""
+        return _in_order(self.rows(names))
+
+    def rows_after(self, seen: Mapping[str, int]) -> tuple[Rows, Position | None]:
+        """Rows behind the first so many of each table, and up to where the write-ahead file was read, if there is one.
+
+        Costs what is new and at most one part more for each table.
+        """
+        return self._at_one_moment(lambda manifest: self._rows(manifest, seen))
 
     def digest(self) -> str:
         """SHA-256 over the decision columns of all segments, ordered by (member, segment).
@@ -269,7 +433,7 @@ class LedgerReader:
         Two runs with equal digests made the same decisions with the same hyperparameters in effect, whatever their
         hosts, timings and order of reports.
         """
-        rows = self.rows()
+        rows = self.rows(("segments", "outcomes"))
         effect = {(row["member"], row["segment"]): row["hparams_in_effect"] for row in rows["outcomes"]}
         segments = sorted(rows["segments"], key=lambda row: (row["member"], row["segment"]))
         lines = [
@@ -279,37 +443,78 @@ class LedgerReader:
         ]
         return hashlib.sha256(schema.canonical(lines).encode()).hexdigest()
 
-    def _manifest(self) -> dict[str, Any]:
-        path = self._folder / "manifest.json"
+    def check(self) -> Manifest:
+        """Read everything, and give the manifest.
+
+        Raises:
+            LedgerError: Something is damaged; `pbt.record.salvage` reads the rest.
+        """
+
+        def verify(manifest: Manifest) -> Manifest:
+            for part in manifest.parts:
+                verified(self._archive, part)
+            self._fresh(manifest)
+            return manifest
+
+        return self._at_one_moment(verify)
+
+    def _manifest(self) -> Manifest:
         try:
-            manifest = json.loads(path.read_bytes())
-            if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _checksum(manifest):
-                raise ValueError("its contents do not match its checksum")
-        except ValueError as error:
-            raise LedgerError(f"{path} is damaged: {error}. Restore it from a backup.") from error
+            manifest = read_manifest(self._archive)
+        except FileNotFoundError as error:
+            raise RunNotFound(f"no run at {self.run}. `pbt list` shows the runs there are.") from error
+        if manifest.schema_version > schema.VERSION:
+            raise LedgerError(
+                f"{self.run} has ledger version {manifest.schema_version}; this pbt reads up to {schema.VERSION}. "
+                "Upgrade pbt."
+            )
         return manifest
 
-    def _read(self, manifest: Mapping[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], tuple[Path, int] | None]:
-        found: dict[str, list[dict[str, Any]]] = {table: [] for table in schema.TABLES}
-        for part in manifest["parts"]:
-            found[part["table"]] += self._read_part(part)
-        if manifest["wal"] is None:
-            return found, None
-        wal = _wal_path(self._folder, manifest["wal"])
-        fresh, offset = read_wal(wal)
-        for table, row in fresh:
-            found[table].append(row)
-        return found, (wal, offset)
+    def _at_one_moment(self, read: Callable[[Manifest], T]) -> T:
+        while True:
+            manifest = self._manifest()
+            try:
+                return read(manifest)
+            except FileNotFoundError as error:
+                # Unless the writer sealed or merged between our reading the manifest and the file.
+                if self._manifest() == manifest:
+                    raise LedgerError(f"{error.filename} is missing. Restore it from a backup.") from error
 
-    def _read_part(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
-        path = self._folder / part["file"]
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != part["sha256"]:
-            raise LedgerError(f"{path} is damaged (its SHA-256 is not the manifest's). Restore it from a backup.")
-        rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(data)).to_pylist()
-        for row in rows:
-            row["at"] = row["at"].timestamp()
-        return rows
+    def _tables(self, manifest: Manifest, names: Iterable[str]) -> dict[str, pa.Table]:
+        fresh, _ = self._fresh(manifest)
+        return {
+            name: pa.concat_tables([self._sealed(manifest, name), schema.to_arrow(name, fresh.get(name, []))])
+            for name in names
+        }
+
+    def _rows(self, manifest: Manifest, seen: Mapping[str, int]) -> tuple[Rows, Position | None]:
+        fresh, position = self._fresh(manifest)
+        found = {}
+        for name, skip in seen.items():
+            num_sealed = sum(part.rows for part in manifest.of(name))
+            sealed = schema.to_rows(self._sealed(manifest, name, skip))
+            found[name] = sealed + fresh.get(name, [])[max(0, skip - num_sealed) :]
+        return found, position
+
+    def _sealed(self, manifest: Manifest, name: str, skip: int = 0) -> pa.Table:
+        """Sealed rows of a table but the first so many; parts that hold no others are not read."""
+        found = [schema.TABLES[name].empty_table()]
+        for part in manifest.of(name):
+            if skip < part.rows:
+                found.append(read_part(self._archive, part).slice(skip))
+            skip = max(0, skip - part.rows)
+        return pa.concat_tables(found)
+
+    def _fresh(self, manifest: Manifest) -> tuple[Rows, Position | None]:
+        """Rows that are not sealed, by table."""
+        if manifest.wal is None:
+            return {}, None
+        wal = wal_path(self._folder, manifest.wal)
+        entries, offset = read_wal(wal)
+        found: Rows = {}
+        for table, row in entries:
+            found.setdefault(table, []).append(row)
+        return found, (wal, offset)
 
 
 class Tail:
@@ -322,19 +527,20 @@ class Tail:
 
     def __init__(self, reader: LedgerReader, seen: Mapping[str, int] | None = None) -> None:
         self._reader = reader
-        self._position: tuple[Path, int] | None = None
+        self._position: Position | None = None
         self.seen: dict[str, int] = dict.fromkeys(schema.TABLES, 0) | dict(seen or {})
 
-    def poll(self) -> list[tuple[str, dict[str, Any]]]:
+    def poll(self) -> list[Entry]:
         """New rows as `(table, row)`, in the order they were written. Costs what is new, not what is there."""
         fresh = self._poll_wal()
         if fresh is None:
-            fresh = self._poll_all()
+            rows, self._position = self._reader.rows_after(self.seen)
+            fresh = _in_order(rows)
         for table, _ in fresh:
             self.seen[table] += 1
         return fresh
 
-    def _poll_wal(self) -> list[tuple[str, dict[str, Any]]] | None:
+    def _poll_wal(self) -> list[Entry] | None:
         """What the write-ahead file we were reading has gained; None once it has been sealed."""
         if self._position is None:
             return None
@@ -346,60 +552,34 @@ class Tail:
         self._position = wal, offset
         return fresh
 
-    def _poll_all(self) -> list[tuple[str, dict[str, Any]]]:
-        """Everything not yet seen, sealed or not; the next poll goes on from there."""
-        rows, self._position = self._reader.rows_and_position()
-        fresh = [(table, row) for table in rows for row in rows[table][self.seen[table] :]]
-        return sorted(fresh, key=lambda entry: entry[1]["at"])
+
+def _own_archive(run: Path, archive: str | Path | Archive | None) -> Archive:
+    """The archive of a run that has one, which may be given, but not another one."""
+    found = find_archive(run, archive)
+    if found.uri != (known := address(run)):
+        raise LedgerError(f"{run} keeps its parts in {known}, not in {found.uri}. Leave the archive out.")
+    return found
 
 
-def _wal_path(folder: Path, number: int) -> Path:
-    return folder / f"wal-{number:06d}.jsonl"
+def _has_manifest(archive: Archive) -> bool:
+    try:
+        read_manifest(archive)
+    except FileNotFoundError:
+        return False
+    return True
 
 
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(schema.canonical(manifest).encode()).hexdigest()
+def _chosen(names: Iterable[str] | None) -> list[str]:
+    chosen = list(schema.TABLES if names is None else names)
+    if unknown := set(chosen) - schema.TABLES.keys():
+        raise KeyError(f"there is no table {sorted(unknown)}; there are {', '.join(schema.TABLES)}")
+    return chosen
 
 
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    """Write to an unbuffered file, which may take less than all at once."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+def _in_order(rows: Rows) -> list[Entry]:
+    return sorted(((table, row) for table in rows for row in rows[table]), key=lambda entry: entry[1]["at"])
 
 
-def _frame(rows: Sequence[tuple[str, Row]]) -> bytes:
-    text = schema.canonical(rows).encode(errors="replace")  # half a surrogate in a message is no reason to stop
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def read_wal(path: Path, start: int = 0) -> tuple[list[tuple[str, dict[str, Any]]], int]:
-    """Rows of a write-ahead file, and the offset of the end of its last whole commit.
-
-    A torn last line, which has no line end because the writer died before it, is dropped: nobody acted on it.
-
-    Args:
-        path: The file.
-        start: Offset to begin at, the end of an earlier commit.
-
-    Raises:
-        LedgerError: A whole line is damaged.
-    """
-    with open(path, "rb") as file:
-        file.seek(start)
-        data = file.read()
-    *lines, rest = data.split(b"\n")
-    rows, end = [], start
-    for line in lines:
-        if not _is_whole(line):
-            raise LedgerError(f"{path} is damaged after byte {end}. What stands before it is good.")
-        rows += [(table, row) for table, row in json.loads(line[_HEADER_BYTES:])]
-        end += len(line) + 1
-    if _is_whole(rest[:-1]):  # a whole commit whose line end has become something else
-        raise LedgerError(f"{path} is damaged after byte {end}. What stands before it is good.")
-    return rows, end
-
-
-def _is_whole(line: bytes) -> bool:
-    text = line[_HEADER_BYTES:]
-    return line[:_HEADER_BYTES] == b"%08x " % zlib.crc32(text) and len(text) > 0
+def _microseconds(rows: list[Entry], otherwise: int) -> int:
+    """When the last row was written."""
+    return round(rows[-1][1]["at"] * 1e6) if rows else otherwise

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pbt.errors import LedgerError
-from pbt.lineage import Lineage, ScheduleStep
+from pbt.lineage import Lineage, Reference, ScheduleStep
 from pbt.member import Hparams
-from pbt.record.ledger import LedgerReader
+from pbt.record import provenance
+from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.runs import Run, open_run
-from pbt.record.schema import to_arrow
+from pbt.record.schema import to_rows
+from pbt.record.story import Entry, story
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +69,10 @@ class Result:
 
     @property
     def status(self) -> str:
-        """`finished`; `failed` or `stopped`, if its driver lived to say so; else `unfinished`."""
-        return "finished" if self.finished else self._end().get("status", "unfinished")
+        """`finished`, `running`; `failed` or `stopped`, if its driver lived to say so; else `unfinished`."""
+        if self.finished:
+            return "finished"
+        return "running" if is_written(self.path) else self._end().get("status", "unfinished")
 
     @property
     def reason(self) -> str:
@@ -91,20 +96,25 @@ class Result:
         return self._reader.is_open
 
     @cached_property
+    def tables(self) -> dict[str, pa.Table]:
+        """The ledger's tables by name, as they were when first asked for. All else is read from them."""
+        return self._reader.tables()
+
+    @cached_property
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """The ledger's rows by table, as they were when first asked for."""
-        return self._reader.rows()
+        """The same as plain dictionaries, `at` in seconds since the epoch."""
+        return {name: to_rows(table) for name, table in self.tables.items()}
 
     @cached_property
     def lineage(self) -> Lineage:
         """All segments and their parents."""
-        return Lineage.from_rows(self.rows)
+        return Lineage.from_rows({name: to_rows(self.tables[name]) for name in ("segments", "outcomes")})
 
     @property
     def segments(self) -> pa.Table:
         """One row per segment: the decision, how it ended, and a column `hparams/NAME` for each hyperparameter."""
-        segments = to_arrow("segments", self.rows["segments"]).rename_columns({"at": "decided_at"})
-        outcomes = to_arrow("outcomes", self.rows["outcomes"]).rename_columns({"at": "ended_at"})
+        segments = self.tables["segments"].rename_columns({"at": "decided_at"})
+        outcomes = self.tables["outcomes"].rename_columns({"at": "ended_at"})
         joined = segments.join(outcomes, keys=["member", "segment"], join_type="left outer")
         joined = joined.sort_by([("member", "ascending"), ("segment", "ascending")])
         values = [json.loads(text) for text in joined["hparams"].to_pylist()]
@@ -115,7 +125,7 @@ class Result:
     @property
     def metrics(self) -> pa.Table:
         """All metrics as long rows."""
-        return to_arrow("metrics", self.rows["metrics"])
+        return self.tables["metrics"]
 
     def to_pandas(self) -> pd.DataFrame:
         """`segments` as a pandas data frame."""
@@ -128,8 +138,8 @@ class Result:
     @property
     def winner(self) -> int | None:
         """The announced winner's id; None while the sweep has not finished, or where no member survived."""
-        finish = [row for row in self.rows["decisions"] if row["kind"] == "finish"]
-        return finish[-1].get("member") if finish else None
+        finish = self._rows("decisions", kind="finish")
+        return finish[-1]["member"] if finish else None
 
     @property
     def best(self) -> Best:
@@ -154,12 +164,55 @@ class Result:
 
     def last_metrics(self, member: int) -> dict[str, float]:
         """A member's last value of every metric, by `split/name`."""
-        own = [row for row in self.rows["metrics"] if row["member"] == member]
-        return {f"{row['split']}/{row['name']}": row["value"] for row in own}
+        return {f"{row['split']}/{row['name']}": row["value"] for row in self._rows("metrics", member=member)}
 
     def _checkpoint(self, member: int) -> Path | None:
-        saved = [row for row in self.rows["checkpoints"] if row["member"] == member]
+        rows = self._rows("checkpoints", member=member)
+        gone = {row["digest"] for row in rows if row["status"] in ("removed", "damaged")}
+        saved = [row for row in rows if row["digest"] not in gone]
         return self.path / "checkpoints" / f"{saved[-1]['digest']}.safetensors" if saved else None
+
+    def _rows(self, table: str, **wanted: Any) -> list[dict[str, Any]]:
+        """Rows of a table that have these values."""
+        found = self.tables[table]
+        for name, value in wanted.items():
+            found = found.filter(pc.equal(found[name], value))
+        return to_rows(found)
+
+    # ------------------------------------------------------------------------------------------------- provenance
+    # A member is named by its number (3: its present weights) or one of its segments ("3:5": those it ended in).
+    # docs/provenance.md tells the columns. An unknown member is a `MemberNotFound`.
+
+    def lineage_table(self) -> pa.Table:
+        """All segments: where their weights came from, and what became of them."""
+        return provenance.lineage_table(self.lineage)
+
+    def ancestors(self, member: Reference) -> pa.Table:
+        """The segments that made a member's weights, root first."""
+        return provenance.segment_table(self.lineage, self.lineage.ancestors(member))
+
+    def descendants(self, member: Reference) -> pa.Table:
+        """The segments whose weights came from a member, its own included, in order of age."""
+        return provenance.segment_table(self.lineage, self.lineage.descendants(member))
+
+    def schedule(self, member: Reference) -> pa.Table:
+        """The hyperparameters a member's weights were trained with, from age 0 on."""
+        return provenance.schedule_table(self.lineage.schedule(member))
+
+    def why(self, member: Reference) -> pa.Table:
+        """What happened to a member, in order of time, with the reasons that were recorded."""
+        return provenance.story_table(self.story(member))
+
+    def diff(self, a: Reference, b: Reference) -> pa.Table:
+        """Two members' weights side by side, by age: who trained them, with what hyperparameters and scores."""
+        return provenance.stretch_table(self.lineage.compare(a, b))
+
+    def story(self, member: Reference) -> list[Entry]:
+        """`why` as objects."""
+        who = self.lineage.find(member).key.member
+        rows = {name: to_rows(table) for name, table in self.tables.items() if name != "metrics"}
+        rows["metrics"] = self._rows("metrics", member=who)
+        return story(self.lineage, rows, member, self.run.info["objective"])
 
 
 def load(path: str | Path) -> Result:

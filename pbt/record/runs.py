@@ -40,6 +40,23 @@ def remember_end(run: Run, status: str, reason: str) -> None:
         write_atomically(run.path / "end.json", json.dumps({"status": status, "reason": reason}).encode())
 
 
+def forget_end(run: Run) -> None:
+    """The run is taken up: how it ended before, and that somebody asked it to stop, is past."""
+    for name in ("end.json", "stop"):
+        (run.path / name).unlink(missing_ok=True)
+
+
+def ask_to_stop(run: Run) -> None:
+    """Ask whoever trains the run to stop: a file in its folder, so that it works from any process."""
+    with suppress(OSError):  # a full disk: the next Ctrl-C stops at once
+        (run.path / "stop").touch()
+
+
+def is_asked_to_stop(run: Run) -> bool:
+    """Whether somebody wants the run to stop."""
+    return (run.path / "stop").exists()
+
+
 def prepare_storage(storage: Path, option: str = "--storage") -> Path:
     """Make the storage folder and see that it can be written, before anything is started.
 
@@ -73,6 +90,16 @@ def make_run(storage: Path, name: str, info: Mapping[str, Any], clock: Callable[
     info = {"run_id": path.name, "created": now, **info}
     write_atomically(path / "run.json", json.dumps(info, indent=1).encode())
     return Run(path, info)
+
+
+def rewrite_run(run: Run, info: Mapping[str, Any]) -> Run:
+    """Replace what `run.json` says.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    write_atomically(run.path / "run.json", json.dumps(info, indent=1).encode())
+    return Run(run.path, info)
 
 
 def _fresh(storage: Path, stem: str) -> Path:

@@ -57,6 +57,14 @@ class Progress:
             self._live.start()
         return self
 
+    def catch_up(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Take in what happened before the sweep was taken up again, and say so in one line."""
+        self._population.apply(rows)
+        done = list(self._population.ended(after=0))
+        self._told_generations = done[-1].generation if done else 0
+        self._told.update(_failure(member, row) for member, row in self._population.failures.items())
+        self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
+
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in and show what they change. Without rows, a live display moves its clock."""
         self._population.apply(rows)
@@ -106,7 +114,7 @@ class Progress:
     def _bar(self) -> RenderableType:
         population = self._population
         share = population.share
-        elapsed = population.elapsed if population.finish else self._clock() - population.created
+        elapsed = population.elapsed if population.finish else self._clock() - population.created - population.paused_s
         words = f"{text.duration(elapsed)} elapsed"
         if not population.finish and share >= _GUESS_FROM:
             words += f", about {text.duration(elapsed * (1 - share) / share)} left"
@@ -181,7 +189,7 @@ def _line(row: GenerationRow, population: Population) -> str:
     said.append(text.count(row.num_exploits, "exploit"))
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
-    return "  ".join([*said, text.duration(row.at - population.created)])
+    return "  ".join([*said, text.duration(row.at - population.created - population.paused_s)])
 
 
 def _failure(member: int, row: Row) -> str:

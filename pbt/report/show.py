@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,10 @@ from pbt.report.tables import ExploitRow, Population, exploit_rows
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
+#: Incidents to show, the latest.
+_INCIDENTS = 8
+
+_LIMITS = {"tokens": "tokens", "wall_minutes": "minutes", "gpu_hours": "GPU hours", "joules": "joules"}
 
 
 def show(result: Result, console: Console | None = None, *, brief: bool = False) -> None:
@@ -149,8 +154,19 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "exploits": population.num_exploits,
         "declined": population.num_declined,
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
+        "sessions": [_session(row) for row in result.rows["sessions"]],
+        "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
         "digest": result.digest(),
     }
+
+
+_INCIDENT = ("at", "kind", "member", "segment", "stack", "message")
+
+
+def _session(row: Mapping[str, Any]) -> dict[str, Any]:
+    """When and why the sweep was taken up, and with what."""
+    facts = {name: json.loads(row[name] or "{}") for name in ("software", "hardware")}
+    return {"at": row["at"], "reason": row["reason"], "git_commit": row.get("git_commit"), **facts}
 
 
 def _files(run: Path) -> list[dict[str, Any]]:
@@ -197,7 +213,7 @@ def _summary_table(facts: Mapping[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     for name, words in _summary_lines(facts).items():
-        grid.add_row(name, Text(words, style="bold green" if name == "best" else ""))
+        grid.add_row("" if name.endswith(" ") else name, Text(words, style="bold green" if name == "best" else ""))
     return grid
 
 
@@ -210,7 +226,8 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "started": f"{_when(facts['created'])} UTC, took {text.duration(facts['seconds'])}",
         "trained": f"{facts['trainable']} under {facts['strategy']}",
         "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
-        "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps",
+        "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps"
+        + "".join(f", at most {budget[name]:g} {words}" for name, words in _LIMITS.items() if budget.get(name)),
         "used": f"{facts['member_steps']:,} member-steps, {facts['tokens']:,} tokens",
         "best": "no member has a score",
     }
@@ -221,11 +238,27 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["best"] += "" if test is None else f", test {text.score(test)}"
     declined = f", {facts['declined']} declined" if facts["declined"] else ""
     lines["exploits"] = f"{facts['exploits']}{declined}"
+    lines |= _session_lines(facts["sessions"])
+    for number, incident in enumerate(facts["incidents"][-_INCIDENTS:]):
+        lines["incidents" + " " * number] = incident["message"]  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
     for member, reason in facts["failures"].items():
         lines[f"member {member}"] = f"failed: {reason}"
     return lines | {"digest": facts["digest"]}
+
+
+def _session_lines(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """With what the sweep was trained, and how often it was taken up again."""
+    if not sessions:
+        return {}
+    software = sessions[-1]["software"]
+    lines = {"with": ", ".join(f"{name} {software[name]}" for name in ("pbt", "torch", "python") if name in software)}
+    again = Counter(session["reason"] for session in sessions[1:])
+    if again:
+        words = {"resume": "resumed", "extend": "extended", "restart": "its brain restarted by Ray"}
+        lines["taken up"] = ", ".join(f"{words[why]} {text.count(times, 'time')}" for why, times in again.items())
+    return lines
 
 
 def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Table:

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -137,6 +137,7 @@ class Population:
         steps: Training steps of a member in each.
         mode: Whether small or large scores are better.
         generation: The newest generation under way, counted from 1.
+        paused_s: Seconds in which nobody trained it, between being stopped and resumed.
         finish: The decision that ended the sweep, once there is one.
     """
 
@@ -149,16 +150,18 @@ class Population:
         self.created: float = info["created"]
         self.finish: Row | None = None
         self.last_at: float = self.created
+        self.paused_s = 0.0
         self.generation = 1
         self._own: dict[int, _Own] = {}
         self._generations: dict[int, _Generation] = defaultdict(_Generation)
         self._generation_of: dict[tuple[int, int], int] = {}
+        self._joined: dict[int, int] = {}
         self._failures: dict[int, Row] = {}
 
     def apply(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in, as `Tail.poll` gives them; each table's rows in order."""
         rows = list(rows)
-        self.last_at = max([self.last_at, *(row["at"] for _, row in rows)])
+        self._look_at_clock(rows)
         # Segments first: a clock that was set back must not put an outcome before its segment.
         for name, take in (
             ("segments", self._segment),
@@ -170,9 +173,16 @@ class Population:
                 if table == name:
                     take(row)
 
+    def _look_at_clock(self, rows: Sequence[tuple[str, Row]]) -> None:
+        for table, row in sorted(rows, key=lambda entry: entry[1]["at"]):
+            if table == "sessions" and row["session"] > 1:
+                self.paused_s += max(0.0, row["at"] - self.last_at)
+            self.last_at = max(self.last_at, row["at"])
+
     def _segment(self, row: Row) -> None:
         own = self._own.setdefault(row["member"], _Own(row))
         own.segment = row
+        self._joined.setdefault(row["member"], row["generation"])
         own.age = row["age_start"]
         own.consumed = max(own.consumed, row["consumed_start"])
         self._generation_of[row["member"], row["segment"]] = row["generation"]
@@ -203,6 +213,8 @@ class Population:
     def _decision(self, row: Row) -> None:
         if row["kind"] == "finish":
             self.finish = row
+        elif row["kind"] == "extend":
+            self.finish = None
         elif row["kind"] == "decline":
             key = row["member"], row.get("segment")
             self._generations[self._generation_of.get(key, 0) + 1].declined += 1  # type: ignore[arg-type]
@@ -216,14 +228,17 @@ class Population:
 
     @property
     def elapsed(self) -> float:
-        """Seconds between the run's beginning and the newest row."""
-        return self.last_at - self.created
+        """Seconds between the run's beginning and the newest row, without the pauses."""
+        return self.last_at - self.created - self.paused_s
 
     @property
     def share(self) -> float:
         """How much of the training is done, between 0 and 1; a failed member has nothing left to do."""
-        if self.finish:
-            return 1.0
+        return 1.0 if self.finish else self.trained
+
+    @property
+    def trained(self) -> float:
+        """Share of the steps that has been trained, whether or not the sweep is over."""
         whole = self.generations * self.steps
         done = sum(whole if m in self._failures else own.consumed for m, own in self._own.items())
         return min(1.0, done / (whole * self.members))
@@ -291,11 +306,15 @@ class Population:
     def _is_over(self, number: int) -> bool:
         gone = sum(self._generation_of[m, row["segment"]] <= number for m, row in self._failures.items())
         here = self._generations[number]
-        if len(here.scores) + gone < self.members or not here.scores:
+        if not here.scores or len(here.scores) + gone < self._num_joined(number):
             return False
         last = number + 1 >= self.generations
         following = self._generations.get(number + 1, _Generation())
-        return self.finish is not None or last or following.begun + gone >= self.members
+        return self.finish is not None or last or following.begun + gone >= self._num_joined(number + 1)
+
+    def _num_joined(self, number: int) -> int:
+        """Members that were there in a generation; an extension adds some."""
+        return sum(joined <= number for joined in self._joined.values())
 
     def _summary(self, number: int) -> GenerationRow:
         here, following = self._generations[number], self._generations.get(number + 1, _Generation())

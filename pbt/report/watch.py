@@ -39,6 +39,7 @@ class Watch:
         tracking: Where MLflow is, if anywhere.
         show: Whether to print progress.
         baseline: Drawn beside the run in its plots.
+        resumed: Whether the run was trained before; what was shown then is not shown again.
         console: Where to print; None prints to standard output.
     """
 
@@ -49,11 +50,13 @@ class Watch:
         *,
         show: bool,
         baseline: Result | None = None,
+        resumed: bool = False,
         console: Console | None = None,
     ) -> None:
         self._run = run
         self._tracking = tracking
         self._baseline = baseline
+        self._resumed = resumed
         self._console = console or Console(quiet=not show)
         self._stop = threading.Event()
         self._threads = [
@@ -68,9 +71,16 @@ class Watch:
         """Begin to follow."""
         self._progress = Progress(self._run.info, self._console)
         self._progress.__enter__()
+        if self._resumed:
+            self._tail = Tail(LedgerReader(self._run.path))
+            self._progress.catch_up(self._tail.poll())
         for thread in self._threads:
             thread.start()
         return self
+
+    def say(self, message: str) -> None:
+        """Tell the person something."""
+        self._console.print(message, markup=False, highlight=False)
 
     def finish(self) -> None:
         """The sweep came to its end: draw the plots and complete the mirror."""

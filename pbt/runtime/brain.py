@@ -2,39 +2,65 @@
 
 Reports come in, are recorded and shown to the strategy; its actions are recorded, and only then become work orders.
 The brain is a plain object: in process it is called directly, under Ray an actor holds it. It never waits.
+
+On a ledger that has something in it already, the brain tells its strategy again what happened, checks that it decides
+what is on record, and has the states that were lost trained again: see `history`, `minutes` and `recovery`.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from pbt.errors import HostError, StorageError
+from pbt.lineage import Lineage
 from pbt.member import Hparams, SegmentKey, Slot
-from pbt.record.ledger import Ledger
+from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.schema import canonical
 from pbt.runtime.checkpoints import Checkpoint
+from pbt.runtime.drafts import Draft
+from pbt.runtime.history import (
+    Extension,
+    Happening,
+    History,
+    SegmentEnded,
+    Told,
+    evaluation_ended,
+    read_history,
+    segment_ended,
+)
+from pbt.runtime.minutes import Minutes
 from pbt.runtime.orders import (
     Admit,
     Examination,
     Examine,
     Fetch,
-    Publish,
     SegmentResult,
     StackReport,
     Train,
     WorkOrder,
 )
+from pbt.runtime.plan import Plan
+from pbt.runtime.purse import Purse
+from pbt.runtime.rescue import Rescue
+from pbt.runtime.retention import removable
+from pbt.runtime.saving import Saving, key_of, token_of
+from pbt.runtime.states import States
+from pbt.runtime.tokens import Tokens
 from pbt.strategy import (
     Action,
+    BudgetEnded,
     ContinueUntil,
     Copy,
     Decline,
     Evaluate,
-    EvaluationEnded,
     Event,
+    Extended,
     Finish,
-    MemberFailed,
     SegmentReported,
     Set,
     Start,
@@ -42,56 +68,41 @@ from pbt.strategy import (
     SweepStarted,
 )
 
-#: Takes the state published under a token to the checkpoint store, with what to remember about it.
-Keep = Callable[[str, Mapping[str, object]], Checkpoint]
-
 
 @dataclass(slots=True)
 class _Member:
-    """What the brain knows of a member between two segments."""
+    """What the brain knows of a member.
+
+    Attributes:
+        segment: The last segment begun; -1 before the first.
+        ended: The last segment that ended, `age` and `consumed` at its end, and what it was `trained` with.
+        start: How the next segment starts, from which `parent`, at which age.
+        until: Value of `consumed` at which the segment under way ends; None between two segments.
+    """
 
     slot: Slot
     seed: int = 0
     hparams: Hparams = field(default_factory=dict)
     segment: int = -1
-    start: str = "fresh"
-    parent: SegmentKey | None = None
+    ended: int = -1
     age: int = 0
     consumed: int = 0
+    trained: Hparams = field(default_factory=dict)
+    start: str = "fresh"
+    parent: SegmentKey | None = None
+    start_age: int = 0
+    until: int | None = None
+    alive: bool = True
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A work order being put together."""
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    """An order at work, and the draft it was made of, to be carried out again if the stack is lost."""
 
-    publish: dict[int, tuple[str, int]] = field(default_factory=dict)
-    copy: list[tuple[int, int]] = field(default_factory=list)
-    fetch: list[Fetch] = field(default_factory=list)
-    admit: list[Admit] = field(default_factory=list)
-    set: dict[int, Hparams] = field(default_factory=dict)
-    train: list[Train] = field(default_factory=list)
-    examine: list[Examine] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the brain must know of a sweep besides its strategy.
-
-    Attributes:
-        slots: One for each member, in member order.
-        bucket: Name of the bucket all stacks belong to.
-        defaults: Value of every live hyperparameter, where the strategy names none.
-        metric: The objective.
-        split: The split that decides.
-        tokens_per_step: Tokens a member consumes in a step.
-    """
-
-    slots: tuple[Slot, ...]
-    bucket: str
-    defaults: Hparams
-    metric: str
-    split: str
-    tokens_per_step: int
+    order: WorkOrder
+    draft: Draft | None  # None if it is a recovery's
+    is_closing: bool
+    released_s: float
 
 
 class Brain:
@@ -99,35 +110,74 @@ class Brain:
 
     Args:
         plan: The sweep's fixed facts.
-        strategy: Decides.
+        strategy: Decides; just begun.
         ledger: Records; the brain is its one writer.
-        keep: Saves a published state as a checkpoint.
+        states: Saves, offers and drops states.
+        clock: Seconds, from any beginning.
     """
 
-    def __init__(self, plan: Plan, strategy: Strategy, ledger: Ledger, keep: Keep) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        strategy: Strategy,
+        ledger: Ledger,
+        states: States,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._plan = plan
         self._strategy = strategy
         self._ledger = ledger
-        self._keep = keep
-        self._members = {member: _Member(slot) for member, slot in enumerate(plan.slots)}
-        self._drafts: dict[int, _Draft] = {}
-        self._outstanding: dict[int, str] = {}
+        self._minutes = Minutes(ledger)
+        self._states = states
+        self._clock = clock
+        self._tokens = Tokens(states.drop)
+        self._slots = plan.slots
+        self._members: dict[int, _Member] = {}
+        self._in_stack: dict[int, list[int]] = {}
+        self._sit(range(len(plan.slots)))
+        self._drafts: dict[int, Draft] = {}
+        self._closing: dict[int, Draft] = {}
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._rescue: Rescue | None = None
         self._num_orders = 0
+        self._session = 0
+        self._is_stopping = False
+        self._is_closing = False
         self.finished = False
         self.best: int | None = None
 
     @property
     def num_stacks(self) -> int:
         """Number of stacks the sweep is laid out on."""
-        return 1 + max(slot.stack for slot in self._plan.slots)
+        return 1 + max(slot.stack for slot in self._slots)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do: the sweep has finished or was stopped, and everything is saved."""
+        return self._is_closing and not (self._outstanding or self._closing or self._saving.pending)
 
     def capacity(self, stack: int) -> int:
         """Number of slots of a stack."""
-        return sum(slot.stack == stack for slot in self._plan.slots)
+        return len(self._in_stack[stack])
 
     def start(self) -> None:
-        """Begin the sweep."""
-        self._handle([SweepStarted(id="start", slots=self._plan.slots)])
+        """Begin the sweep, or go on with it.
+
+        Raises:
+            LedgerError: The ledger is damaged, or the strategy no longer decides what is on record.
+        """
+        history = read_history(LedgerReader(self._ledger.run), self._plan.metric, self._plan.split)
+        self._saving = Saving(self._plan.checkpoints, self._states, self._clock, history.checkpoints)
+        self._purse = Purse(self._plan.budget, history.usage, self._plan.tokens_per_step, self._clock)
+        self._open_session(history)
+        self._minutes = Minutes(self._ledger, history.decided)
+        self._tell(Told(SweepStarted(id="start", slots=self._plan.slots)))
+        extensions = self._tell_again(history)
+        self._minutes.close()
+        self._recover(range(self.num_stacks))
+        self._extend(extensions)
+        self._record_stacks()
+        self._settle()
 
     def orders(self, stacks: Iterable[int]) -> list[WorkOrder]:
         """Work for these stacks, at most one order each; none for a stack that has not reported its last.
@@ -135,36 +185,135 @@ class Brain:
         Raises:
             StorageError: The decisions behind the orders could not be recorded.
         """
-        self._ledger.commit()  # nothing to do, unless an earlier commit failed
-        ready = [stack for stack in sorted(stacks) if stack in self._drafts and stack not in self._outstanding]
-        return [self._release(stack) for stack in ready]
+        waiting, made = sorted(set(stacks) - self._outstanding.keys()), []
+        while waiting:
+            orders = [order for stack in waiting if (order := self._next(stack)) is not None]
+            made += orders
+            # What these publish, others may have waited for.
+            waiting = [stack for stack in waiting if stack not in self._outstanding] if orders else []
+        self._ledger.commit()
+        return made
 
     def report(self, reports: Sequence[StackReport]) -> None:
-        """Take in the answers to orders. One that was answered before changes nothing."""
-        events: list[Event] = []
-        for report in reports:
-            if self._outstanding.get(report.stack) != report.order:
-                continue
-            del self._outstanding[report.stack]
-            events += [self._ended(result, report.wall_s) for result in report.segments]
-            events += [self._examined(examination) for examination in report.examinations]
+        """Take in the answers to orders. One that was answered before, or given up, changes nothing."""
+        fresh = [(report, known) for report in reports if (known := self._answered(report)) is not None]
+        for report, known in fresh:
+            self._purse.spend(report, sum(self._steps(result) for result in report.segments if known.draft))
+        work = [report for report, known in fresh if known.draft is not None]
+        happened = self._budget_events(work)
+        for report, known in fresh:
+            happened += self._take_in(report) if known.draft is not None else self._rescued(report)
+            if known.draft is not None:
+                for item in known.order.fetch:
+                    self._tokens.read(item.token, _reader(Slot(report.stack, item.slot)))
         self._ledger.commit()
-        self._handle(events)
+        for happening in happened:  # one by one, as when they are told again: nobody stands where no event said so
+            self._tell(happening)
+        self._ledger.commit()  # before anyone can ask for the orders
+        self._settle()
+
+    def _answered(self, report: StackReport) -> _Outstanding | None:
+        known = self._outstanding.get(report.stack)
+        if known is None or known.order.id != report.order:
+            return None
+        self._tokens.published_all(item.token for item in known.order.publish)
+        return self._outstanding.pop(report.stack)
+
+    def lost(self, stacks: Iterable[int], reason: str) -> None:
+        """The hosts of these stacks are gone: what they held is trained again, what they were doing is done again."""
+        lost = set(stacks)
+        for stack in sorted(lost):
+            self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason)
+            self._take_back(stack)
+        if self._rescue is not None:  # begins again, with these stacks in it
+            for stack in self._rescue.stacks:
+                self._take_back(stack)
+            self._tokens.read_all(map(token_of, self._rescue.tokens), "rescue")
+            lost |= self._rescue.stacks
+        self._recover(lost)
+        self._ledger.commit()
+        self._settle()
+
+    def is_to_wait(self, order: WorkOrder, token: str) -> bool:
+        """Whether a host is to go on waiting for a state that an order is to fetch, before it has begun with the rest.
+
+        If not, the host forgets the order: it was given up, or whoever was to publish the state is lost, and the order
+        will be given again.
+        """
+        known = self._outstanding.get(order.stack)
+        if known is None or known.order.id != order.id:
+            return False
+        if self._tokens.is_published(token) or token in self._at_work():
+            return True
+        self._take_back(order.stack)
+        return False
+
+    def _take_back(self, stack: int) -> None:
+        known = self._outstanding.pop(stack, None)
+        if known is not None and known.draft is not None:
+            drafts = self._closing if known.is_closing else self._drafts
+            drafts[stack] = known.draft.joined(drafts.get(stack))
+
+    def _at_work(self) -> set[str]:
+        """Tokens of states that orders at work publish."""
+        return {item.token for known in self._outstanding.values() for item in known.order.publish}
+
+    def stop(self) -> None:
+        """Order nothing more; once what is under way has been reported, save every living member."""
+        self._is_stopping = True
+        self._settle()
+
+    def saved(self, token: str, checkpoint: Checkpoint) -> None:
+        """A member's state has been saved."""
+        key = key_of(token)
+        self._saving.end(key, checkpoint.digest)
+        self._tokens.read(token, "save")
+        self._record_checkpoint(key, checkpoint.digest, "saved", checkpoint.size_bytes)
+        if len(self._saving.saved) > 2 * self._plan.checkpoints.keep * len(self._members):
+            self._tidy()
+        self._ledger.commit()
+
+    def not_saved(self, token: str, reason: str) -> None:
+        """A member's state could not be saved; training goes on."""
+        key = key_of(token)
+        self._saving.end(key, None)
+        self._tokens.read(token, "save")
+        self._incident("checkpoint_failed", key, reason)
+        self._ledger.commit()
 
     def close(self) -> None:
-        """Seal the ledger."""
-        self._ledger.close(finished=self.finished)
+        """Remove checkpoints nobody needs, and seal the ledger."""
+        if self.done:
+            self._tidy()
+        self._ledger.close(finished=self.finished and self.done)
+
+    def abandon(self) -> None:
+        """Let go of the ledger as the death of the process would."""
+        self._ledger.abandon()
 
     # ------------------------------------------------------------------------------------------ what happened
 
-    def _ended(self, result: SegmentResult, wall_s: float) -> Event:
-        member = self._members[result.member]
-        trained = result.consumed - member.consumed
-        member.age, member.consumed = result.age, result.consumed
-        member.start, member.parent = "own", SegmentKey(result.member, result.segment)
+    def _take_in(self, report: StackReport) -> list[Happening]:
+        share = report.joules / len(report.segments) if report.joules is not None and report.segments else None
+        happened: list[Happening] = [self._ended(result, report.wall_s, share) for result in report.segments]
+        just_ended = {result.member: result.segment for result in report.segments}
+        for examination in report.examinations:
+            segment = just_ended.get(examination.member, self._members[examination.member].ended)
+            happened.append(self._examined(examination, segment))
+        return happened
+
+    def _until(self, result: SegmentResult) -> int:
+        return self._members[result.member].until or 0
+
+    def _steps(self, result: SegmentResult) -> int:
+        return result.consumed - self._members[result.member].consumed
+
+    def _ended(self, result: SegmentResult, wall_s: float, joules: float | None) -> SegmentEnded:
+        steps = self._steps(result)
         for split, metrics in (("train", result.training), (self._plan.split, result.evaluation)):
-            self._record_metrics(result.member, result.segment, split, metrics)
+            self._record_metrics(result, split, metrics)
         failure, score = result.failure or self._unreported(result), self._score(result)
+        flops = self._plan.flops_per_step
         self._ledger.append(
             "outcomes",
             member=result.member,
@@ -175,21 +324,36 @@ class Brain:
             consumed_end=result.consumed,
             score=None if failure else score,
             wall_s=wall_s,
-            tokens=trained * self._plan.tokens_per_step,
+            tokens=steps * self._plan.tokens_per_step,
+            flops=None if flops is None else steps * flops,
+            joules=joules,
             reason=failure,
         )
-        where = f"{result.member}:{result.segment}"
-        if failure:
-            return MemberFailed(id=f"failed:{where}", member=result.member, reason=failure)
-        return SegmentReported(
-            id=f"report:{where}",
+        return segment_ended(
             member=result.member,
             segment=result.segment,
             age=result.age,
             consumed=result.consumed,
-            metrics={**result.evaluation, self._plan.metric: score},
+            metrics={**self._on_split(result), self._plan.metric: score},
             wall_s=wall_s,
+            failure=failure,
         )
+
+    def _on_split(self, result: SegmentResult) -> Mapping[str, float]:
+        """All that is on record for the split that decides; of the training split, what training itself saw too."""
+        return {**result.training, **result.evaluation} if self._plan.split == "train" else result.evaluation
+
+    def _stand(self, ended: SegmentEnded) -> None:
+        """The member stands at the end of its segment."""
+        number = ended.event.member
+        member = self._members[number]
+        if member.ended >= 0:
+            self._tokens.read(self._token(number), "hold")
+        member.ended, member.age, member.consumed = ended.segment, ended.age, ended.consumed
+        member.trained = member.hparams
+        member.start, member.parent, member.start_age = "own", SegmentKey(number, ended.segment), ended.age
+        member.until = None
+        member.alive = isinstance(ended.event, SegmentReported)
 
     def _unreported(self, result: SegmentResult) -> str | None:
         if self._plan.metric in result.evaluation:
@@ -205,45 +369,211 @@ class Brain:
         score = result.evaluation.get(self._plan.metric, math.nan)
         return score if math.isfinite(score) else math.nan
 
-    def _examined(self, examination: Examination) -> Event:
-        member = self._members[examination.member]
-        self._record_metrics(examination.member, member.segment, examination.split, examination.metrics)
-        self._save(examination.member)
-        return EvaluationEnded(
-            id=f"evaluation:{examination.member}:{member.segment}:{examination.split}",
-            member=examination.member,
-            split=examination.split,
-            metrics=examination.metrics,
-        )
+    def _examined(self, examination: Examination, segment: int) -> Happening:
+        member, split, metrics = examination.member, examination.split, examination.metrics
+        at = {"member": member, "segment": segment, "split": split}
+        at |= {"age": examination.age, "consumed": examination.consumed}
+        for name, value in metrics.items():
+            self._ledger.append("metrics", **at, name=name, value=value)
+        self._ledger.append("evaluations", **at)
+        return Told(evaluation_ended(member, segment, split, metrics))
 
-    def _record_metrics(self, member: int, segment: int, split: str, metrics: Mapping[str, float]) -> None:
-        at = self._members[member]
+    def _record_metrics(self, result: SegmentResult, split: str, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             self._ledger.append(
                 "metrics",
-                member=member,
-                segment=segment,
+                member=result.member,
+                segment=result.segment,
                 split=split,
                 name=name,
                 value=value,
-                age=at.age,
-                consumed=at.consumed,
+                age=result.age,
+                consumed=result.consumed,
             )
 
-    def _save(self, member: int) -> None:
-        known = self._members[member]
-        about = {"member": member, "segment": known.segment, "bucket": self._plan.bucket, "hparams": known.hparams}
-        saved = self._keep(_token(member, known.segment), about)
+    def _budget_events(self, reports: Sequence[StackReport]) -> list[Happening]:
+        """The end of the budget, to be told before reports after which there is not enough for another round."""
+        results = {result.member: result for report in reports for result in report.segments}
+        if not results:
+            return []
+        self._ledger.append("usage", session=self._session, **self._purse.used_now())
+        under_way, following = 0, 0
+        for number, member in self._members.items():
+            result = results.get(number)
+            if not member.alive or (result is not None and (result.failure or self._unreported(result))):
+                continue
+            reached = result.consumed if result else member.until or member.consumed
+            under_way += 0 if result else reached - member.consumed
+            if self._plan.synchronous or result:
+                following += self._purse.following(reached)
+        was_cut = any(result.failure is None and result.consumed < self._until(result) for result in results.values())
+        reason = self._purse.exhausted(under_way, following, was_cut)
+        if reason is None:
+            return []
+        self._ledger.append("decisions", kind="budget", reason=reason)
+        return [Told(BudgetEnded(id=f"budget:{self._purse.num_ends}", reason=reason))]
+
+    # ------------------------------------------------------------------------------------- taking a sweep up again
+
+    def _open_session(self, history: History) -> None:
+        known = self._plan.session
+        self._session = history.sessions + 1
         self._ledger.append(
-            "checkpoints", member=member, segment=known.segment, digest=saved.digest, size_bytes=saved.size_bytes
+            "sessions",
+            session=self._session,
+            reason=known.reason,
+            software=canonical(dict(known.software)),
+            hardware=canonical(dict(known.hardware)),
+            git_commit=known.git_commit,
+            spec=canonical(known.spec),
         )
+
+    def _record_stacks(self) -> None:
+        for stack in range(self.num_stacks):
+            self._ledger.append(
+                "stacks",
+                session=self._session,
+                stack=stack,
+                capacity=self.capacity(stack),
+                bucket=self._plan.bucket,
+                **self._plan.session.place,
+            )
+
+    def _tell_again(self, history: History) -> int:
+        """Tell the strategy what happened; returns how often the sweep has been extended."""
+        extensions = 0
+        for happening in history.happened:
+            match happening:
+                case SegmentEnded():
+                    self._done_before(happening)
+                case Told(event):
+                    self._told_before(event)
+                case Extension():
+                    extensions += 1
+            self._tell(happening, extensions)
+        self._ledger.commit()
+        return extensions
+
+    def _done_before(self, ended: SegmentEnded) -> None:
+        slot = self._members[ended.event.member].slot
+        draft = self._drafts.setdefault(slot.stack, Draft())
+        if slot.index in draft.fetch:
+            self._tokens.read(draft.fetch[slot.index].token, _reader(slot))
+        draft.forget(slot.index)
+        for receiver in self._in_stack[slot.stack]:  # who was to be copied from it then must have it as it was
+            index = self._members[receiver].slot.index
+            if draft.copy.get(index) == slot.index:
+                del draft.copy[index]
+                self._fetch(receiver)
+
+    def _told_before(self, event: Event) -> None:
+        if isinstance(event, BudgetEnded):
+            self._purse.end()
+            return
+        member = self._members[event.member]  # type: ignore[union-attr]
+        self._drafts[member.slot.stack].examine.pop(member.slot.index, None)
+
+    def _extend(self, extensions: int) -> None:
+        """Extend the sweep, if this session is for that and has not done so yet."""
+        if self._plan.session.extension is None or self._plan.session.extension[0] <= extensions:
+            return
+        number, data = self._plan.session.extension
+        self._ledger.append("decisions", kind="extend", data=data, reason="asked for with `pbt extend`")
+        self._ledger.commit()
+        self._tell(Extension(data), number)
+        self._ledger.commit()
+
+    def _sit(self, members: Iterable[int]) -> None:
+        """New members take their slots."""
+        for member in members:
+            self._members[member] = _Member(self._slots[member])
+            self._in_stack.setdefault(self._slots[member].stack, []).append(member)
+
+    def _extended(self, number: int, data: str) -> Event:
+        told = json.loads(data)
+        assert self._plan.extend is not None
+        task = self._plan.extend(told["spec"])
+        self._slots = tuple(Slot(stack, index) for stack, index in told["slots"])
+        self._sit(range(len(self._members), len(self._slots)))
+        self._purse.extend(task.budget)
+        self.finished, self.best, self._is_closing = False, None, False
+        return Extended(id=f"extended:{number}", task=task, slots=self._slots)
+
+    # ------------------------------------------------------------------------------- training again what was lost
+
+    def _recover(self, stacks: Iterable[int]) -> None:
+        """Have the states trained again that these stacks must hold before they can go on."""
+        lost = set(stacks)
+        targets = {
+            member.slot: SegmentKey(number, member.ended)
+            for number, member in self._members.items()
+            if member.slot.stack in lost and member.alive and member.ended >= 0
+        }
+        extra = self._unpublished(lost)
+        self._rescue = None
+        if not targets and not extra:
+            return
+        rows = LedgerReader(self._ledger.run).rows(("segments", "outcomes"))
+        while self._rescue is None:
+            slots = [slot for slot in self._slots if slot.stack in lost]
+            rescue = Rescue(rows, targets, extra, slots, self._saving.saved)
+            if (broken := self._offer(rescue)) is None:
+                self._rescue = rescue
+            else:
+                self._give_up_checkpoint(*broken)
+
+    def _unpublished(self, lost: set[int]) -> set[SegmentKey]:
+        """States that drafts will fetch, and that nobody publishes for them any more."""
+        read = {item.token for stack in lost if stack in self._drafts for item in self._drafts[stack].fetch.values()}
+        drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
+        missing = read - drafted - self._at_work()
+        return {key_of(token) for token in missing if not self._tokens.is_published(token)}
+
+    def _offer(self, rescue: Rescue) -> tuple[SegmentKey, str] | None:
+        """Publish the checkpoints a recovery begins from; returns the first that is damaged, and what is wrong."""
+        for offered, (key, digest) in enumerate(rescue.loads):
+            try:
+                self._states.offer(token_of(key), digest)
+            except StorageError as error:
+                for other, _ in rescue.loads[:offered]:
+                    self._states.drop(token_of(other))
+                return key, str(error)
+        for key in rescue.tokens:
+            self._tokens.reads(token_of(key), "rescue")
+        self._tokens.published_all(token_of(key) for key, _ in rescue.loads)
+        return None
+
+    def _give_up_checkpoint(self, key: SegmentKey, problem: str) -> None:
+        digest = self._saving.saved.pop(key)
+        self._record_checkpoint(key, digest, "damaged")
+        older = "its segments are trained again from an older one, or from the start"
+        self._incident("checkpoint_damaged", key, f"{problem} {older}.")
+
+    def _rescued(self, report: StackReport) -> list[Happening]:
+        """A step of a recovery was done; that is no news to the strategy."""
+        assert self._rescue is not None
+        for result in report.segments:
+            if (problem := self._rescue.difference(result, self._score(result))) is not None:
+                self._incident("differs", SegmentKey(result.member, result.segment), problem)
+        self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")
+        if self._rescue.done:
+            self._ledger.append("incidents", kind="recovered", message=self._rescue.story)
+            self._rescue = None
+        return []
 
     # ---------------------------------------------------------------------------------------- what is to be done
 
-    def _handle(self, events: Sequence[Event]) -> None:
-        for action in self._strategy.handle(events):
+    def _tell(self, happening: Happening, extensions: int = 0) -> None:
+        """Something happened, now or before: the strategy is told, and its decisions are taken down."""
+        match happening:
+            case SegmentEnded(event=event):
+                self._stand(happening)
+            case Told(event):
+                pass
+            case Extension(data):
+                event = self._extended(extensions, data)
+        for action in self._strategy.handle([event]):
             self._take(action)
-        self._ledger.commit()  # before anyone can ask for the orders
 
     def _take(self, action: Action) -> None:
         match action:
@@ -259,7 +589,8 @@ class Brain:
                 self._decide("decline", action.cause, action.member, reason=action.reason)
             case Evaluate():
                 self._decide("evaluate", action.cause, action.member, reason=f"on the {action.split} split")
-                self._evaluate(action.member, action.split)
+                slot = self._members[action.member].slot
+                self._draft(slot).examine[slot.index] = Examine(slot.index, action.member, action.split)
             case Finish():
                 self._decide("finish", action.cause, action.best, reason=action.reason)
                 self.finished, self.best = True, action.best
@@ -269,33 +600,47 @@ class Brain:
         hparams = self._full(action.hparams)
         self._decide("start", action.cause, action.member, hparams=hparams)
         member.slot, member.seed, member.hparams = action.slot, action.seed, hparams
-        member.age, member.start, member.parent = 0, "fresh", None
-        self._draft(member).admit.append(Admit(member.slot.index, hparams, member.seed, member.consumed))
+        member.start, member.parent, member.start_age = "fresh", None, 0
+        slot = member.slot.index
+        self._draft(member.slot).admit[slot] = Admit(slot, hparams, member.seed, member.consumed)
 
     def _copy(self, action: Copy) -> None:
         donor, receiver = self._members[action.donor], self._members[action.receiver]
         self._decide("copy", action.cause, action.receiver, donor=action.donor, reason=action.reason)
-        receiver.start, receiver.age = "copied", donor.age
-        receiver.parent = SegmentKey(action.donor, donor.segment)
-        if donor.slot.stack == receiver.slot.stack:
-            self._draft(receiver).copy.append((donor.slot.index, receiver.slot.index))
+        receiver.start, receiver.start_age = "copied", donor.age
+        receiver.parent = SegmentKey(action.donor, donor.ended)
+        token = self._token(action.donor)
+        is_there = donor.until is None or donor.slot.index in self._draft(donor.slot).train
+        if is_there and donor.slot.stack == receiver.slot.stack:
+            self._draft(donor.slot).copy[receiver.slot.index] = donor.slot.index
             return
-        token = self._publish(action.donor)
-        self._draft(receiver).fetch.append(
-            Fetch(receiver.slot.index, token, receiver.hparams, receiver.seed, receiver.consumed)
-        )
+        if is_there:
+            self._draft(donor.slot).publish[donor.slot.index] = token
+        elif not self._tokens.is_read_by(token, "hold"):
+            problem = f"the strategy copies member {action.donor}, which is under way"
+            raise HostError(f"{problem}. Set `synchronous = False` in the strategy's options.")
+        self._fetch(action.receiver)
+
+    def _fetch(self, receiver: int) -> None:
+        """The receiver takes its parent's end state from the exchange."""
+        member = self._members[receiver]
+        assert member.parent is not None
+        slot, token = member.slot.index, token_of(member.parent)
+        self._tokens.reads(token, _reader(member.slot))
+        self._draft(member.slot).fetch[slot] = Fetch(slot, token, member.hparams, member.seed, member.consumed)
 
     def _set(self, action: Set) -> None:
         member = self._members[action.member]
         hparams = self._full(action.hparams)
         self._decide("set", action.cause, action.member, hparams=hparams)
         member.hparams = hparams
-        self._draft(member).set[member.slot.index] = hparams
+        self._draft(member.slot).set[member.slot.index] = hparams
 
     def _continue(self, action: ContinueUntil) -> None:
         member = self._members[action.member]
         member.segment += 1
-        self._ledger.append(
+        member.until = action.consumed
+        self._minutes.write(
             "segments",
             member=action.member,
             segment=member.segment,
@@ -308,26 +653,21 @@ class Brain:
             bucket=self._plan.bucket,
             stack=member.slot.stack,
             slot=member.slot.index,
-            age_start=member.age,
+            age_start=member.start_age,
             consumed_start=member.consumed,
             until=action.consumed,
             cause=action.cause,
         )
-        self._draft(member).train.append(
-            Train(member.slot.index, action.member, member.segment, action.consumed, member.hparams)
-        )
+        slot, draft = member.slot.index, self._draft(member.slot)
+        draft.train[slot] = Train(slot, action.member, member.segment, action.consumed, member.hparams)
+        if not self._plan.synchronous and member.ended >= 0:
+            self._hold(action.member)
 
-    def _evaluate(self, member: int, split: str) -> None:
-        known = self._members[member]
-        self._draft(known).examine.append(Examine(known.slot.index, member, split))
-        self._publish(member)
-
-    def _publish(self, member: int) -> str:
-        known = self._members[member]
-        token = _token(member, known.segment)
-        _, readers = self._draft(known).publish.get(known.slot.index, (token, 0))
-        self._draft(known).publish[known.slot.index] = (token, readers + 1)
-        return token
+    def _hold(self, member: int) -> None:
+        """Others may ask for the state at the member's last report while it trains on: keep it at hand."""
+        known, token = self._members[member], self._token(member)
+        self._draft(known.slot).publish[known.slot.index] = token
+        self._tokens.reads(token, "hold")
 
     def _decide(
         self,
@@ -340,7 +680,7 @@ class Brain:
         reason: str | None = None,
     ) -> None:
         known = self._members.get(member) if member is not None else None
-        self._ledger.append(
+        self._minutes.write(
             "decisions",
             kind=kind,
             member=member,
@@ -355,27 +695,118 @@ class Brain:
     def _full(self, hparams: Hparams) -> Hparams:
         return {**self._plan.defaults, **hparams}
 
-    def _draft(self, member: _Member) -> _Draft:
-        return self._drafts.setdefault(member.slot.stack, _Draft())
+    def _draft(self, slot: Slot) -> Draft:
+        return self._drafts.setdefault(slot.stack, Draft())
 
-    def _release(self, stack: int) -> WorkOrder:
-        draft = self._drafts.pop(stack)
+    def _token(self, member: int) -> str:
+        return token_of(SegmentKey(member, self._members[member].ended))
+
+    # -------------------------------------------------------------------------------------------------- work orders
+
+    def _next(self, stack: int) -> WorkOrder | None:
+        if self._rescue is not None and stack in self._rescue.stacks:
+            parts = self._rescue.order(stack)
+            return None if parts is None else self._release(stack, None, **parts)
+        if stack in self._closing:
+            return self._carry_out(stack, self._closing.pop(stack), is_closing=True)
+        draft = self._drafts.get(stack, Draft())
+        if draft.is_empty:
+            return None
+        if self._is_stopping or not self._can_fetch(draft):
+            return self._publish_early(stack, draft)
+        del self._drafts[stack]
+        for key in self._unsafe(stack):
+            if self._saving.is_due(key, self._members[key.member].consumed):
+                self._save(key, draft)
+        return self._carry_out(stack, draft)
+
+    def _can_fetch(self, draft: Draft) -> bool:
+        """Whether all a draft is to fetch is published, or will be by orders at work: a host that waits does not ask.
+
+        So no two hosts can wait for each other, nor one for a stack that nobody has.
+        """
+        missing = {item.token for item in draft.fetch.values() if not self._tokens.is_published(item.token)}
+        return not missing or missing <= self._at_work()
+
+    def _publish_early(self, stack: int, draft: Draft) -> WorkOrder | None:
+        """What others are to fetch from a stack that itself has to wait, or that trains no more."""
+        tokens = {token for token in draft.publish.values() if not self._tokens.is_published(token)}
+        if self._is_stopping:
+            fetched = {item.token for known in self._outstanding.values() for item in known.order.fetch}
+            tokens &= fetched | set(map(token_of, self._saving.pending))
+        early = draft.take_publish(tokens)
+        return None if early.is_empty else self._carry_out(stack, early)
+
+    def _carry_out(self, stack: int, draft: Draft, is_closing: bool = False) -> WorkOrder:
+        busy_s = sum(self._clock() - known.released_s for known in self._outstanding.values())
+        stop_after_s = self._purse.seconds_left(self.num_stacks, busy_s) if draft.train else None
+        return self._release(stack, draft, is_closing, **draft.parts(), stop_after_s=stop_after_s)
+
+    def _release(self, stack: int, draft: Draft | None, is_closing: bool = False, **parts: Any) -> WorkOrder:
         self._num_orders += 1
-        order = WorkOrder(
-            id=f"order:{self._num_orders}",
+        order = WorkOrder(id=f"order:{self._session}:{self._num_orders}", stack=stack, split=self._plan.split, **parts)
+        self._outstanding[stack] = _Outstanding(order, draft, is_closing, self._clock())
+        self._ledger.append(
+            "orders",
+            order=order.id,
             stack=stack,
-            split=self._plan.split,
-            publish=tuple(Publish(slot, token, readers) for slot, (token, readers) in draft.publish.items()),
-            copy=tuple(draft.copy),
-            fetch=tuple(draft.fetch),
-            admit=tuple(draft.admit),
-            set=tuple(draft.set.items()),
-            train=tuple(draft.train),
-            examine=tuple(draft.examine),
+            kind="recovery" if draft is None else "saving" if is_closing else "work",
+            segments=canonical([[item.member, item.segment] for item in order.train]),
         )
-        self._outstanding[stack] = order.id
         return order
 
+    def _settle(self) -> None:
+        """Once everything has been reported of a sweep that finished or is to stop, save what is not saved."""
+        if self._is_closing or self._outstanding or self._rescue is not None:
+            return
+        if not (self.finished or self._is_stopping):
+            if all(draft.is_empty for draft in self._drafts.values()):
+                raise HostError("the strategy neither orders anything nor ends the sweep. That is a mistake in it.")
+            return
+        self._is_closing = True
+        for stack in range(self.num_stacks):
+            for key in self._unsafe(stack):
+                self._save(key, self._closing.setdefault(stack, Draft()))
 
-def _token(member: int, segment: int) -> str:
-    return f"{member}:{segment}"
+    def _unsafe(self, stack: int) -> list[SegmentKey]:
+        """End states of a stack's living members that are not saved."""
+        members = [(number, self._members[number]) for number in self._in_stack[stack]]
+        keys = [SegmentKey(number, member.ended) for number, member in members if member.alive and member.ended >= 0]
+        return [key for key in keys if not self._saving.is_safe(key)]
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    def _save(self, key: SegmentKey, draft: Draft) -> None:
+        """Have a member's state published, and saved."""
+        member, token = self._members[key.member], token_of(key)
+        about = {"member": key.member, "segment": key.index, "bucket": self._plan.bucket, "hparams": member.trained}
+        draft.publish[member.slot.index] = token
+        self._tokens.reads(token, "save")
+        self._saving.begin(key, member.consumed, about)
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints that no living member's ancestry needs."""
+        rows = LedgerReader(self._ledger.run).rows(("segments", "outcomes"))
+        frontier = {SegmentKey(number, member.ended) for number, member in self._members.items() if member.ended >= 0}
+        frontier = {key for key in frontier if self._members[key.member].alive}
+        frontier |= {member.parent for member in self._members.values() if member.alive and member.parent is not None}
+        pinned = {key for key in frontier if key.member == self.best}
+        saved = self._saving.saved
+        gone = removable(Lineage.from_rows(rows), frontier, saved, self._plan.checkpoints.keep, pinned)
+        for key in gone:
+            self._record_checkpoint(key, saved[key], "removed")
+        self._ledger.commit()  # a file that is gone must not be looked for
+        self._saving.remove(gone)
+
+    def _record_checkpoint(self, key: SegmentKey, digest: str, status: str, size_bytes: int | None = None) -> None:
+        self._ledger.append(
+            "checkpoints", member=key.member, segment=key.index, digest=digest, size_bytes=size_bytes, status=status
+        )
+
+    def _incident(self, kind: str, key: SegmentKey, message: str) -> None:
+        self._ledger.append("incidents", kind=kind, member=key.member, segment=key.index, message=message)
+
+
+def _reader(slot: Slot) -> str:
+    """Name of a slot as a reader of states."""
+    return f"slot:{slot.stack}:{slot.index}"

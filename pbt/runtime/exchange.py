@@ -15,52 +15,64 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pbt.errors import HostError
 from trainables import Shard, State
 
 
 class Exchange(Protocol):
-    """Where stacks leave states for each other."""
+    """Where stacks leave states for each other. What is published stays until the brain drops it."""
 
-    def publish(self, token: str, state: State, readers: int) -> None:
-        """Make a state available to exactly `readers` readers; it is dropped after the last has read it."""
+    def publish(self, token: str, state: State) -> None:
+        """Make a state available."""
 
     def fetch(self, token: str) -> State:
-        """Wait for a state and take it."""
+        """Wait for a state and read it."""
 
 
 class LocalExchange:
-    """The exchange of hosts that share a process."""
+    """The exchange of hosts that share a process: of states, or of handles to them."""
 
     def __init__(self) -> None:
-        self._states: dict[str, tuple[Any, int]] = {}
+        self._states: dict[str, Any] = {}
         self._changed = threading.Condition()
+        self._is_closed = False
 
-    def publish(self, token: str, state: Any, readers: int) -> None:
-        """Make a state (or a handle to one) available to `readers` readers."""
+    def publish(self, token: str, state: Any) -> None:
+        """Make a state available."""
         with self._changed:
-            self._states[token] = (state, readers)
+            self._states[token] = state
             self._changed.notify_all()
 
     def fetch(self, token: str) -> Any:
-        """Wait for a state and take it; the last reader drops it."""
-        with self._changed:
-            self._changed.wait_for(lambda: token in self._states)
-            return self.take(token)
-
-    def take(self, token: str) -> Any:
-        """Take a state that is there already.
+        """Wait for a state and read it.
 
         Raises:
-            KeyError: Nothing is published under the token.
+            HostError: It is not there, and the exchange is closed.
         """
-        state, readers = self._states.pop(token)
-        if readers > 1:
-            self._states[token] = (state, readers - 1)
-        return state
+        with self._changed:
+            self._changed.wait_for(lambda: token in self._states or self._is_closed)
+            if token not in self._states:
+                raise HostError(f"the state {token} was not published before the sweep ended.")
+            return self._states[token]
+
+    def close(self) -> None:
+        """Nothing more will be published: let nobody wait."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def drop(self, token: str) -> None:
+        """Forget a state; one that is not there is forgotten already."""
+        with self._changed:
+            self._states.pop(token, None)
 
     def __contains__(self, token: str) -> bool:
-        """Whether something is published under the token."""
+        """Whether a state is available."""
         return token in self._states
+
+    def __len__(self) -> int:
+        """Number of states available."""
+        return len(self._states)
 
 
 @dataclass(frozen=True, slots=True)

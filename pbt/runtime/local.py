@@ -3,42 +3,130 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from pbt.runtime.brain import Brain, Keep
+from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange
-from pbt.runtime.orders import perform
-from trainables import Place, Trainable
+from pbt.runtime.meter import Gauge, meter_for
+from pbt.runtime.orders import WorkOrder, carry_out, publish
+from pbt.runtime.states import States, StoredStates
+from trainables import Place, Stack, Trainable
+
+#: Seconds between two looks for somebody who wants the sweep to stop.
+_LOOK_S = 0.2
 
 
 def run_local(
-    make_brain: Callable[[Keep], Brain], *, run: Path, trainable: Trainable, bucket: str, place: Place
+    make_brain: Callable[[States], Brain],
+    *,
+    run: Path,
+    trainable: Trainable,
+    bucket: str,
+    place: Place,
+    is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run a sweep to its end in this process.
+    """Run a sweep to its end in this process, or until it is stopped.
 
     Args:
-        make_brain: Builds the brain, given the function that saves published states.
+        make_brain: Builds the brain, given what it does with published states.
         run: The run's folder.
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
+        is_to_stop: Asked now and then; once true, what is under way is finished and saved, and that is all.
     """
-    exchange, store = LocalExchange(), CheckpointStore(run / "checkpoints")
-    brain = make_brain(lambda token, about: store.save(exchange.fetch(token), about))
-    try:
-        with _one_thread_each(place), ThreadPoolExecutor(brain.num_stacks, thread_name_prefix="stack") as executor:
-            stacks = {stack: trainable.build(bucket, brain.capacity(stack), place) for stack in range(brain.num_stacks)}
+    store = CheckpointStore(run / "checkpoints")
+    store.sweep_leftovers()
+    changed = threading.Condition()
+
+    def wake() -> None:
+        with changed:
+            changed.notify_all()
+
+    exchange = LocalExchange()
+    with closing(StoredStates(exchange, store, wake)) as states:
+        brain = make_brain(states)
+        with closing(_Host(brain, states, exchange, changed, place)) as host, _one_thread_each(place):
             brain.start()
-            while not brain.finished:
-                brain.report(perform(stacks, brain.orders(stacks), exchange, executor))
-    finally:
-        brain.close()
+            capacities = [brain.capacity(stack) for stack in range(brain.num_stacks)]
+            stacks = {stack: trainable.build(bucket, size, place) for stack, size in enumerate(capacities)}
+            host.run(stacks, is_to_stop)
+
+
+class _Host:
+    """Threads, one a stack, that take turns at the brain.
+
+    Args:
+        brain: Used under the lock of `changed` only.
+        states: Tells the brain how saving went.
+        exchange: Where stacks leave states for each other.
+        changed: Notified whenever there may be something new to do.
+        place: Device and precision.
+    """
+
+    def __init__(
+        self, brain: Brain, states: StoredStates, exchange: LocalExchange, changed: threading.Condition, place: Place
+    ) -> None:
+        self._brain, self._states, self._exchange, self._changed = brain, states, exchange, changed
+        self._gauge = Gauge(meter_for(place.device))
+        self._error: BaseException | None = None
+        self._is_over = False
+
+    def run(self, stacks: Mapping[int, Stack], is_to_stop: Callable[[], bool]) -> None:
+        """Work until nothing is left to do. The first error of any thread is raised here."""
+        for number, stack in stacks.items():
+            # Daemons: whoever presses Ctrl-C twice does not wait for the end of a segment.
+            threading.Thread(target=self._work, args=(number, stack), name=f"stack-{number}", daemon=True).start()
+        is_stopping = False
+        with self._changed:
+            while not (self._brain.done or self._error):
+                self._states.tell(self._brain)
+                if not is_stopping and is_to_stop():
+                    is_stopping = True
+                    self._brain.stop()
+                    self._changed.notify_all()
+                if not (self._brain.done or self._error):
+                    self._changed.wait(timeout=_LOOK_S)
+        if self._error:
+            raise self._error
+
+    def close(self) -> None:
+        """Hear nothing more, and seal the ledger."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+            self._states.tell(self._brain)
+            self._brain.close()
+
+    def _work(self, number: int, stack: Stack) -> None:
+        try:
+            while (order := self._next(number)) is not None:
+                publish(stack, order, self._exchange)
+                report = carry_out(stack, order, self._exchange, self._gauge)
+                with self._changed:
+                    if self._is_over:
+                        return
+                    self._brain.report([report])
+                    self._changed.notify_all()
+        except BaseException as error:  # raised again by `run`
+            with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    def _next(self, number: int) -> WorkOrder | None:
+        with self._changed:
+            while not (self._is_over or self._brain.done or self._error):
+                if orders := self._brain.orders([number]):
+                    self._changed.notify_all()  # others may have waited for what it publishes
+                    return orders[0]
+                self._changed.wait()
+        return None
 
 
 def num_cores() -> int:

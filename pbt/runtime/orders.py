@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from pbt.errors import HparamMismatch
 from pbt.member import Hparams
@@ -21,11 +22,10 @@ from trainables.base import Metrics, Stack
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Make a slot's state available to `readers` readers under `token`, before anything is changed."""
+    """Make a slot's state available under `token`, before anything is changed; the brain drops it again."""
 
     slot: int
     token: str
-    readers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ class WorkOrder:
         train: Segments to run, all at once.
         split: The split trained members are evaluated on.
         examine: Further evaluations.
+        stop_after_s: Seconds after it was given at which training is cut short, because a budget ends; None trains to
+            the end.
     """
 
     id: str
@@ -96,6 +98,7 @@ class WorkOrder:
     set: tuple[tuple[int, Hparams], ...] = ()
     train: tuple[Train, ...] = ()
     examine: tuple[Examine, ...] = ()
+    stop_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +139,23 @@ class Examination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackReport:
-    """The answer to a work order."""
+    """The answer to a work order.
+
+    Attributes:
+        order: Which order.
+        stack: Which stack.
+        wall_s: Seconds the stack worked on it.
+        evaluation_s: Seconds of these that went into evaluating.
+        joules: Energy its device used since the device's last report; None where it cannot be read.
+        segments: How the ordered segments ended.
+        examinations: The further evaluations.
+    """
 
     order: str
     stack: int
     wall_s: float
+    evaluation_s: float = 0.0
+    joules: float | None = None
     segments: tuple[SegmentResult, ...] = ()
     examinations: tuple[Examination, ...] = ()
 
@@ -148,10 +163,17 @@ class StackReport:
 Stacks: TypeAlias = Mapping[int, Stack]
 
 
+class Gauge(Protocol):
+    """Reads the energy of a device."""
+
+    def take(self) -> float | None:
+        """Joules used since it was last asked, whoever asked; None where energy cannot be read."""
+
+
 def perform(
-    stacks: Stacks, orders: Sequence[WorkOrder], exchange: Exchange, executor: Executor | None = None
+    stacks: Stacks, orders: Sequence[WorkOrder], exchange: Exchange, gauge: Gauge | None = None
 ) -> list[StackReport]:
-    """Carry out the orders of all stacks of one host.
+    """Carry out orders on stacks of one host, one after another.
 
     All stacks publish first: an order may fetch what another order of the same host publishes.
 
@@ -159,56 +181,121 @@ def perform(
         stacks: The host's stacks by number.
         orders: At most one for each stack.
         exchange: Where states are published and fetched.
-        executor: Runs the stacks side by side; None runs them one after another.
+        gauge: Measures the energy of the stacks' device.
     """
+    since = time.monotonic()
     for order in orders:
-        for item in order.publish:
-            exchange.publish(item.token, stacks[order.stack].state(item.slot), item.readers)
-    if executor is None:
-        return [_turn(stacks[order.stack], order, exchange) for order in orders]
-    return list(executor.map(lambda order: _turn(stacks[order.stack], order, exchange), orders))
+        publish(stacks[order.stack], order, exchange)
+    return [carry_out(stacks[order.stack], order, exchange, gauge, since) for order in orders]
 
 
-def _turn(stack: Stack, order: WorkOrder, exchange: Exchange) -> StackReport:
+def publish(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
+    """The first part of an order: give others what they will read."""
+    for item in order.publish:
+        exchange.publish(item.token, stack.state(item.slot))
+
+
+def carry_out(
+    stack: Stack, order: WorkOrder, exchange: Exchange, gauge: Gauge | None = None, since: float | None = None
+) -> StackReport:
+    """All other parts of an order.
+
+    Args:
+        stack: Which stack.
+        order: The order.
+        exchange: Where states are fetched.
+        gauge: Measures the energy of the stack's device.
+        since: When the order was given, by `time.monotonic`: its deadline counts from there; None is now.
+    """
     began = time.perf_counter()
+    deadline = None if order.stop_after_s is None else (since or time.monotonic()) + order.stop_after_s
     _change(stack, order, exchange)
-    segments = _train(stack, order)
+    held, failures, training = _train(stack, order, deadline)
+    trained = time.perf_counter()
+    segments = _evaluate(stack, order, held, failures, training)
     examinations = tuple(_examine(stack, item) for item in order.examine)
+    ended = time.perf_counter()
     return StackReport(
         order=order.id,
         stack=order.stack,
-        wall_s=time.perf_counter() - began,
+        wall_s=ended - began,
+        evaluation_s=ended - trained,
+        joules=gauge.take() if gauge else None,
         segments=segments,
         examinations=examinations,
     )
 
 
 def _change(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
+    fetched = {item.token: exchange.fetch(item.token) for item in order.fetch}  # first: who waits has changed nothing
     if order.copy:
         stack.copy([source for source, _ in order.copy], [target for _, target in order.copy])
     for item in order.fetch:
-        stack.admit(item.slot, item.hparams, item.seed, exchange.fetch(item.token), item.consumed)
+        stack.admit(item.slot, item.hparams, item.seed, fetched[item.token], item.consumed)
     for fresh in order.admit:
         stack.admit(fresh.slot, fresh.hparams, fresh.seed, None, fresh.consumed)
     for slot, hparams in order.set:
         stack.set_hparams([slot], **{name: [value] for name, value in hparams.items()})
 
 
-def _train(stack: Stack, order: WorkOrder) -> tuple[SegmentResult, ...]:
+_Held: TypeAlias = Mapping[int, Hparams]
+_Failures: TypeAlias = Mapping[int, HparamMismatch | None]
+
+
+def _train(stack: Stack, order: WorkOrder, deadline: float | None) -> tuple[_Held, _Failures, Metrics]:
+    """What the device holds, what of that is not what was ordered, and means over the steps of the others."""
     held = {item.slot: stack.hparams(item.slot) for item in order.train}
     failures = {item.slot: mismatch(item, held[item.slot]) for item in order.train}
-    running = [item for item in order.train if failures[item.slot] is None]
-    training: Metrics = {}
-    evaluation: Metrics = {}
-    if running:
-        until = [0] * stack.capacity
-        for item in running:
+    until = [0] * stack.capacity
+    for item in order.train:
+        if failures[item.slot] is None:
             until[item.slot] = item.until
-        training = stack.run(until)
-        evaluation = stack.evaluate(order.split, [item.slot for item in running])  # type: ignore[arg-type]
+    return held, failures, _run(stack, until, deadline) if any(until) else {}
+
+
+def _evaluate(
+    stack: Stack, order: WorkOrder, held: _Held, failures: _Failures, training: Metrics
+) -> tuple[SegmentResult, ...]:
+    trained = [item.slot for item in order.train if failures[item.slot] is None]
+    evaluation = stack.evaluate(order.split, trained) if trained else {}  # type: ignore[arg-type]
     return tuple(
         _result(stack, item, held[item.slot], training, evaluation, failures[item.slot]) for item in order.train
     )
+
+
+#: Seconds between two looks at the clock while training against a deadline.
+_LOOK_S = 0.5
+
+
+def _run(stack: Stack, until: Sequence[int], deadline: float | None) -> Metrics:
+    """Train; with a deadline, in pieces that are short against it, the last of which may be cut."""
+    if deadline is None:
+        return stack.run(until)
+    sums: Metrics = {}
+    steps = np.zeros(stack.capacity)
+    piece, is_first = 1, True
+    while (began := time.monotonic()) < deadline:
+        before = _consumed(stack, until)
+        target = [min(goal, done + piece) for goal, done in zip(until, before, strict=True)]
+        means = stack.run(target)
+        trained = np.maximum(0, np.subtract(target, before))
+        if not trained.any():
+            break
+        steps += trained
+        for name, values in means.items():
+            sums[name] = sums.get(name, np.zeros(stack.capacity)) + np.where(trained > 0, values, 0.0) * trained
+        ended = time.monotonic()
+        step_s = max(ended - began, 1e-9) / int(trained.max())
+        if ended + step_s > deadline and not is_first:  # the first step may have compiled: it says nothing of the next
+            break
+        piece, is_first = max(1, min(2 * piece, int(min(_LOOK_S, deadline - ended) / step_s))), False
+    with np.errstate(invalid="ignore"):
+        return {name: total / steps for name, total in sums.items()}
+
+
+def _consumed(stack: Stack, until: Sequence[int]) -> list[int]:
+    """Where the slots to be trained are; the others, which may be empty, have nothing before them."""
+    return [stack.progress(slot)[1] if goal > 0 else 0 for slot, goal in enumerate(until)]
 
 
 def _result(

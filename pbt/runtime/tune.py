@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 import torch
@@ -30,10 +30,12 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbt.errors import HostError, SpecError, first_line
-from pbt.runtime.brain import Brain, Keep
-from pbt.runtime.checkpoints import Checkpoint, CheckpointStore
-from pbt.runtime.exchange import LocalExchange, Packed, pack, unpack
+from pbt.runtime.brain import Brain
+from pbt.runtime.checkpoints import CheckpointStore
+from pbt.runtime.exchange import LocalExchange, pack, unpack
+from pbt.runtime.meter import Gauge, meter_for
 from pbt.runtime.orders import StackReport, WorkOrder, perform
+from pbt.runtime.states import States, StoredStates
 from trainables import Place, Stack, State, Trainable
 
 #: Seconds a host's question may wait in the brain before it is answered with nothing to do.
@@ -45,6 +47,7 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
     "RAY_worker_niceness": "0",  # hosts are the work, not the background
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the brain, which finishes and saves what is under way
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # they are raised, in one line, by `run_tune`
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -52,90 +55,135 @@ _ENVIRONMENT = {
 }
 
 
+#: Builds the brain, given what it does with published states, and whether Ray has restarted its actor.
+MakeBrain: TypeAlias = Callable[[States, bool], Brain]
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The brain's answer to a host: stacks to build first (number, capacity), then orders; or the end."""
+    """The brain's answer to a host.
 
+    Attributes:
+        epoch: Names this life of the brain. A host that knows another gives up its stacks, which nobody knows of.
+        build: Stacks to build first, number and capacity.
+        orders: Then to be carried out.
+        done: Whether that is the end.
+    """
+
+    epoch: str
     build: tuple[tuple[int, int], ...]
     orders: tuple[WorkOrder, ...]
-    finished: bool
+    done: bool
 
 
 class BrainActor:
     """Holds the brain and the exchange. All its methods run on one event loop, so nothing needs a lock.
 
+    If its process dies, Ray starts it again: it rebuilds the brain from the ledger, and the hosts begin anew with it.
+
     Args:
-        make_brain: Builds the brain, given the function that saves published states.
+        make_brain: Builds the brain.
         run: The run's folder, on this node.
         num_hosts: Number of hosts that will come up, sooner or later.
+        is_to_stop: Asked now and then whether somebody wants the sweep to stop.
     """
 
-    def __init__(self, make_brain: Callable[[Keep], Brain], run: str, num_hosts: int) -> None:
-        self._store = CheckpointStore(Path(run) / "checkpoints")
+    def __init__(self, make_brain: MakeBrain, run: str, num_hosts: int, is_to_stop: Callable[[], bool]) -> None:
+        self._epoch = secrets.token_hex(4)
+        store = CheckpointStore(Path(run) / "checkpoints")
+        store.sweep_leftovers()
         self._published = LocalExchange()
-        self._brain = make_brain(self._keep)
+        self._states = StoredStates(self._published, store, self._wake, _wrap, _unwrap)
+        self._brain = make_brain(self._states, ray.get_runtime_context().was_current_actor_reconstructed)
+        self._is_to_stop, self._is_stopping = is_to_stop, False
         self._num_hosts = num_hosts
         self._hosts: set[int] = set()
         self._owner: dict[int, int] = {}
         self._began = time.monotonic()
         self._changed = asyncio.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._brain.start()
 
-    async def exchange(self, host: int, reports: Sequence[StackReport]) -> Turn:
+    async def exchange(self, host: int, epoch: str, reports: Sequence[StackReport]) -> Turn:
         """Take a host's reports and answer with its next turn; waits a while if there is nothing to do."""
+        self._loop = asyncio.get_running_loop()
         async with self._changed:
-            if reports:
+            if reports and epoch == self._epoch:
                 self._brain.report(reports)
                 self._changed.notify_all()
             turn = self._turn(host)
             try:
                 async with asyncio.timeout(_LONG_POLL_S):
-                    while not (turn.orders or turn.build or turn.finished):
+                    while not (turn.orders or turn.build or turn.done):
                         await self._changed.wait()
                         turn = self._turn(host)
             except TimeoutError:
                 pass
+            if turn.orders:
+                self._changed.notify_all()  # others may have waited for what these publish
             return turn
 
-    async def publish(self, token: str, reference: list[ray.ObjectRef], readers: int) -> None:
+    async def publish(self, epoch: str, token: str, reference: list[ray.ObjectRef]) -> None:
         """Make a packed state, already in the object store, known to those who wait for it."""
         async with self._changed:
-            self._published.publish(token, reference, readers)
-            self._changed.notify_all()
+            if epoch == self._epoch:
+                self._published.publish(token, reference)
+                self._changed.notify_all()
 
-    async def fetch(self, token: str) -> list[ray.ObjectRef]:
-        """Wait for a published state and answer with its reference."""
+    async def fetch(self, epoch: str, token: str) -> list[ray.ObjectRef] | None:
+        """Wait for a published state and answer with its reference; None if the asker's brain is no more."""
         async with self._changed:
+            if epoch != self._epoch:
+                return None
             await self._changed.wait_for(lambda: token in self._published)
-            reference: list[ray.ObjectRef] = self._published.take(token)
+            reference: list[ray.ObjectRef] = self._published.fetch(token)
             return reference
-
-    async def finished(self) -> bool:
-        """Whether the sweep came to its end."""
-        return self._brain.finished
 
     async def close(self) -> None:
         """Seal the ledger."""
+        self._states.tell(self._brain)
         self._brain.close()
 
     def _turn(self, host: int) -> Turn:
+        self._states.tell(self._brain)
+        if not self._is_stopping and self._is_to_stop():
+            self._is_stopping = True
+            self._brain.stop()
         self._hosts.add(host)
         owned = [stack for stack, owner in self._owner.items() if owner == host]
         orders = self._brain.orders(owned)
-        if orders or self._brain.finished or (owned and self._is_expecting_hosts()):
-            return Turn((), tuple(orders), self._brain.finished)
+        if orders or self._brain.done or (owned and self._is_expecting_hosts()):
+            return Turn(self._epoch, (), tuple(orders), self._brain.done)
         free = [stack for stack in range(self._brain.num_stacks) if stack not in self._owner][:1]
         self._owner.update(dict.fromkeys(free, host))
         build = tuple((stack, self._brain.capacity(stack)) for stack in free)
-        return Turn(build, tuple(self._brain.orders(free)), finished=False)
+        return Turn(self._epoch, build, tuple(self._brain.orders(free)), done=False)
 
     def _is_expecting_hosts(self) -> bool:
         """Whether hosts may still come up, for which free stacks are kept a while."""
         return len(self._hosts) < self._num_hosts and time.monotonic() - self._began < _GRACE_S
 
-    def _keep(self, token: str, about: Mapping[str, object]) -> Checkpoint:
-        packed: Packed = ray.get(self._published.take(token)[0])
-        return self._store.save(unpack(packed), about)
+    def _wake(self) -> None:
+        """Called by the thread that saves: have the hosts look again."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._notify(), self._loop)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _wrap(state: State) -> list[ray.ObjectRef]:
+    # Inside a list a reference travels as itself; bare, Ray would replace it by the object.
+    return [ray.put(pack(state))]
+
+
+def _unwrap(reference: list[ray.ObjectRef]) -> State:
+    return unpack(ray.get(reference[0]))
+
+
+class _Stale(Exception):
+    """The brain that gave an order is no more, and so is what the order was to fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +191,18 @@ class RayExchange:
     """The exchange of hosts in different processes: states lie in the object store, references in the brain."""
 
     brain: Any
+    epoch: str
 
-    def publish(self, token: str, state: State, readers: int) -> None:
+    def publish(self, token: str, state: State) -> None:
         """Pack a state into the object store and make its reference known."""
-        reference = ray.put(pack(state))
-        # Inside a list a reference travels as itself; bare, Ray would replace it by the object.
-        ray.get(self.brain.publish.remote(token, [reference], readers))
+        ray.get(self.brain.publish.remote(self.epoch, token, _wrap(state)))
 
     def fetch(self, token: str) -> State:
         """Wait for a state; its tensors are read-only views into the object store."""
-        (reference,) = ray.get(self.brain.fetch.remote(token))
-        return unpack(ray.get(reference))
+        reference = ray.get(self.brain.fetch.remote(self.epoch, token))
+        if reference is None:
+            raise _Stale
+        return _unwrap(reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +233,24 @@ class Host(tune.Trainable):
             raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
         self._host: int = config["host"]
         self._work = work
-        self._exchange = RayExchange(work.brain)
+        self._gauge = Gauge(meter_for(work.place.device))
+        self._epoch = ""
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
 
     def step(self) -> dict[str, Any]:
         """One turn: bring the last reports, take the next orders, carry them out."""
         work = self._work
-        turn: Turn = ray.get(work.brain.exchange.remote(self._host, self._reports))
+        turn: Turn = ray.get(work.brain.exchange.remote(self._host, self._epoch, self._reports))
+        if turn.epoch != self._epoch:
+            self._epoch, self._stacks = turn.epoch, {}
         for stack, capacity in turn.build:
             self._stacks[stack] = work.trainable.build(work.bucket, capacity, work.place)
-        self._reports = perform(self._stacks, turn.orders, self._exchange)
-        return {"done": turn.finished, "stacks": len(self._stacks)}
+        try:
+            self._reports = perform(self._stacks, turn.orders, RayExchange(work.brain, turn.epoch), self._gauge)
+        except _Stale:
+            self._reports = []
+        return {"done": turn.done, "stacks": len(self._stacks)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Nothing: a host has no state of its own."""
@@ -206,30 +261,43 @@ class Host(tune.Trainable):
 
 
 def run_tune(
-    make_brain: Callable[[Keep], Brain], *, run: Path, num_stacks: int, trainable: Trainable, bucket: str, place: Place
+    make_brain: MakeBrain,
+    *,
+    run: Path,
+    num_stacks: int,
+    trainable: Trainable,
+    bucket: str,
+    place: Place,
+    is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run a sweep to its end as Ray Tune trials. Ray must be up (see `cluster`).
+    """Run a sweep to its end as Ray Tune trials, or until it is stopped. Ray must be up (see `cluster`).
 
     Args:
-        make_brain: Builds the brain inside its actor, given the function that saves published states.
+        make_brain: Builds the brain inside its actor.
         run: The run's folder, on this node; the brain is pinned here.
         num_stacks: Number of stacks the sweep is laid out on.
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
+        is_to_stop: Asked now and then, on this node; once true, what is under way is finished and saved, and that is
+            all.
 
     Raises:
         HostError: A host could not carry out its orders.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(BrainActor).options(
-        name=f"pbt-brain-{run.name}", num_cpus=0, max_concurrency=1000, scheduling_strategy=here
+        name=f"pbt-brain-{run.name}",
+        num_cpus=0,
+        max_concurrency=1000,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,
     )
     num_hosts = min(num_stacks, num_devices(place))
-    brain = actor.remote(make_brain, str(run.absolute()), num_hosts)
+    brain = actor.remote(make_brain, str(run.absolute()), num_hosts, is_to_stop)
     try:
         _fit(Work(brain, trainable, trainable.describe().data, bucket, place), run, num_hosts)
-        finished = ray.get(brain.finished.remote())
         ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news
@@ -237,8 +305,6 @@ def run_tune(
         raise
     finally:
         ray.kill(brain)
-    if not finished:
-        raise KeyboardInterrupt
 
 
 def _fit(work: Work, run: Path, num_hosts: int) -> None:

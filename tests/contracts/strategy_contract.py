@@ -1,37 +1,42 @@
-"""What every strategy of synchronous generations keeps, as one suite to inherit.
+"""What every strategy keeps, as suites to inherit.
 
-A strategy's test module subclasses `StrategyContract` and gives its options::
+A strategy's test module subclasses `StrategyContract`, or `SynchronousContract` if it decides for the whole population
+at once, and gives its options::
 
-    class TestContract(StrategyContract):
+    class TestContract(SynchronousContract):
         @pytest.fixture
         def options(self):
             return PBT(quantile=0.25)
 
-`play` is the world: it answers actions with events as a brain and its stacks would, with scores from a table.
+`play` is the world: it answers actions with events as a brain and its stacks would, on a clock of its own, with scores
+and durations from tables; budgets end in it, and sweeps are extended.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pbt.member import lay_out
+from pbt.member import Slot, lay_out
 from pbt.spec import Budget
 from pbt.strategy import (
     Action,
+    BudgetEnded,
     ContinueUntil,
     Copy,
     Evaluate,
     EvaluationEnded,
     Event,
+    Extended,
     Finish,
     MemberFailed,
     SegmentReported,
@@ -65,8 +70,36 @@ SPACE = Space(
         "mix": Simplex(["books", "web"]),
     }
 )
+#: After so many events nothing else happens.
+AT_THE_END = 10**9
 
 # ------------------------------------------------------------------------------------------------------------- world
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The budget ends; segments under way are cut short to a share of what they had left."""
+
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """The sweep is extended by so many members and generations."""
+
+    members: int = 0
+    generations: int = 0
+    is_wider: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dies:
+    """A member fails, whatever it is doing."""
+
+    member: int
+
+
+News = Ended | Grown | Dies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +108,22 @@ class Case:
 
     Attributes:
         task: What the strategy is told.
-        scores: `scores[member][generation]`.
-        fails: The generation in which a member fails instead of reporting. In the generation after the last the winner
-            is being evaluated.
-        order: `order[generation]` lists all members: the order in which they are heard.
+        scores: `scores[member][generation]`; beyond its end it begins again.
+        fails: The generation in which a member fails instead of reporting.
+        late: Members that fail while the first winner is being evaluated.
+        durations: `durations[member][generation]`, 1 where there is none. Of what ends together the lowest member is
+            heard first.
+        news: What happens besides, each after so many events, or when nothing else does.
+        is_forgetful: Whether evaluations under way are lost when the sweep is extended.
     """
 
     task: Task
     scores: Sequence[Sequence[float]]
     fails: Mapping[int, int] = field(default_factory=dict)
-    order: Sequence[Sequence[int]] = ()
+    late: frozenset[int] = frozenset()
+    durations: Sequence[Sequence[int]] = ()
+    news: Sequence[tuple[int, News]] = ()
+    is_forgetful: bool = False
 
     @property
     def members(self) -> range:
@@ -94,43 +133,85 @@ class Case:
     def generations(self) -> int:
         return self.task.budget.generations
 
-    def heard(self, generation: int) -> Sequence[int]:
-        """Members in the order in which they are heard."""
-        return self.order[generation] if generation < len(self.order) else self.members
+    def score(self, member: int, generation: int) -> float:
+        """What a member reports at the end of a generation."""
+        row = self.scores[member % len(self.scores)]
+        return row[generation % len(row)]
+
+    def duration(self, member: int, generation: int) -> int:
+        """How long a member trains in a generation."""
+        row = self.durations[member] if member < len(self.durations) else ()
+        return row[generation] if generation < len(row) else 1
 
     def survivors(self, generation: int) -> set[int]:
-        """Members that come to the end of a generation."""
-        return {member for member in self.members if self.fails.get(member, math.inf) > generation}
+        """Members that come to the end of a generation; of that after the last, if they live to see the end."""
+        late = self.late if generation >= self.generations else frozenset()
+        return {member for member in self.members if self.fails.get(member, math.inf) > generation} - late
 
 
 @dataclass
 class Known:
-    """What the world knows of a member."""
+    """What the world knows of a member.
+
+    Attributes:
+        age: Of its weights at its last report.
+        start_age: Of the weights it goes on from.
+        until: Where its segment ends; None while it is idle.
+    """
 
     age: int = 0
+    start_age: int = 0
     consumed: int = 0
     segment: int = -1
+    generation: int = -1
     until: int | None = None
+    score: float | None = None
+    is_alive: bool = True
+
+
+class Told(NamedTuple):
+    """An event, how it was answered, and how things stood.
+
+    Attributes:
+        event: What was told.
+        actions: The answer.
+        generation: The generation of the segment that ended; None if none did.
+        task: In force when it was answered.
+        scores: Last scores of the living when it was answered.
+        under_way: Who was still training when it was told.
+    """
+
+    event: Event
+    actions: list[Action]
+    generation: int | None
+    task: Task
+    scores: Mapping[int, float]
+    under_way: frozenset[int]
 
 
 @dataclass
 class Story:
-    """What was said: events, each with the actions that answered it, by generation."""
+    """What was said, in order, and what became of it."""
 
     strategy: Strategy
-    generations: list[list[tuple[Event, list[Action]]]] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    members: dict[int, Known] = field(default_factory=dict)
 
     @property
     def events(self) -> list[Event]:
-        return [event for generation in self.generations for event, _ in generation]
+        return [told.event for told in self.told]
 
     @property
     def actions(self) -> list[Action]:
-        return [action for generation in self.generations for _, actions in generation for action in actions]
+        return [action for told in self.told for action in told.actions]
+
+    def told_of(self, generation: int) -> list[Told]:
+        """What was told at the ends of segments of a generation; -1 is the start."""
+        return [told for told in self.told if told.generation == generation]
 
     def actions_of(self, generation: int) -> list[Action]:
         """Actions after the reports of a generation; -1 is the start."""
-        return [action for _, actions in self.generations[generation + 1] for action in actions]
+        return [action for told in self.told_of(generation) for action in told.actions]
 
 
 def play(options: StrategyOptions, case: Case, between: Callable[[Strategy, Story], Strategy] | None = None) -> Story:
@@ -141,80 +222,147 @@ def play(options: StrategyOptions, case: Case, between: Callable[[Strategy, Stor
         case: What happens.
         between: Called after every event; returns the strategy to go on with.
     """
-    strategy = options.begin(case.task)
-    story = Story(strategy)
-    members = {member: Known() for member in case.members}
+    world = _World(case, Story(options.begin(case.task)), between)
+    world.play()
+    return world.story
 
-    def tell(event: Event) -> list[Action]:
-        answer = story.strategy.handle([event])
-        story.generations[-1].append((event, answer))
-        if between is not None:
-            story.strategy = between(story.strategy, story)
-        return answer
 
-    def obey(actions: list[Action]) -> None:
-        ages = {member: known.age for member, known in members.items()}
-        for action in actions:
-            match action:
-                case Start(member=member):
-                    members[member].age = 0
-                case Copy(donor=donor, receiver=receiver):
-                    members[receiver].age = ages[donor]
-                case ContinueUntil(member=member, consumed=consumed):
-                    known = members[member]
-                    assert known.until is None, f"member {member} was told to go on twice"
-                    known.segment, known.until = known.segment + 1, consumed
+class _World:
+    """Answers actions with events. What no brain could obey is refused with an assertion."""
 
-    story.generations.append([])
-    obey(tell(SweepStarted(id="start", slots=lay_out(len(case.members), 1 + len(case.members) // 3))))
-    for generation in range(case.generations):
-        story.generations.append([])
-        answers: list[Action] = []
-        for member in case.heard(generation):
-            known = members[member]
-            if known.until is None:
+    def __init__(self, case: Case, story: Story, between: Callable[[Strategy, Story], Strategy] | None) -> None:
+        self.case, self.story, self.between = case, story, between
+        self.task = case.task
+        self.slots = lay_out(len(case.members), 1 + len(case.members) // 3)
+        self.members = story.members
+        self.members.update({member: Known() for member in case.members})
+        self.now = 0
+        self.agenda: list[tuple[int, int, int, str]] = []  # when, who, number, evaluation or nothing
+        self.news = list(case.news)
+        self.late = sorted(case.late)
+        self.counts = {"budget": 0, "extended": 0}
+
+    def play(self) -> None:
+        self.tell(SweepStarted(id="start", slots=self.slots), -1)
+        while self.news or self.agenda:
+            if self.news and (self.news[0][0] <= len(self.story.told) or not self.agenda):
+                self.break_news(self.news.pop(0)[1])
                 continue
-            if case.fails.get(member) == generation:
-                known.until = None
-                answers += tell(MemberFailed(id=f"failed:{member}:{known.segment}", member=member, reason="made up"))
-                continue
-            known.age += known.until - known.consumed
-            known.consumed, known.until = known.until, None
-            report = SegmentReported(
-                id=f"report:{member}:{known.segment}",
-                member=member,
-                segment=known.segment,
-                age=known.age,
-                consumed=known.consumed,
-                metrics={"other": -case.scores[member][generation], METRIC: case.scores[member][generation]},
-                wall_s=float(member),
-            )
-            answers += tell(report)
-        obey(answers)
-    story.generations.append([])
-    for member in case.heard(case.generations):
-        if case.fails.get(member) == case.generations:
-            tell(MemberFailed(id=f"failed:{member}:late", member=member, reason="made up"))
-    asked = [action for action in story.actions if isinstance(action, Evaluate)]
-    for number, action in enumerate(asked):
-        if case.fails.get(action.member) == case.generations:
-            continue
-        done = {"member": action.member, "split": action.split, "metrics": {METRIC: 0.0}}
-        tell(EvaluationEnded(id=f"evaluation:{number}", **done))
-    return story
+            self.now, member, _, evaluation = heapq.heappop(self.agenda)
+            self.end_evaluation(member, evaluation) if evaluation else self.end_segment(member)
 
+    def tell(self, event: Event, generation: int | None = None) -> None:
+        under_way = frozenset(member for member, known in self.members.items() if known.until is not None)
+        answer = self.story.strategy.handle([event])
+        living = {member: known for member, known in self.members.items() if known.is_alive}
+        scores = {member: known.score for member, known in living.items() if known.score is not None}
+        self.story.told.append(Told(event, answer, generation, self.task, scores, under_way))
+        if self.between is not None:
+            self.story.strategy = self.between(self.story.strategy, self.story)
+        for action in answer:
+            self.obey(action)
 
-def canonical(snapshot: Mapping[str, Any]) -> str:
-    """A snapshot as text in which the order of pairs does not show."""
+    # --- what is done
 
-    def order(value: Any) -> Any:
-        if isinstance(value, list):
-            value = [order(item) for item in value]
-            if all(isinstance(item, list) for item in value):
-                return sorted(value, key=json.dumps)
-        return value
+    def obey(self, action: Action) -> None:
+        assert all(self.members[member].is_alive for member in addressed(action)), f"{action} is about the dead"
+        match action:
+            case Start(member=member, hparams=hparams):
+                self.task.space.check(hparams)
+                self.idle(member).start_age = 0
+            case Set(member=member, hparams=hparams):
+                self.task.space.check(hparams)
+                self.idle(member)
+            case Copy(donor=donor, receiver=receiver):
+                assert self.members[donor].segment >= 0
+                self.idle(receiver).start_age = self.members[donor].age
+            case ContinueUntil(member=member, consumed=consumed, generation=generation):
+                self.train(member, consumed, generation)
+            case Evaluate(member=member, split=split):
+                self.plan(member, 1, f"evaluation:{member}:{self.idle(member).segment}:{split}")
 
-    return json.dumps({key: order(value) for key, value in snapshot.items()}, sort_keys=True)
+    def idle(self, member: int) -> Known:
+        """A member that can be worked on."""
+        assert self.members[member].until is None, f"member {member} is under way"
+        return self.members[member]
+
+    def train(self, member: int, until: int, generation: int) -> None:
+        known = self.idle(member)
+        assert known.consumed < until <= self.task.budget.generations * self.task.budget.steps
+        assert 0 <= generation < self.task.budget.generations
+        known.segment, known.until, known.generation = known.segment + 1, until, generation
+        self.plan(member, self.case.duration(member, generation))
+
+    def plan(self, member: int, duration: int, evaluation: str = "") -> None:
+        heapq.heappush(self.agenda, (self.now + duration, member, len(self.story.told), evaluation))
+
+    # --- what happens
+
+    def end_segment(self, member: int) -> None:
+        known = self.members[member]
+        if not known.is_alive:
+            return
+        if self.case.fails.get(member) == known.generation:
+            self.fail(member, known.generation)
+            return
+        assert known.until is not None
+        known.age = known.start_age = known.start_age + known.until - known.consumed
+        known.consumed, known.until = known.until, None
+        known.score = score = self.case.score(member, known.generation)
+        report = SegmentReported(
+            id=f"report:{member}:{known.segment}",
+            member=member,
+            segment=known.segment,
+            age=known.age,
+            consumed=known.consumed,
+            metrics={"other": -score, METRIC: score},
+            wall_s=float(member),
+        )
+        self.tell(report, known.generation)
+
+    def end_evaluation(self, member: int, evaluation: str) -> None:
+        for other in self.late:
+            self.fail(other)
+        self.late = []
+        if self.members[member].is_alive:
+            split = evaluation.split(":")[-1]
+            self.tell(EvaluationEnded(id=evaluation, member=member, split=split, metrics={METRIC: 0.0}))
+
+    def fail(self, member: int, generation: int | None = None) -> None:
+        known = self.members[member]
+        if known.is_alive:
+            known.is_alive, known.until = False, None
+            failed = MemberFailed(id=f"failed:{member}:{known.segment}", member=member, reason="made up")
+            self.tell(failed, generation)
+
+    def break_news(self, news: News) -> None:
+        match news:
+            case Dies(member):
+                self.fail(member % len(self.members))
+            case Ended(share):
+                self.tell(BudgetEnded(id=self.number("budget"), reason=f"budget {self.counts['budget']} is used up"))
+                for known in self.members.values():
+                    if known.until is not None:
+                        known.until = known.consumed + math.floor(share * (known.until - known.consumed))
+            case Grown():
+                self.grow(news)
+
+    def grow(self, grown: Grown) -> None:
+        old = self.task.budget
+        budget = replace(old, members=old.members + grown.members, generations=old.generations + grown.generations)
+        space = strategies.widened(self.task.space) if grown.is_wider else self.task.space
+        self.task = replace(self.task, budget=budget, space=space)
+        stack = 1 + max(slot.stack for slot in self.slots)
+        self.slots += tuple(Slot(stack, index) for index in range(grown.members))
+        self.members.update({member: Known() for member in range(old.members, budget.members)})
+        if self.case.is_forgetful:
+            self.agenda = [entry for entry in self.agenda if not entry[-1]]
+            heapq.heapify(self.agenda)
+        self.tell(Extended(id=self.number("extended"), task=self.task, slots=self.slots))
+
+    def number(self, kind: str) -> str:
+        self.counts[kind] += 1
+        return f"{kind}:{self.counts[kind]}"
 
 
 # ------------------------------------------------------------------------------------------------------------- cases
@@ -251,23 +399,66 @@ def scores() -> st.SearchStrategy[float]:
     return st.one_of(st.sampled_from([math.nan, 0.0, 1.0]), st.floats(-2.0, 2.0))
 
 
+def growth() -> st.SearchStrategy[Grown]:
+    """Extensions, those that change nothing too."""
+    return st.builds(Grown, members=st.integers(0, 3), generations=st.integers(0, 3), is_wider=st.booleans())
+
+
+def ends() -> st.SearchStrategy[Ended]:
+    """Ends of the budget; segments are cut short in the midst of it, at once, or not at all."""
+    return st.builds(Ended, st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0)))
+
+
+def told(news: st.SearchStrategy[News], max_size: int = 4) -> st.SearchStrategy[list[tuple[int, News]]]:
+    """News at any time, after the end too."""
+    when = st.one_of(st.integers(1, 30), st.just(AT_THE_END))
+    # Sorted by the first alone: news have no order.
+    return st.lists(st.tuples(when, news), max_size=max_size).map(lambda pairs: sorted(pairs, key=lambda pair: pair[0]))
+
+
 @st.composite
-def cases(draw, *, failures: bool = False, score: st.SearchStrategy[float] | None = None) -> Case:
-    """Cases; with `failures`, any members fail at any time."""
+def cases(
+    draw,
+    *,
+    failures: bool = False,
+    late: bool = True,
+    news: st.SearchStrategy[News] | None = None,
+    score: st.SearchStrategy[float] | None = None,
+) -> Case:
+    """Cases.
+
+    Args:
+        draw: Hypothesis' own.
+        failures: Whether any members fail at any time.
+        late: Whether they also fail while the winner is being evaluated.
+        news: What may happen besides.
+        score: Scores, of all kinds by default.
+    """
     task = draw(tasks())
-    members, generations = range(task.budget.members), task.budget.generations
-    rows = st.lists(scores() if score is None else score, min_size=generations, max_size=generations)
-    orders = st.lists(st.permutations(members), min_size=generations + 1, max_size=generations + 1)
-    fails = st.dictionaries(st.sampled_from(members), st.integers(0, generations)) if failures else st.just({})
+    members = range(task.budget.members)
+    rows = st.lists(scores() if score is None else score, min_size=4, max_size=7)
+    durations = st.lists(st.lists(st.integers(1, 9), max_size=7), max_size=9)
+    fails = st.dictionaries(st.sampled_from(members), st.integers(0, task.budget.generations - 1))
+    failing = draw(fails) if failures else {}
+    failing_late = draw(st.frozensets(st.sampled_from(members))) - failing.keys() if failures and late else frozenset()
     return Case(
         task=task,
-        scores=draw(st.lists(rows, min_size=len(members), max_size=len(members))),
-        fails=draw(fails),
-        order=draw(orders),
+        scores=draw(st.lists(rows, min_size=len(members), max_size=len(members) + 3)),
+        fails=failing,
+        late=failing_late,
+        durations=draw(durations),
+        news=draw(told(news)) if news is not None else (),
+        is_forgetful=news is not None and draw(st.booleans()),
     )
 
 
-def of_kind(actions: Sequence[Action], kind: type) -> list[Any]:
+def eventful() -> st.SearchStrategy[Case]:
+    """Cases in which anything happens."""
+    dies = st.builds(Dies, st.integers(0, 8))
+    return cases(failures=True, news=st.one_of(ends(), growth(), dies))
+
+
+def of_kind(actions: Sequence[Action], kind: type | Any) -> list[Any]:
     """Actions of one kind, in order."""
     return [action for action in actions if isinstance(action, kind)]
 
@@ -278,11 +469,23 @@ def addressed(action: Action) -> set[int]:
     return {getattr(action, name) for name in names if getattr(action, name, None) is not None}
 
 
+def without_cause(actions: Sequence[Action]) -> list[Action]:
+    """Actions on members, whatever caused them."""
+    return [replace(action, cause="") for action in of_kind(actions, Start | Copy | Set | ContinueUntil)]
+
+
+def best_of(scores: Mapping[int, float], mode: str) -> int | None:
+    """The member with the best score, the lowest of equals; None where all are NaN."""
+    sign = 1 if mode == "max" else -1
+    finite = {member: sign * score for member, score in sorted(scores.items()) if not math.isnan(score)}
+    return max(finite, key=finite.__getitem__) if finite else None
+
+
 # ------------------------------------------------------------------------------------------------------------- suite
 
 
 class StrategyContract:
-    """The suite."""
+    """What holds for all strategies."""
 
     @pytest.fixture
     def options(self) -> StrategyOptions:
@@ -291,7 +494,7 @@ class StrategyContract:
     # --- the same events, the same actions
 
     @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_the_same_events_give_the_same_actions(self, options, case):
         """Another instance, told the same events one by one or all at once, acts the same."""
         story = play(options, case)
@@ -299,29 +502,7 @@ class StrategyContract:
         assert story.actions == options.begin(case.task).handle(story.events)
 
     @EXAMPLES
-    @given(case=cases(failures=True), data=st.data())
-    def test_the_order_of_reports_changes_nothing(self, options, case, data):
-        """However the reports of a generation are ordered, the actions and the state after it are the same."""
-        assume(case.survivors(case.generations - 1))  # the last to fail is the cause of the end
-        states: list[list[str]] = [[], []]
-        shuffled = [data.draw(st.permutations(order)) for order in case.order]
-        stories = []
-        for seen, order in zip(states, (case.order, shuffled), strict=True):
-
-            def note(strategy: Strategy, story: Story, seen: list[str] = seen) -> Strategy:
-                del seen[len(story.generations) - 1 :]
-                seen.append(canonical(strategy.snapshot()))
-                return strategy
-
-            stories.append(play(options, Case(task=case.task, scores=case.scores, fails=case.fails, order=order), note))
-        for generation in range(-1, case.generations):
-            assert stories[0].actions_of(generation) == stories[1].actions_of(generation)
-        # Once the winner is being evaluated a failure may end the sweep, and the next one is not heard any more.
-        generations = slice(case.generations + 1)
-        assert states[0][generations] == states[1][generations]
-
-    @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_restored_after_every_event_it_goes_on_the_same(self, options, case):
         """A snapshot through JSON, restored into a new instance after every event, changes nothing that follows."""
 
@@ -335,7 +516,7 @@ class StrategyContract:
         assert play(options, case).actions == play(options, case, reborn).actions
 
     @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_repeated_events_change_nothing(self, options, case):
         """All events so far, told again after each event, are answered with nothing and leave the state alone."""
 
@@ -348,6 +529,21 @@ class StrategyContract:
         assert play(options, case).actions == play(options, case, repeat).actions
 
     @EXAMPLES
+    @given(case=eventful())
+    def test_a_snapshot_stays_as_it_was_taken(self, options, case):
+        """What happens after a snapshot does not change it."""
+        taken: list[tuple[Any, str]] = []
+
+        def take(strategy: Strategy, story: Story) -> Strategy:
+            snapshot = strategy.snapshot()
+            taken.append((snapshot, json.dumps(snapshot)))
+            return strategy
+
+        play(options, case, take)
+        for snapshot, text in taken:
+            assert text == json.dumps(snapshot)
+
+    @EXAMPLES
     @given(case=cases())
     def test_options_travel(self, options, case):
         """Options that were pickled, as they are on their way to a brain elsewhere, decide the same."""
@@ -356,73 +552,95 @@ class StrategyContract:
     # --- what actions say
 
     @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_every_action_names_its_cause(self, options, case):
         """The cause of an action is the id of an event seen by then."""
         seen = set()
-        for event, actions in [pair for generation in play(options, case).generations for pair in generation]:
-            seen.add(event.id)
-            assert {action.cause for action in actions} <= seen
+        for told in play(options, case).told:
+            seen.add(told.event.id)
+            assert {action.cause for action in told.actions} <= seen
 
     @EXAMPLES
-    @given(case=cases(failures=True))
-    def test_the_living_go_on_once_in_every_generation(self, options, case):
-        """At the start and after each generation but the last, each living member is told once to train on."""
-        story = play(options, case)
-        steps = case.task.budget.steps
-        for generation in range(case.generations):
-            told = of_kind(story.actions_of(generation - 1), ContinueUntil)
-            assert sorted(action.member for action in told) == sorted(case.survivors(generation - 1))
-            assert {action.generation for action in told} <= {generation}
-            assert {action.consumed for action in told} <= {(generation + 1) * steps}
-        assert of_kind(story.actions_of(case.generations - 1), ContinueUntil) == []
-
-    @EXAMPLES
-    @given(case=cases())
-    def test_changes_come_before_training(self, options, case):
+    @given(case=eventful())
+    def test_a_member_is_changed_before_it_trains(self, options, case):
         """A member is started, copied to and set before it is told to train on, in one answer."""
-        for _, actions in [pair for generation in play(options, case).generations for pair in generation]:
-            told: set[int] = set()
-            for action in actions:
-                assert isinstance(action, ContinueUntil) or not addressed(action) & told
-                told |= addressed(action) if isinstance(action, ContinueUntil) else set()
+        for told in play(options, case).told:
+            training: set[int] = set()
+            changed: set[int] = set()
+            for action in told.actions:
+                match action:
+                    case Start(member=member) | Set(member=member) | Copy(receiver=member):
+                        assert member not in training
+                        changed.add(member)
+                    case ContinueUntil(member=member):
+                        training.add(member)
+            assert changed <= training
 
     @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_hparams_stay_in_the_space(self, options, case):
-        """Whatever is ordered is a point of the space."""
-        for action in play(options, case).actions:
-            if isinstance(action, Start | Set):
-                case.task.space.check(action.hparams)
+        """Whatever is ordered is a point of the space in force."""
+        for told in play(options, case).told:
+            for action in of_kind(told.actions, Start | Set):
+                told.task.space.check(action.hparams)
 
     @EXAMPLES
-    @given(case=cases())
+    @given(case=cases(news=growth()))
     def test_every_member_starts_in_its_slot(self, options, case):
-        """The start puts each member into the slot with its number, fresh, each with a seed of its own."""
+        """Each member is first put into the slot with its number, fresh, each with a seed of its own."""
         story = play(options, case)
-        (started, answer), *_ = story.generations[0]
-        starts = of_kind(answer, Start)
-        assert list(zip(case.members, started.slots, strict=True)) == [(start.member, start.slot) for start in starts]
-        assert len(case.members) == len({start.seed for start in starts})
+        first: dict[int, Start] = {}
+        for action in of_kind(story.actions, Start):
+            first.setdefault(action.member, action)
+        slots = [event.slots for event in story.events if isinstance(event, SweepStarted | Extended)][-1]
+        assert list(slots) == [first[member].slot for member in story.members]
+        assert len(slots) == len({start.seed for start in first.values()})
+
+    @EXAMPLES
+    @given(case=cases(news=growth().map(lambda grown: replace(grown, is_wider=False))))
+    def test_newcomers_begin_as_if_they_had_always_been_there(self, options, case):
+        """Their hyperparameters and seeds are those of an undisturbed sweep of so many members."""
+        story = play(options, case)
+        whole = replace(case.task, budget=replace(case.task.budget, members=len(story.members)))
+        undisturbed = of_kind(play(options, Case(task=whole, scores=case.scores)).actions_of(-1), Start)
+        first: dict[int, Start] = {}
+        for action in of_kind(story.actions, Start):
+            first.setdefault(action.member, action)
+        expected = [(start.member, start.hparams, start.seed) for start in undisturbed]
+        assert expected == [(member, start.hparams, start.seed) for member, start in sorted(first.items())]
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_donors_are_worth_copying(self, options, case):
+        """A donor has reported, and its last score is not NaN."""
+        for told in play(options, case).told:
+            for action in of_kind(told.actions, Copy):
+                assert not math.isnan(told.scores[action.donor])
 
     # --- failures
 
     @EXAMPLES
-    @given(case=cases(failures=True))
+    @given(case=eventful())
     def test_a_failed_member_is_not_addressed_again(self, options, case):
         """Nothing is asked of a member that failed; it is no donor and no winner."""
         failed: set[int] = set()
-        for event, actions in [pair for generation in play(options, case).generations for pair in generation]:
-            failed |= {event.member} if isinstance(event, MemberFailed) else set()
-            assert [action for action in actions if addressed(action) & failed] == []
+        for told in play(options, case).told:
+            failed |= {told.event.member} if isinstance(told.event, MemberFailed) else set()
+            assert [action for action in told.actions if addressed(action) & failed] == []
 
     @EXAMPLES
-    @given(case=cases(failures=True))
-    def test_failures_never_hang_the_population(self, options, case):
-        """The sweep ends once, after the last event and nothing else, whoever failed and when."""
-        story = play(options, case)
-        assert len(of_kind(story.actions, Finish)) == 1
-        assert isinstance(story.actions[-1], Finish)
+    @given(case=eventful())
+    def test_it_always_comes_to_an_end(self, options, case):
+        """Whatever happens and whoever fails, the sweep ends, and ends again each time it is extended after that."""
+        is_over = False
+        for told in play(options, case).told:
+            if isinstance(told.event, Extended):
+                is_over = False
+            assert not (is_over and told.actions)
+            ends = of_kind(told.actions, Finish)
+            assert ends == (told.actions[-1:] if ends else [])
+            is_over = is_over or bool(ends)
+        assert is_over
 
     @EXAMPLES
     @given(task=tasks(), generation=st.integers(0, 3), score=scores())
@@ -441,53 +659,214 @@ class StrategyContract:
         assume(len(case.members) > 1)
         best = play(options, case).actions[-1].best
         other = data.draw(st.sampled_from([member for member in case.members if member != best]))
-        fails = {other: case.generations}
-        story = play(options, Case(task=case.task, scores=case.scores, fails=fails, order=case.order))
-        assert story.generations[-1][0][1] == []
+        story = play(options, replace(case, late=frozenset({other})))
+        failure = next(told for told in story.told if isinstance(told.event, MemberFailed))
+        assert (other, []) == (failure.event.member, failure.actions)
         assert best == story.actions[-1].best
 
-    # --- NaN
+    # --- the end
 
     @EXAMPLES
-    @given(case=cases(failures=True))
-    def test_a_diverged_member_wins_only_where_there_is_no_other(self, options, case):
-        """NaN is never best; where everybody ends in NaN there is no winner."""
-        best = play(options, case).actions[-1].best
-        end = {member: case.scores[member][-1] for member in case.survivors(case.generations)}
-        finite = [member for member, score in end.items() if not math.isnan(score)]
-        assert (best in finite) if finite else (best is None)
-
-    # --- the end
+    @given(case=eventful())
+    def test_the_best_of_the_living_wins(self, options, case):
+        """Whenever the sweep ends, the best last score of the living is announced and wins; NaN is never best."""
+        for told in play(options, case).told:
+            best = best_of(told.scores, told.task.mode)
+            assert {best} >= {action.member for action in of_kind(told.actions, Evaluate)}
+            for finish in of_kind(told.actions, Finish):
+                # Who fails when the winner has been announced is no winner, but others may fail before it is named.
+                assert finish.best == best
+                expected = "every member diverged" if told.scores else "every member failed"
+                assert best is not None or finish.reason == expected
 
     @EXAMPLES
     @given(case=cases(score=st.floats(-1, 1)))
     def test_ends_with_the_best_evaluated_on_the_test_split(self, options, case):
         """The member with the best last score, and nobody else, is evaluated on the test split and wins."""
         story = play(options, case)
-        sign = 1 if case.task.mode == "max" else -1
-        end = [sign * case.scores[member][-1] for member in case.members]
-        best = end.index(max(end))
+        end = {member: case.score(member, case.generations - 1) for member in case.members}
+        best = best_of(end, case.task.mode)
         (evaluate,) = of_kind(story.actions, Evaluate)
         assert (best, "test") == (evaluate.member, evaluate.split)
         assert story.actions[-2:] == [evaluate, story.actions[-1]]
         assert best == story.actions[-1].best
+        assert story.actions[-1].reason == "best score at the end of the last generation"
 
     @EXAMPLES
-    @given(case=cases())
+    @given(case=cases(news=growth()))
     def test_the_budget_is_kept_exactly(self, options, case):
-        """Every member trains `generations * steps` steps, neither more nor fewer."""
-        trained = dict.fromkeys(case.members, 0)
-        total = 0
-        for action in of_kind(play(options, case).actions, ContinueUntil):
-            total += action.consumed - trained[action.member]
-            trained[action.member] = action.consumed
-        assert case.task.budget.member_steps == total
-        assert {case.generations * case.task.budget.steps} == set(trained.values())
+        """Every member trains `generations * steps` steps of the last task, neither more nor fewer."""
+        story = play(options, case)
+        budget = story.told[-1].task.budget
+        steps = budget.generations * budget.steps
+        assert dict.fromkeys(range(budget.members), steps) == {
+            member: known.consumed for member, known in story.members.items()
+        }
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_the_budget_is_never_exceeded(self, options, case):
+        """Nobody is ever told to train beyond the end of the task in force."""
+        for told in play(options, case).told:
+            steps = told.task.budget.generations * told.task.budget.steps
+            assert all(action.consumed <= steps for action in of_kind(told.actions, ContinueUntil))
 
     @EXAMPLES
     @given(case=cases())
     def test_a_finished_strategy_says_nothing_more(self, options, case):
-        """After the end no event is answered."""
+        """After the end no event but an extension is answered."""
         story = play(options, case)
         late = MemberFailed(id="late", member=0, reason="made up")
-        assert story.strategy.handle([*story.events, late]) == []
+        budget = BudgetEnded(id="budget:1", reason="made up")
+        assert story.strategy.handle([*story.events, late, budget]) == []
+
+    # --- the budget ends
+
+    @EXAMPLES
+    @given(case=cases(failures=True, late=False, news=st.one_of(ends(), growth())))
+    def test_nobody_trains_on_once_the_budget_has_ended(self, options, case):
+        """From then until the sweep is extended nothing is ordered but the end, whose reason is the budget's."""
+        reason, is_ending = None, False
+        for told in play(options, case).told:
+            if isinstance(told.event, Extended):
+                reason, is_ending = None, False
+            elif isinstance(told.event, BudgetEnded) and not is_ending:
+                reason = reason or told.event.reason
+            if reason is not None:
+                assert [a for a in told.actions if not isinstance(a, Evaluate | Finish)] == []
+            is_ending = is_ending or bool(of_kind(told.actions, Evaluate | Finish))
+            for finish in of_kind(told.actions, Finish):
+                normal = "best score at the end of the last generation"
+                assert finish.best is None or finish.reason == (reason or normal)
+
+    @EXAMPLES
+    @given(case=cases(news=ends()))
+    def test_what_is_under_way_when_the_budget_ends_is_reported_first(self, options, case):
+        """The best is announced when the last segment has been reported, and not before."""
+        for told in play(options, case).told:
+            assert not (told.under_way and of_kind(told.actions, Evaluate))
+
+    # --- the sweep is extended
+
+    @EXAMPLES
+    @given(case=cases(failures=True, late=False), grown=growth())
+    def test_extended_after_the_end_it_trains_what_is_missing(self, options, case, grown):
+        """Each living member trains from where it stood to the new end, and the best is named again."""
+        before = play(options, case)
+        story = play(options, replace(case, news=[(AT_THE_END, grown)]))
+        budget = story.told[-1].task.budget
+        living = {member for member, known in story.members.items() if known.is_alive}
+        assert {budget.generations * budget.steps} >= {story.members[member].consumed for member in living}
+        assert before.actions == story.actions[: len(before.actions)]
+        more = of_kind(story.actions[len(before.actions) :], ContinueUntil)
+        expected = set(range(budget.members)) - {m for m, known in before.members.items() if not known.is_alive}
+        old = expected & before.members.keys() if grown.generations else set()
+        assert old | (expected - before.members.keys()) == {action.member for action in more}
+
+    @EXAMPLES
+    @given(case=cases())
+    def test_an_extension_that_changes_nothing_ends_at_once(self, options, case):
+        """Nothing is trained, and what was evaluated is not evaluated again: the same member is named."""
+        ended = play(options, case)
+        story = play(options, replace(case, news=[(AT_THE_END, Grown())]))
+        (again,) = story.actions[len(ended.actions) :]
+        assert replace(ended.actions[-1], cause="extended:1") == again
+
+    @EXAMPLES
+    @given(case=cases(news=growth()))
+    def test_a_state_is_evaluated_once(self, options, case):
+        """The same member is only asked for again if it trained since, or its answer was lost."""
+        story = play(options, replace(case, is_forgetful=False))
+        answered = set()
+        segments = dict.fromkeys(story.members, -1)
+        for told in story.told:
+            answered |= {told.event.id} if isinstance(told.event, EvaluationEnded) else set()
+            for action in told.actions:
+                match action:
+                    case ContinueUntil(member=member):
+                        segments[member] += 1
+                    case Evaluate(member=member, split=split):
+                        assert f"evaluation:{member}:{segments[member]}:{split}" not in answered
+
+
+class SynchronousContract(StrategyContract):
+    """What holds besides for strategies that decide for the whole population at once."""
+
+    def test_it_says_so(self, options):
+        """The brain is told that donors are never under way."""
+        assert options.synchronous is True
+
+    @EXAMPLES
+    @given(case=cases(failures=True, late=False, news=st.one_of(st.just(Ended()), growth())), data=st.data())
+    def test_the_order_of_reports_changes_nothing(self, options, case, data):
+        """However long each member takes, the actions are the same, and the state whenever all have reported."""
+        assume(case.survivors(case.generations))  # the last to fail is the cause of the end
+        shuffled = data.draw(st.lists(st.lists(st.integers(1, 9), max_size=7), max_size=9))
+        stories, states = [], []
+        for durations in (case.durations, shuffled):
+            seen: list[str] = []
+
+            def note(strategy: Strategy, story: Story, seen: list[str] = seen) -> Strategy:
+                if not story.told[-1].under_way:
+                    seen.append(json.dumps(strategy.snapshot()))
+                return strategy
+
+            stories.append(play(options, replace(case, durations=durations), note))
+            states.append(seen)
+        assert stories[0].actions == stories[1].actions
+        assert states[0] == states[1]
+
+    @EXAMPLES
+    @given(case=cases(failures=True))
+    def test_the_living_go_on_once_in_every_generation(self, options, case):
+        """At the start and after each generation but the last, each living member is told once to train on."""
+        story = play(options, case)
+        steps = case.task.budget.steps
+        for generation in range(case.generations):
+            told = of_kind(story.actions_of(generation - 1), ContinueUntil)
+            assert sorted(action.member for action in told) == sorted(case.survivors(generation - 1))
+            assert {action.generation for action in told} <= {generation}
+            assert {action.consumed for action in told} <= {(generation + 1) * steps}
+        assert of_kind(story.actions_of(case.generations - 1), ContinueUntil) == []
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_changes_come_before_training(self, options, case):
+        """Nobody is under way when members are copied, the donor neither, and what is changed is changed first."""
+        for told in play(options, case).told:
+            training = set(told.under_way)
+            for action in told.actions:
+                if isinstance(action, Copy | Set):
+                    assert not addressed(action) & training
+                training |= addressed(action) if isinstance(action, ContinueUntil) else set()
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_members_are_compared_at_equal_age(self, options, case):
+        """Everybody is told to train to the end of the same generation, newcomers in a single segment."""
+        for told in play(options, case).told:
+            for action in of_kind(told.actions, ContinueUntil):
+                assert (action.generation + 1) * told.task.budget.steps == action.consumed
+            assert len({action.generation for action in of_kind(told.actions, ContinueUntil)}) <= 1
+
+    @EXAMPLES
+    @given(
+        case=cases(failures=True, late=False),
+        more=st.integers(0, 3),
+        end=st.one_of(st.none(), ends()),
+        when=st.tuples(st.integers(1, 30), st.one_of(st.integers(1, 30), st.just(AT_THE_END))),
+    )
+    def test_an_extended_sweep_decides_as_if_it_had_always_been_so_long(self, options, case, more, end, when):
+        """With or without an end of the budget before, the same is started, copied, set and trained, in order."""
+        grown = Grown(generations=more)
+        news = [(when[1], grown)] if end is None else [(min(when), end), (when[1], grown)]
+        budget = replace(case.task.budget, generations=case.generations + more)
+        undisturbed = play(options, replace(case, task=replace(case.task, budget=budget)))
+        disturbed = without_cause(play(options, replace(case, news=news)).actions)
+        # What was cut short is trained to its end, with an order like the first.
+        once = [
+            action
+            for index, action in enumerate(disturbed)
+            if not isinstance(action, ContinueUntil) or action not in disturbed[:index]
+        ]
+        assert without_cause(undisturbed.actions) == once

@@ -5,12 +5,12 @@ import pytest
 from pbt.errors import SpecError
 from pbt.population import PBT, Fixed
 from pbt.strategy import Copy, Set, Start
-from tests.contracts.strategy_contract import SPACE, Case, StrategyContract, make_task, of_kind, play
+from tests.contracts.strategy_contract import SPACE, Case, SynchronousContract, make_task, of_kind, play
 
 INITIAL = ({"lr": 0.01, "optimizer": "adamw", "depth": 2, "mix": {"books": 0.5, "web": 0.5}},)
 
 
-class TestContract(StrategyContract):
+class TestContract(SynchronousContract):
     """`Fixed` keeps the contract of every strategy."""
 
     @pytest.fixture

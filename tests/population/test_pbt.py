@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from pbt.errors import SpecError
 from pbt.population import PBT
-from pbt.population.rounds import Keep, Replace, Restart, Standing, rank
+from pbt.population.verdicts import Keep, Replace, Restart, Standing, rank
 from pbt.strategy import ContinueUntil, Copy, Decline, Set, Start
 from searchspaces import Float, Space
-from tests.contracts.strategy_contract import EXAMPLES, Case, StrategyContract, cases, make_task, of_kind, play
+from tests.contracts.strategy_contract import EXAMPLES, Case, SynchronousContract, cases, make_task, of_kind, play
 
 NAN = math.nan
 SPACE = Space({"a": Float(0.0, 1000.0), "b": Float(0.0, 1000.0)})
 
 
-class TestContract(StrategyContract):
+class TestContract(SynchronousContract):
     """`PBT` keeps the contract of every strategy, with whatever options."""
 
     @pytest.fixture(
@@ -37,8 +37,8 @@ def evolve(options, scores, *, mode="max", seed=0, generation=0, hparams=None):
     """Verdicts by member, on members whose hyperparameters are `(m + 1, 2 (m + 1))`."""
     task = make_task(members=len(scores), mode=mode, seed=seed, space=SPACE)
     known = hparams or {member: {"a": member + 1.0, "b": 2.0 * (member + 1)} for member in scores}
-    ranking = [Standing(member, scores[member], known[member]) for member in rank(scores, mode)]
-    verdicts = options.evolve(task, generation, ranking)
+    standings = [Standing(member, score, known[member], age=10) for member, score in scores.items()]
+    verdicts = options.evolve(task, generation, rank(standings, mode))
     of = {verdict.receiver if isinstance(verdict, Replace) else verdict.member: verdict for verdict in verdicts}
     assert len(verdicts) == len(of), "a member was judged twice"
     return of
@@ -165,7 +165,7 @@ def test_nobody_goes_on_diverged(case, quantile):
     story = play(PBT(quantile=quantile), case)
     for generation in range(case.generations - 1):
         alive = case.survivors(generation)
-        diverged = {member for member in alive if math.isnan(case.scores[member][generation])}
+        diverged = {member for member in alive if math.isnan(case.score(member, generation))}
         actions = story.actions_of(generation)
         assert (alive if diverged == alive else set()) == {action.member for action in of_kind(actions, Start)}
         copies = of_kind(actions, Copy)
@@ -360,6 +360,7 @@ def test_a_larger_population_begins_with_the_smaller_one(members, more):
         ),
         ({"inherit_hparams": "no"}, "inherit_hparams", "'no' is neither true nor false", "Write true or false"),
         ({"inherit_hparams": 0}, "inherit_hparams", "0 is neither true nor false", "Write true or false"),
+        ({"synchronous": "no"}, "synchronous", "'no' is neither true nor false", "Write true or false"),
         ({"initial": 3}, "initial", "3 is not a list of mappings", "Write [{lr: 0.1}], or leave it out"),
         (
             {"initial": {"a": 1.0}},

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pbt.population import Fixed
-from pbt.population.rounds import rank
+from pbt.population.verdicts import Standing, rank
 from pbt.strategy import Evaluate, EvaluationEnded, Finish, MemberFailed, SegmentReported
 from tests.contracts.strategy_contract import Case, make_task, of_kind, play
 
@@ -31,14 +31,15 @@ NAN, INF = math.nan, math.inf
 )
 def test_rank(mode, scores, expected):
     """Best first in either mode, ties in member order, NaN behind even infinity."""
-    assert expected == rank(scores, mode)
+    standings = [Standing(member, score, {}, age=10) for member, score in scores.items()]
+    assert expected == [standing.member for standing in rank(standings, mode)]
 
 
 def test_a_winner_that_fails_while_evaluated_makes_way_for_the_next():
     """The second best is evaluated in its place, and wins."""
-    case = Case(task=make_task(members=3, generations=1), scores=[[0.1], [0.9], [0.5]], fails={1: 1})
+    case = Case(task=make_task(members=3, generations=1), scores=[[0.1], [0.9], [0.5]], late=frozenset({1}))
     actions = play(Fixed(), case).actions[-3:]
-    cause = "evaluation:1"
+    cause = "evaluation:2:0:test"
     assert [
         Evaluate(cause="report:1:0", member=1, split="test"),
         Evaluate(cause="report:2:0", member=2, split="test"),
@@ -77,10 +78,9 @@ def test_a_failure_may_complete_a_generation():
         task=make_task(members=3, generations=2),
         scores=[[0.0] * 2] * 3,
         fails={2: 0},
-        order=[[0, 1, 2]],
     )
     story = play(Fixed(), case)
-    event, answer = story.generations[1][-1]
-    assert event.id == "failed:2:0"
-    assert [action.member for action in answer] == [0, 1]
-    assert of_kind(story.generations[1][0][1], Finish) == []
+    *_, last = story.told_of(0)
+    assert last.event.id == "failed:2:0"
+    assert [action.member for action in last.actions] == [0, 1]
+    assert of_kind(story.actions_of(0), Finish) == []

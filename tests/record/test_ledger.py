@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -16,7 +17,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -24,12 +24,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pbt.errors import LedgerError, PbtError, RunNotFound, StorageError
+from pbt.record import archive, lock, parts, schema
 from pbt.record import ledger as module
-from pbt.record import schema
+from pbt.record import wal as write_ahead
+from pbt.record.archive import LocalArchive
 from pbt.record.ledger import Ledger, LedgerReader, Tail, read_wal, write_atomically
+from pbt.record.salvage import salvage
+from pbt.record.wal import WriteAhead, frame
 from tests import ledgers
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "ledger-v1"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "ledger.md"
+GOLDEN = ROOT / "tests" / "golden" / "ledger-v1"
 GOLDEN_DIGEST = "caf1ee1d352569df258621f0b23a7579260ac949dbc7678c19b75f10d1c4fb8f"
 
 
@@ -79,17 +85,29 @@ def test_a_row_is_there_once_committed(tmp_path):
         assert (numbers(rows), numbers(rows, "outcomes")) == ([1], [2])
 
 
-def test_a_commit_is_synced_before_it_returns(tmp_path, monkeypatch):
-    """The bytes are written first, then synced, then the caller goes on."""
+def test_a_commit_is_written_before_it_returns(tmp_path):
+    """In full, so that the death of the process costs nothing."""
+    with opened(tmp_path):
+        pass
+    with opened(tmp_path, existing=True) as ledger:
+        for number in range(3):
+            note(ledger, number)
+            ledger.commit()
+            died = LedgerReader(copy_of(tmp_path, f"{tmp_path.name}-{number}"))
+            assert numbers(died.rows()) == list(range(number + 1))
+
+
+def test_what_is_synced_is_committed_and_on_disk(tmp_path, monkeypatch):
+    """`sync` commits what is pending and waits for the disk."""
     with opened(tmp_path) as ledger:
         sizes = []
         sync = os.fsync
         monkeypatch.setattr(os, "fsync", lambda fd: (sizes.append(os.fstat(fd).st_size), sync(fd)))
-        for number in range(3):
-            note(ledger, number)
-            ledger.commit()
-            assert len(sizes) == number + 1
-            assert sizes[-1] == wal(tmp_path).stat().st_size
+        note(ledger, 1)
+        ledger.sync()
+        assert wal(tmp_path).stat().st_size == sizes[-1] > 0
+        monkeypatch.undo()
+    assert numbers(LedgerReader(tmp_path).rows()) == [1]
 
 
 def test_an_empty_commit_writes_nothing(tmp_path):
@@ -126,15 +144,15 @@ def test_a_folder_has_one_ledger(tmp_path):
 def test_a_ledger_can_be_read_from_its_first_moment(tmp_path, monkeypatch):
     """As soon as there is a manifest there is the file that it names."""
     seen = []
-    write = module.write_atomically
+    write = LocalArchive.write
 
-    def look(path, data):
-        write(path, data)
-        seen.append(LedgerReader(tmp_path).rows()["metrics"])
+    def look(archive, name, data):
+        write(archive, name, data)
+        seen.append((name, LedgerReader(tmp_path).rows()["metrics"]))
 
-    monkeypatch.setattr(module, "write_atomically", look)
+    monkeypatch.setattr(LocalArchive, "write", look)
     with opened(tmp_path):
-        assert seen == [[]]
+        assert seen == [("manifest.json", []), ("manifest-copy.json", [])]
 
 
 # --- values
@@ -372,8 +390,26 @@ def test_a_damaged_manifest_is_named(tmp_path, text):
         pass
     manifest = tmp_path / "ledger" / "manifest.json"
     manifest.write_text(text)
-    with pytest.raises(LedgerError, match=rf"^{re.escape(str(manifest))} is damaged.* Restore it from a backup\.$"):
+    copy = tmp_path / "ledger" / "manifest-copy.json"
+    with pytest.raises(
+        LedgerError, match=rf"^{re.escape(str(manifest))} is damaged.* Copy {re.escape(str(copy))} over"
+    ):
         LedgerReader(tmp_path).rows()
+    copy.write_text("{}")
+    with pytest.raises(LedgerError, match=r" Restore it from a backup\.$"):
+        LedgerReader(tmp_path)
+
+
+def test_the_manifest_has_a_copy(tmp_path):
+    """Which mends it when it is put in its place, whatever the ledger went through."""
+    with opened(tmp_path) as ledger:
+        note(ledger, 1)
+        ledger.commit()
+    folder = tmp_path / "ledger"
+    expected = LedgerReader(tmp_path).rows()
+    (folder / "manifest.json").write_bytes(b"")
+    shutil.copy(folder / "manifest-copy.json", folder / "manifest.json")
+    assert expected == LedgerReader(tmp_path).rows()
 
 
 def test_later_versions_are_refused(tmp_path, monkeypatch):
@@ -384,7 +420,7 @@ def test_later_versions_are_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(LedgerError) as raised:
         LedgerReader(tmp_path)
-    assert str(raised.value) == f"{tmp_path} has ledger version 7; this pbt reads up to 1. Upgrade pbt."
+    assert str(raised.value) == f"{tmp_path} has ledger version 7; this pbt reads up to 2. Upgrade pbt."
 
 
 def test_no_ledger_is_no_run(tmp_path):
@@ -405,6 +441,7 @@ def test_sealing_at_seal_rows(tmp_path, monkeypatch):
             ledger.commit()
         files = sorted(str(path.relative_to(tmp_path / "ledger")) for path in (tmp_path / "ledger").rglob("*.*"))
         assert files == [
+            "manifest-copy.json",
             "manifest.json",
             "metrics/000001.parquet",
             "metrics/000002.parquet",
@@ -422,7 +459,7 @@ def test_closed_there_are_only_parts(tmp_path):
         note(ledger, 0)
         note(ledger, 1)
     files = sorted(path.name for path in (tmp_path / "ledger").rglob("*.*"))
-    assert files == ["000001.parquet", "manifest.json"]
+    assert files == ["000001.parquet", "manifest-copy.json", "manifest.json"]
     manifest = json.loads((tmp_path / "ledger" / "manifest.json").read_text())
     assert [(part["table"], part["rows"]) for part in manifest["parts"]] == [("metrics", 2)]
     assert not LedgerReader(tmp_path).finished
@@ -445,40 +482,64 @@ class Crash(Exception):
     """The process dies here."""
 
 
-@pytest.mark.parametrize(("crash", "nth"), [("_write_part", 1), ("_write_part", 2), ("_write_manifest", 1)])
+#: What is done to a ledger, and how many files it writes.
+WRITTEN = {"commit": 4, "stop": 4, "finish": 10}
+
+
+@pytest.mark.parametrize(("call", "step"), [(call, step + 1) for call, n in WRITTEN.items() for step in range(n)])
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("closing", [False, True])
-def test_a_crash_while_sealing_loses_and_doubles_nothing(tmp_path, monkeypatch, crash, nth, when, closing):
-    """Between any two files, what is on disk reads as every row once."""
+def test_a_crash_while_sealing_loses_and_doubles_nothing(tmp_path, monkeypatch, step, when, call):
+    """Before or after writing any file, while sealing, merging and closing: what is on disk reads as every row once.
+
+    The same when the ledger is taken up again from there, and when the process did not die after all.
+    """
     run = tmp_path / "run"
     ledger = Ledger(run)
-    for number in range(3):
-        note(ledger, number)
-        note(ledger, number, "outcomes")
-        ledger.commit()
-    step, calls = getattr(Ledger, crash), []
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "SEAL_ROWS", 4)
+        for number in range(3):
+            note(ledger, number)
+            note(ledger, number, "outcomes")
+            ledger.commit()
+    note(ledger, 3)
+    note(ledger, 3, "outcomes")
+    write, written = LocalArchive.write, []
 
-    def die(self, *arguments):
-        calls.append(arguments)
-        done = step(self, *arguments) if when == "after" or len(calls) < nth else None
-        if len(calls) == nth:
+    def die(archive, name, data):
+        written.append(name)
+        if when == "after" or len(written) != step:
+            write(archive, name, data)
+        if len(written) == step:
             raise Crash
-        return done
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, crash, die)
+        patched.setattr(LocalArchive, "write", die)
         patched.setattr(module, "SEAL_ROWS", 1)
-        note(ledger, 3)
-        note(ledger, 3, "outcomes")
         with pytest.raises(Crash):
-            ledger.close(finished=True) if closing else ledger.commit()
-        crashed = copy_of(run, "crashed")
-    rows = LedgerReader(crashed).rows()
-    assert numbers(rows) == numbers(rows, "outcomes") == [0, 1, 2, 3]
-    ledger.close(finished=True)  # and if it did not die after all:
-    assert not list((run / "ledger").glob("wal-*"))
+            ledger.commit() if call == "commit" else ledger.close(finished=call == "finish")
+    everything = [0, 1, 2, 3]
+    crashed = copy_of(run, "crashed")
+    assert whole(crashed) == [everything] * 2
+    again = Ledger(crashed, existing=True)
+    assert whole(crashed) == [everything] * 2
+    assert folders(crashed) in ([everything] * 2, [everything[:2]] * 2)
+    again.close(finished=True)
+    ledger.close(finished=True)
+    for folder in (run, crashed):
+        assert not list((folder / "ledger").glob("wal-*"))
+        assert whole(folder) == folders(folder) == [everything] * 2
+        assert LedgerReader(folder).finished
+
+
+def whole(run):
+    """What the two tables of a ledger hold."""
     rows = LedgerReader(run).rows()
-    assert numbers(rows) == numbers(rows, "outcomes") == [0, 1, 2, 3]
+    return [numbers(rows), numbers(rows, "outcomes")]
+
+
+def folders(run):
+    """What other people's tools read of them."""
+    return [sorted(pd.read_parquet(run / "ledger" / table)["member"].tolist()) for table in ("metrics", "outcomes")]
 
 
 def test_a_process_killed_while_writing_leaves_whole_commits(tmp_path):
@@ -495,8 +556,7 @@ for number in range(100_000):
     book.commit()
     os.write(1, b"%d\\n" % number)
 """
-    root = Path(__file__).parents[2]
-    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=root)
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
     with child:
         for line in child.stdout:
             if int(line) == 333:
@@ -515,7 +575,7 @@ TABLES = ("metrics", "outcomes", "decisions")
 
 
 class Following(RuleBasedStateMachine):
-    """Any interleaving of appending, committing, sealing, polling and beginning to follow."""
+    """Any interleaving of appending, committing, sealing, closing, dying, taking up, polling and following."""
 
     def __init__(self):
         super().__init__()
@@ -570,13 +630,29 @@ class Following(RuleBasedStateMachine):
     def close(self, finished):
         self.ledger.close(finished=finished)
         self.committed += self.pending
-        self.open = False
+        self.pending, self.open = [], False
+
+    @rule(torn=st.sampled_from([b"", b"deadbeef [", b"\x00" * 5]))
+    @precondition(lambda self: self.open)
+    def die(self, torn):
+        self.ledger.abandon()
+        with wal(self.run).open("ab") as file:
+            file.write(torn)
+        self.pending, self.open = [], False
+
+    @rule()
+    @precondition(lambda self: not self.open)
+    def take_up(self):
+        self.ledger = Ledger(self.run, existing=True)
+        self.open = True
 
     @invariant()
     def the_whole_is_what_was_committed(self):
         rows = LedgerReader(self.run).rows()
         for table in TABLES:
             assert numbers(rows, table) == [number for name, number in self.committed if name == table]
+        history = [(table, row["member"]) for table, row in LedgerReader(self.run).history()]
+        assert self.committed == history
 
     def teardown(self):
         for which in range(len(self.tails)):
@@ -586,7 +662,7 @@ class Following(RuleBasedStateMachine):
         shutil.rmtree(self.run)
 
 
-Following.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+Following.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
 
 
 class TestFollowing(Following.TestCase):
@@ -617,11 +693,29 @@ def test_following_reads_only_what_is_new(tmp_path, monkeypatch):
         monkeypatch.setattr(pq, "read_table", None)
         monkeypatch.setattr(Path, "read_bytes", None)
         note(ledger, 4)
-        ledger._wal.write(module._frame(ledger._pending))
-        ledger._wal.flush()
+        ledger._wal.append(frame(ledger._pending))
         assert [row["member"] for _, row in tail.poll()] == [4]
         assert tail.poll() == []
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_following_reads_no_part_twice(tmp_path, monkeypatch, finished):
+    """Not when the write-ahead file was sealed, nor when the parts were merged."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 2)
+    read, parts = module.read_part, []
+    monkeypatch.setattr(module, "read_part", lambda archive, part: (parts.append(part.file), read(archive, part))[1])
+    ledger = Ledger(tmp_path)
+    tail, got = Tail(LedgerReader(tmp_path)), []
+    for number in range(5):
+        note(ledger, number)
+        ledger.commit()
+        got += numbers_of(tail.poll())
+    assert parts == ["metrics/000001.parquet", "metrics/000002.parquet"]
+    ledger.close(finished=finished)
+    got += numbers_of(tail.poll())
+    assert got == [0, 1, 2, 3, 4]
+    assert len(parts) == 2
 
 
 def test_a_torn_line_is_read_when_it_is_whole(tmp_path):
@@ -660,31 +754,359 @@ def test_reading_while_it_is_sealed(tmp_path, monkeypatch):
         assert not raced[0].exists()
 
 
+def test_reading_while_it_is_merged(tmp_path, monkeypatch):
+    """When parts disappear between the manifest and their files, the reader looks again."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 2)
+    ledger = Ledger(tmp_path)
+    for number in range(5):
+        note(ledger, number)
+        ledger.commit()
+    reader, read, raced = LedgerReader(tmp_path), module.read_part, []
+
+    def race(archive, part):
+        if not raced:
+            raced.append(part)
+            ledger.close(finished=True)
+        return read(archive, part)
+
+    monkeypatch.setattr(module, "read_part", race)
+    assert reader.table("metrics")["member"].to_pylist() == [0, 1, 2, 3, 4]
+    assert len(raced) == 1
+
+
+def test_tables_can_be_read_one_by_one(tmp_path, monkeypatch):
+    """By name, as rows, in Arrow, or in the order in which they were written; the others are not touched."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 6)
+    with opened(tmp_path) as ledger:
+        for number in range(4):
+            note(ledger, number)
+            note(ledger, number, "outcomes")
+            ledger.commit()
+        (tmp_path / "ledger" / "outcomes" / "000001.parquet").unlink()
+        reader = LedgerReader(tmp_path)
+        assert numbers(reader.rows(["metrics"])) == [0, 1, 2, 3]
+        assert reader.rows(names=("metrics", "segments")).keys() == {"metrics", "segments"}
+        assert reader.tables(["metrics"])["metrics"] == reader.table("metrics")
+        assert [(table, row["member"]) for table, row in reader.history(["segments", "metrics"])] == [
+            ("metrics", number) for number in range(4)
+        ]
+        assert reader.files("metrics") == [str(tmp_path / "ledger" / "metrics" / "000001.parquet")]
+        with pytest.raises(LedgerError, match="is missing"):
+            reader.rows()
+
+
+@pytest.mark.parametrize("read", [LedgerReader.rows, LedgerReader.tables, LedgerReader.history])
+def test_a_table_that_is_none_is_refused(tmp_path, read):
+    """With those there are."""
+    with opened(tmp_path), pytest.raises(KeyError, match=r"there is no table .*metric'.*segments, decisions"):
+        read(LedgerReader(tmp_path), ["metric"])
+
+
+def test_history_is_the_order_of_writing(tmp_path, monkeypatch):
+    """Of all tables, whatever the clock does, sealed or not."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 4)
+    times = iter([5.0, 3.0, 3.0, 9.0, 1.0, 2.0, 2.0])
+    order = ["metrics", "outcomes", "decisions", "metrics", "segments", "metrics", "outcomes"]
+    with opened(tmp_path, clock=lambda: next(times)) as ledger:
+        for number, table in enumerate(order):
+            note(ledger, number, table)
+            ledger.commit()
+        assert [(table, row["member"]) for table, row in LedgerReader(tmp_path).history()] == [
+            (table, number) for number, table in enumerate(order)
+        ]
+
+
+def test_sealed_rows_stay_in_arrow(tmp_path, monkeypatch):
+    """A table is read without making a Python object of each value."""
+    with opened(tmp_path) as ledger:
+        note(ledger, 1)
+    monkeypatch.setattr(schema, "to_rows", None)
+    assert LedgerReader(tmp_path).table("metrics")["member"].to_pylist() == [1]
+
+
+# --- taking up again
+
+
+def crashed(run, finished=None):
+    """A ledger of two commits and a torn one, as its writer left it: dead, or closed."""
+    ledger = Ledger(run, lambda: 2_000.0)
+    for number in range(2):
+        note(ledger, number)
+        note(ledger, number, "outcomes")
+        ledger.commit()
+    if finished is not None:
+        ledger.close(finished=finished)
+        return
+    ledger.abandon()
+    with wal(run).open("ab") as file:
+        file.write(b'0123abcd [["metrics",{"member":9')
+
+
+@pytest.mark.parametrize("finished", [None, False, True], ids=["died", "stopped", "finished"])
+def test_a_ledger_is_taken_up_where_it_ended(tmp_path, finished):
+    """With all that was committed, and no trace of what was not; a finished one is unfinished again."""
+    crashed(tmp_path, finished)
+    with opened(tmp_path, existing=True) as ledger:
+        reader = LedgerReader(tmp_path)
+        assert (reader.finished, reader.is_open) == (False, True)
+        assert numbers(reader.rows()) == [0, 1]
+        note(ledger, 2)
+        ledger.commit()
+        assert numbers(reader.rows()) == [0, 1, 2]
+        assert b"0123abcd" not in wal(tmp_path).read_bytes()
+    assert numbers(reader.rows()) == [0, 1, 2]
+    assert numbers(reader.rows(), "outcomes") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("finished", "expected"), [(None, "wal-000001.jsonl"), (False, "wal-000002.jsonl"), (True, "wal-000002.jsonl")]
+)
+def test_a_closed_ledger_goes_on_with_a_new_number(tmp_path, finished, expected):
+    """So that who followed the old file does not take the new one for it; an open one goes on in its file."""
+    crashed(tmp_path, finished)
+    with opened(tmp_path, existing=True):
+        assert wal(tmp_path).name == expected
+
+
+@pytest.mark.parametrize("finished", [None, False, True], ids=["died", "stopped", "finished"])
+@pytest.mark.parametrize("now", [0.0, 1_999.0, 2_000.0, 3_000.0])
+@pytest.mark.parametrize("idle", [0, 2])
+def test_time_goes_on_after_the_last_row(tmp_path, finished, now, idle):
+    """Strictly, also where the clock was set back, and over several resumptions without a row."""
+    crashed(tmp_path, finished)
+    for _ in range(idle):
+        with opened(tmp_path, clock=lambda: now, existing=True):
+            pass
+    with opened(tmp_path, clock=lambda: now, existing=True) as ledger:
+        note(ledger, 2, "decisions")
+    times = [row["at"] for _, row in LedgerReader(tmp_path).history()]
+    assert times == sorted(set(times))
+    assert [table for table, _ in LedgerReader(tmp_path).history()][-1] == "decisions"
+    assert times[-1] == max(now, 2_000.000004)
+
+
+def test_a_ledger_is_taken_up_many_times(tmp_path):
+    """Each session adds to it; the end merges all."""
+    crashed(tmp_path)
+    for number in range(2, 6):
+        with opened(tmp_path, existing=True) as ledger:
+            note(ledger, number)
+    Ledger(tmp_path, existing=True).close(finished=True)
+    reader = LedgerReader(tmp_path)
+    assert reader.finished
+    assert numbers(reader.rows()) == [0, 1, 2, 3, 4, 5]
+    assert len(reader.files("metrics")) == 1
+
+
+def files_of(run):
+    """All contents of a folder, but for the lock."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+@pytest.mark.parametrize("name", ["wal-000002.jsonl", "metrics/000001.parquet", "manifest.json"])
+def test_a_damaged_ledger_is_not_taken_up(tmp_path, monkeypatch, name):
+    """The error is the reader's, and nothing is changed."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 4)
+    ledger = Ledger(tmp_path)
+    for number in range(5):
+        note(ledger, number)
+        ledger.commit()
+    ledger.abandon()
+    path = tmp_path / "ledger" / name
+    data = path.read_bytes()
+    path.write_bytes(data[:30] + bytes([data[30] ^ 4]) + data[31:])
+    before = files_of(tmp_path)
+    with pytest.raises(LedgerError) as raised:
+        Ledger(tmp_path, existing=True)
+    assert str(raised.value).startswith(f"{path} is damaged")
+    assert before == files_of(tmp_path)
+
+
+def test_an_old_ledger_is_not_taken_up(tmp_path):
+    """It is read, and left as it is."""
+    run = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    before = files_of(run)
+    with pytest.raises(LedgerError) as raised:
+        Ledger(run, existing=True)
+    assert str(raised.value) == (f"{run} was recorded by an older pbt (ledger version 1); it can be read, not resumed.")
+    assert before == files_of(run)
+    assert not (run / "ledger" / "lock").exists()
+    assert LedgerReader(run).version == 1
+
+
+def test_no_ledger_cannot_be_taken_up(tmp_path):
+    """And none is begun."""
+    with pytest.raises(RunNotFound, match=r"^no run at"):
+        Ledger(tmp_path, existing=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_without_its_manifest_is_not_overwritten(tmp_path):
+    """What is in its write-ahead file may be all there is."""
+    crashed(tmp_path)
+    for name in ("manifest.json", "manifest-copy.json"):
+        (tmp_path / "ledger" / name).unlink()
+    before = files_of(tmp_path)
+    with pytest.raises(LedgerError) as raised:
+        Ledger(tmp_path)
+    path = tmp_path / "ledger" / "wal-000001.jsonl"
+    assert str(raised.value) == f"{path} is there without a manifest. Restore that, or choose another name."
+    assert before == files_of(tmp_path)
+
+
+def test_closing_twice_is_closing_once(tmp_path):
+    """Whoever closes again, in whatever way, changes nothing."""
+    ledger = Ledger(tmp_path)
+    note(ledger, 1)
+    ledger.close(finished=True)
+    before = files_of(tmp_path)
+    ledger.close(finished=False)
+    ledger.abandon()
+    assert before == files_of(tmp_path)
+
+
+@pytest.mark.parametrize("end", [lambda ledger: ledger.close(finished=False), Ledger.commit])
+def test_what_is_sealed_was_synced(tmp_path, monkeypatch, end):
+    """Before any part is written: what the system lost on the way to the disk does not get into one."""
+    monkeypatch.setattr(WriteAhead, "_keep_synced", lambda self: None)
+    calls, sync, write = [], os.fsync, LocalArchive.write
+    with opened(tmp_path) as ledger:
+        note(ledger, 1)
+        ledger.commit()
+        path, size = wal(tmp_path), wal(tmp_path).stat().st_size
+        monkeypatch.setattr(module, "SEAL_ROWS", 1)
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: (calls.append((os.fstat(fd).st_ino, os.fstat(fd).st_size)), sync(fd))
+        )
+        monkeypatch.setattr(LocalArchive, "write", lambda *args: (calls.append("part"), write(*args)))
+        expected = (path.stat().st_ino, size)
+        end(ledger)
+        assert calls[:2] == [expected, "part"]
+
+
+# --- merging
+
+
+def many_parts(run, monkeypatch, parts=4):
+    """A ledger with so many parts of metrics, one of outcomes, and a row not sealed yet."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 3)
+    ledger = Ledger(run)
+    note(ledger, 0, "outcomes")
+    for number in range(3 * parts):
+        note(ledger, number)
+        ledger.commit()
+    return ledger
+
+
+def test_the_end_merges_the_parts_of_each_table(tmp_path, monkeypatch):
+    """Into one, with the rows as they were written; a table that has one part keeps it."""
+    ledger = many_parts(tmp_path, monkeypatch)
+    reader = LedgerReader(tmp_path)
+    one = (tmp_path / "ledger" / "outcomes" / "000001.parquet").stat()
+    before, digest = reader.tables(), reader.digest()
+    ledger.close(finished=True)
+    assert reader.finished
+    assert before == reader.tables()
+    assert digest == reader.digest()
+    (merged,) = reader.files("metrics")
+    assert [path.name for path in (tmp_path / "ledger" / "metrics").iterdir()] == [Path(merged).name]
+    assert (tmp_path / "ledger" / "outcomes" / "000001.parquet").stat().st_mtime_ns == one.st_mtime_ns
+
+
+def test_a_sweep_that_stops_keeps_its_parts(tmp_path, monkeypatch):
+    """It may go on; whoever follows it reads no row again."""
+    many_parts(tmp_path, monkeypatch).close(finished=False)
+    assert len(LedgerReader(tmp_path).files("metrics")) == 5
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 100])
+def test_row_groups_have_about_the_size_they_should(tmp_path, monkeypatch, rows):
+    """Small parts share one."""
+    monkeypatch.setattr(parts, "GROUP_ROWS", rows)
+    many_parts(tmp_path, monkeypatch, parts=3).close(finished=True)
+    (merged,) = LedgerReader(tmp_path).files("metrics")
+    metadata = pq.read_metadata(merged)
+    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    assert sum(sizes) == 9
+    assert max(sizes) <= rows
+    assert LedgerReader(tmp_path).table("metrics")["member"].to_pylist() == list(range(9))
+
+
+def test_a_damaged_part_is_not_merged(tmp_path, monkeypatch):
+    """Nor hidden: the sweep ends well, and the reader names it."""
+    ledger = many_parts(tmp_path, monkeypatch)
+    part = tmp_path / "ledger" / "metrics" / "000002.parquet"
+    part.write_bytes(b"")
+    ledger.close(finished=True)
+    assert LedgerReader(tmp_path).finished
+    assert len(LedgerReader(tmp_path).files("metrics")) == 5
+    with pytest.raises(LedgerError, match=re.escape(f"{part} is damaged")):
+        LedgerReader(tmp_path).rows()
+
+
+def test_sealing_after_a_while(tmp_path, monkeypatch):
+    """Rows do not wait for `SEAL_ROWS` for ever; where there are none, there is no part."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with opened(tmp_path) as ledger:
+        reader = LedgerReader(tmp_path)
+        now[0] += 10 * module.SEAL_S
+        ledger.commit()
+        assert reader.files("metrics") == []
+        note(ledger, 1)
+        ledger.commit()
+        assert len(reader.files("metrics")) == 1
+        now[0] += module.SEAL_S - 1
+        note(ledger, 2)
+        ledger.commit()
+        assert len(reader.files("metrics")) == 1
+        now[0] += 1
+        ledger.commit()
+        assert len(reader.files("metrics")) == 2
+
+
 # --- other people's tools
 
 
-def test_sealed_parts_are_read_by_anything_that_reads_parquet(tmp_path, monkeypatch):
-    """By pandas, pyarrow, polars and DuckDB, a folder for each table."""
+#: How each tool tells a column.
+COLUMN = {
+    "pyarrow": lambda found, name: found[name].to_pylist(),
+    "pandas": lambda found, name: found[name].tolist(),
+    "polars": lambda found, name: found[name].to_list(),
+    "duckdb": lambda found, name: [value for (value,) in found.project(name).fetchall()],
+}
+
+
+@pytest.mark.parametrize("tool", COLUMN)
+@pytest.mark.parametrize("state", ["running", "stopped", "finished"])
+def test_sealed_parts_are_read_by_anything_that_reads_parquet(tmp_path, monkeypatch, tool, state):
+    """With the one line that docs/ledger.md has for each, while the ledger is being written and afterwards."""
+    pytest.importorskip(tool, reason=f"{tool} is not installed")
     monkeypatch.setattr(module, "SEAL_ROWS", 2)
-    with opened(tmp_path) as ledger:
-        for number in range(5):
-            note(ledger, number)
-            ledger.commit()
-    folder = tmp_path / "ledger" / "metrics"
-    assert pd.read_parquet(folder)["member"].tolist() == [0, 1, 2, 3, 4]
-    table = ds.dataset(folder).to_table()
-    assert table["member"].to_pylist() == [0, 1, 2, 3, 4]
-    assert table.schema.remove_metadata() == schema.METRICS
+    ledger = Ledger(tmp_path)
+    for number in range(5):
+        ledger.append("metrics", member=number, name="größer", value=math.nan if number else None)
+        ledger.commit()
+    if state == "running":
+        expected = [0, 1, 2, 3]
+        (tmp_path / "ledger" / "metrics" / ".000003.parquet.1.tmp").write_bytes(b"being written")
+    else:
+        ledger.close(finished=state == "finished")
+        expected = [0, 1, 2, 3, 4]
+    (line,) = re.findall(rf"^{tool}\..*$", DOCS.read_text(), re.MULTILINE)
+    found = eval(line.replace("RUN", str(tmp_path)), {tool: importlib.import_module(tool)})
+    assert COLUMN[tool](found, "member") == expected
+    assert COLUMN[tool](found, "name") == ["größer"] * len(expected)
+    ledger.close(finished=False)
 
 
-def test_polars_and_duckdb_read_it_too(tmp_path):
-    """Where they are installed."""
-    polars, duckdb = pytest.importorskip("polars"), pytest.importorskip("duckdb")
+def test_parts_have_the_types_of_the_schema(tmp_path):
+    """For any program: times are UTC, text is text, whole numbers are whole."""
     with opened(tmp_path) as ledger:
-        note(ledger, 3)
-    files = str(tmp_path / "ledger" / "metrics" / "*.parquet")
-    assert polars.read_parquet(files)["member"].to_list() == [3]
-    assert duckdb.sql(f"select member from '{files}'").fetchall() == [(3,)]
+        for table in schema.TABLES:
+            ledger.append(table)
+    for table, fields in schema.TABLES.items():
+        assert pq.read_table(tmp_path / "ledger" / table).schema == fields
 
 
 # --- the digest
@@ -820,19 +1242,21 @@ def one_line(error):
     return str(error.value)
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, call):
     """A commit that fails and is tried again is there once; what was recorded before is safe meanwhile."""
     with opened(tmp_path) as ledger:
         note(ledger, 1)
-        ledger.commit()
+        ledger.sync()
         note(ledger, 2)
-        monkeypatch.setattr(os, "fsync", no_room)
-        with pytest.raises(StorageError) as raised:
-            ledger.commit()
-        assert one_line(raised) == (
-            f"cannot write {tmp_path / 'ledger'}: No space left on device. "
-            "Free some space; what was recorded before is safe."
-        )
+        monkeypatch.setattr(os, call, no_room)
+        for _ in range(2):
+            with pytest.raises(StorageError) as raised:
+                ledger.sync()
+            assert one_line(raised) == (
+                f"cannot write {tmp_path / 'ledger'}: No space left on device. "
+                "Free some space; what was recorded before is safe."
+            )
         assert numbers(LedgerReader(tmp_path).rows())[:1] == [1]
         monkeypatch.undo()
         note(ledger, 3)
@@ -842,48 +1266,34 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20])
-def test_half_a_commit_on_a_full_disk_does_no_harm(tmp_path, kept):
-    """Where the disk took only the beginning of a line, trying again gives a whole one."""
+def test_half_a_commit_on_a_full_disk_does_no_harm(tmp_path, monkeypatch, kept):
+    """Where the disk took only the beginning of a line, it is taken back, and trying again gives a whole one."""
+    write = os.pwrite
 
-    class Small:
-        """A file on a disk that is full after `kept` more bytes."""
-
-        def __init__(self, file):
-            self.file, self.full, self.left = file, True, kept
-
-        def write(self, data):
-            if not self.full:
-                return self.file.write(data)
-            if self.left == 0:
-                no_room()
-            written = self.file.write(data[: self.left])
-            self.left -= written
-            return written
-
-        def truncate(self, size):
-            self.left = kept
-            return self.file.truncate(size)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
+    def write_some(descriptor, data, offset):
+        if offset >= size + kept:
+            no_room()
+        return write(descriptor, data[: size + kept - offset], offset)
 
     with opened(tmp_path) as ledger:
         note(ledger, 1)
         ledger.commit()
-        ledger._wal = Small(ledger._wal)
+        size = wal(tmp_path).stat().st_size
         note(ledger, 2)
+        monkeypatch.setattr(os, "pwrite", write_some)
         for _ in range(2):
             with pytest.raises(StorageError):
                 ledger.commit()
-            assert numbers(LedgerReader(tmp_path).rows()) == [1]
-        ledger._wal.full = False
+            assert wal(tmp_path).stat().st_size == size
+        monkeypatch.undo()
         note(ledger, 3)
         ledger.commit()
         assert numbers(LedgerReader(tmp_path).rows()) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("call", ["open", "mkdir", "replace", "fsync"])
-def test_a_disk_that_is_full_while_sealing_is_one_line(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_disk_that_is_full_while_closing_is_one_line(tmp_path, monkeypatch, call, finished):
     """Whatever fails, nothing is lost or doubled when there is room again."""
     ledger = Ledger(tmp_path)
     note(ledger, 1)
@@ -891,31 +1301,57 @@ def test_a_disk_that_is_full_while_sealing_is_one_line(tmp_path, monkeypatch, ca
     with monkeypatch.context() as patched:
         match call:
             case "open":
-                patched.setattr(module, "open", no_room, raising=False)
+                patched.setattr(archive, "open", no_room, raising=False)
             case "mkdir":
                 patched.setattr(Path, "mkdir", no_room)
             case _:
                 patched.setattr(os, call, no_room)
         with pytest.raises(StorageError) as raised:
-            ledger.close(finished=True)
+            ledger.close(finished=finished)
         assert "No space left on device" in one_line(raised)
     assert numbers(LedgerReader(tmp_path).rows()) == [1]
-    ledger.close(finished=True)
+    ledger.close(finished=finished)
     assert numbers(LedgerReader(tmp_path).rows()) == [1]
-    assert LedgerReader(tmp_path).finished
+    assert LedgerReader(tmp_path).finished == finished
+
+
+def test_a_commit_does_not_fail_because_sealing_does(tmp_path, monkeypatch):
+    """The rows are safe where they are. Sealing is tried again, not at every commit; closing says what is wrong."""
+    monkeypatch.setattr(module, "SEAL_ROWS", 2)
+    now, tries = [0.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    ledger, reader = Ledger(tmp_path), LedgerReader(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", lambda *_: (tries.append(now[0]), no_room()))
+        for number in range(6):
+            note(ledger, number)
+            ledger.commit()
+            now[0] += module.RETRY_S / 2
+        assert numbers(reader.rows()) == list(range(6))
+        assert tries == [5.0, 15.0, 25.0]
+        with pytest.raises(StorageError):
+            ledger.close(finished=False)
+    note(ledger, 6)
+    ledger.commit()
+    assert reader.files("metrics") == []
+    now[0] += module.RETRY_S
+    ledger.commit()
+    assert len(reader.files("metrics")) == 1
+    ledger.close(finished=False)
+    assert numbers(reader.rows()) == list(range(7))
 
 
 def test_a_seal_that_failed_is_made_up_for(tmp_path, monkeypatch):
     """Commits go on meanwhile, and each row is sealed once."""
     monkeypatch.setattr(module, "SEAL_ROWS", 2)
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
     with opened(tmp_path) as ledger:
         for number in range(6):
             note(ledger, number)
             with monkeypatch.context() as patched:
                 if number in (1, 2, 4):
                     patched.setattr(os, "replace", no_room)
-                with contextlib.suppress(StorageError):
-                    ledger.commit()
+                ledger.commit()
             assert numbers(LedgerReader(tmp_path).rows()) == list(range(number + 1))
     assert numbers(LedgerReader(tmp_path).rows()) == list(range(6))
 
@@ -943,9 +1379,12 @@ def test_a_new_ledger_on_a_full_disk_is_one_line(tmp_path, monkeypatch, call):
 
 def test_a_new_ledger_whose_first_file_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
     """An error of ours also where the very first file fails."""
-    monkeypatch.setattr(module, "open", no_room, raising=False)
-    with pytest.raises(StorageError, match="No space left on device"):
-        Ledger(tmp_path)
+    for place in (lock, write_ahead, archive):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, "open", no_room, raising=False)
+            with pytest.raises(StorageError, match="No space left on device"):
+                Ledger(tmp_path)
+    Ledger(tmp_path).close(finished=False)
 
 
 # --- write_atomically
@@ -987,7 +1426,8 @@ def test_the_golden_ledger_of_version_1_stays_readable(tmp_path):
     assert reader.digest() == GOLDEN_DIGEST
     rows = reader.rows()
     counts = {table: len(found) for table, found in rows.items()}
-    assert counts == {"segments": 5, "decisions": 6, "outcomes": 4, "metrics": 8, "checkpoints": 1}
+    expected = {"segments": 5, "decisions": 6, "outcomes": 4, "metrics": 8, "checkpoints": 1}
+    assert counts == dict.fromkeys(schema.TABLES, 0) | expected
     last = rows["segments"][-1]
     assert last == {
         "member": 1,
@@ -1012,6 +1452,50 @@ def test_the_golden_ledger_of_version_1_stays_readable(tmp_path):
     assert reader.table("segments").schema == schema.SEGMENTS
     assert len(Tail(reader).poll()) == sum(counts.values())
     assert pd.read_parquet(run / "ledger" / "segments")["member"].tolist() == [0, 1, 0, 1]
+
+
+def test_the_golden_ledger_of_version_2_stays_readable(tmp_path):
+    """Merged parts, sealed ones, and a write-ahead tail with a torn end, as `make_ledger_v2.py` wrote them once."""
+    run = Path(shutil.copytree(GOLDEN.with_name("ledger-v2"), tmp_path / "run"))
+    reader = LedgerReader(run)
+    assert not reader.finished
+    assert reader.digest() == "6c06f6830848f904f37c292432a92beb91a8b70b292961eb11c3902e82cd711d"
+    tables = reader.tables()
+    assert {name: table.num_rows for name, table in tables.items()} == {
+        "segments": 8,
+        "decisions": 12,
+        "orders": 4,
+        "stacks": 2,
+        "outcomes": 6,
+        "evaluations": 1,
+        "metrics": 12,
+        "checkpoints": 3,
+        "sessions": 2,
+        "incidents": 3,
+        "usage": 3,
+    }
+    rows = reader.rows()
+    assert [row["order"] for row in rows["orders"]] == ["order:1", "order:2", "order:3", "order:7"]
+    assert [row.get("data") for row in rows["decisions"] if row["kind"] == "extend"] == ['{"budget":{"generations":4}}']
+    assert {row["message"] for row in rows["incidents"]} == {"größer"}
+    times = [row["at"] for _, row in reader.history()]
+    assert times == sorted(set(times))
+    assert salvage(run).damaged == ()
+    with opened(run, existing=True) as ledger:
+        note(ledger, 7)
+    assert numbers(reader.rows())[-1] == 7
+
+
+def test_what_version_1_did_not_have_is_empty_or_null(tmp_path):
+    """Whole tables, and columns of old parts."""
+    run = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    reader = LedgerReader(run)
+    for name, table in reader.tables().items():
+        assert table.schema == schema.TABLES[name]
+    assert reader.table("sessions").num_rows == 0
+    assert reader.table("outcomes")["flops"].to_pylist() == [None] * 4
+    assert [row.get("status") for row in reader.rows(["checkpoints"])["checkpoints"]] == [None]
+    assert reader.table("checkpoints")["status"].to_pylist() == [None]
 
 
 # --- the scripted sweep of the other tests

@@ -2,6 +2,8 @@
 
 import math
 import re
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -9,10 +11,13 @@ import pytest
 
 from pbt.errors import LedgerError, RunNotFound
 from pbt.lineage import ScheduleStep
+from pbt.record import schema
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.result import Result, load
 from pbt.record.runs import open_run
 from tests import ledgers
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "ledger-v1"
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +147,31 @@ def test_metrics_are_long_rows(told):
     assert told.metrics.num_rows == 2 * 21 + 1
     assert [row for row in rows if row["split"] == "test"] == [rows[-1]]
     assert (rows[-1]["name"], rows[-1]["value"], rows[-1]["member"]) == ("bits_per_byte", 1.35, 1)
+
+
+def test_tables_and_rows_are_the_same_picture(told):
+    """Every table of the ledger, in Arrow and as dictionaries."""
+    assert told.tables.keys() == told.rows.keys() == schema.TABLES.keys()
+    for name, table in told.tables.items():
+        assert table.schema == schema.TABLES[name]
+        assert repr(schema.to_rows(table)) == repr(told.rows[name])
+
+
+def test_metrics_stay_in_arrow(told, monkeypatch):
+    """Ten million of them are a table, not ten million dictionaries."""
+    monkeypatch.setattr("pbt.record.result.to_rows", None)
+    assert load(told.path).metrics["at"] == told.metrics["at"]
+
+
+def test_a_ledger_of_version_1_is_a_result(tmp_path):
+    """With nulls where it says nothing."""
+    run = Path(shutil.copytree(GOLDEN, tmp_path / "run"))
+    ledgers.run_json(run, members=2, generations=3, steps=10)
+    result = load(run)
+    assert result.segments["flops"].to_pylist() == [None] * 5
+    assert result.metrics.num_rows == 8
+    assert result.tables["sessions"].num_rows == 0
+    assert result.lineage.members == [0, 1]
 
 
 def test_pandas(told):

@@ -1,16 +1,19 @@
-"""The ledger's tables: what version 1 is, and how rows become Arrow and text."""
+"""The ledger's tables: what each version is, and how rows become Arrow and text."""
 
 import json
 import math
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbt.record import schema
 
-#: Version 1, as old ledgers have it. A change here needs a new version and a golden ledger of the old one.
+#: Version 1, as old ledgers have it.
 VERSION_1 = {
     "segments": (
         "member:int32 segment:int32 generation:int32 start:string parent_member:int32 parent_segment:int32 "
@@ -33,10 +36,84 @@ VERSION_1 = {
 }
 
 
-def test_version_1_does_not_change():
+#: Version 2: what it has that version 1 has not. A change here needs a new version and a golden ledger of this one.
+VERSION_2 = VERSION_1 | {
+    "decisions": VERSION_1["decisions"].replace(" at:", " data:string at:"),
+    "orders": "order:string stack:int32 kind:string segments:string at:timestamp[us, tz=UTC]",
+    "stacks": (
+        "session:int32 stack:int32 capacity:int32 bucket:string device:string dtype:string compile:string rng:string "
+        "at:timestamp[us, tz=UTC]"
+    ),
+    "outcomes": VERSION_1["outcomes"].replace(" reason:", " flops:double joules:double reason:"),
+    "evaluations": ("member:int32 segment:int32 split:string age:int64 consumed:int64 at:timestamp[us, tz=UTC]"),
+    "checkpoints": VERSION_1["checkpoints"].replace(" at:", " status:string at:"),
+    "sessions": (
+        "session:int32 reason:string software:string hardware:string git_commit:string spec:string "
+        "at:timestamp[us, tz=UTC]"
+    ),
+    "incidents": "kind:string member:int32 segment:int32 stack:int32 message:string at:timestamp[us, tz=UTC]",
+    "usage": "session:int32 wall_s:double device_s:double joules:double tokens:int64 at:timestamp[us, tz=UTC]",
+}
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def described(fields):
+    """A schema as text."""
+    return " ".join(f"{field.name}:{field.type}" for field in fields)
+
+
+def test_version_2_does_not_change():
     """The tables, their columns, order and types."""
-    found = {table: " ".join(f"{field.name}:{field.type}" for field in kind) for table, kind in schema.TABLES.items()}
-    assert (schema.VERSION, found) == (1, VERSION_1)
+    found = {table: described(fields) for table, fields in schema.TABLES.items()}
+    assert (schema.VERSION, found) == (2, VERSION_2)
+
+
+@pytest.mark.parametrize(("version", "expected"), [(1, VERSION_1), (2, VERSION_2)])
+def test_the_golden_ledgers_have_the_tables_of_their_versions(version, expected):
+    """In their files, as they were written."""
+    folder = GOLDEN / f"ledger-v{version}" / "ledger"
+    parts = sorted(folder.rglob("*.parquet"))
+    assert {path.parent.name for path in parts} <= expected.keys()
+    for path in parts:
+        assert described(pq.read_schema(path)) == expected[path.parent.name]
+
+
+@pytest.mark.parametrize("table", schema.TABLES)
+def test_tables_of_older_versions_conform(table):
+    """Columns they lack are null; those they have keep their values, in whatever order they stand."""
+    fields = schema.TABLES[table]
+    old = pa.table({name: pa.array([None], fields.field(name).type) for name in reversed(fields.names[1:])})
+    found = schema.conform(table, old.set_column(0, "at", pa.array([7], fields.field("at").type)))
+    assert found.schema == fields
+    assert found.to_pylist() == [dict.fromkeys(fields.names) | {"at": datetime(1970, 1, 1, 0, 0, 0, 7, UTC)}]
+
+
+@pytest.mark.parametrize("table", schema.TABLES)
+def test_every_column_can_be_looked_up(table):
+    """By name."""
+    assert schema.COLUMNS[table] == set(schema.TABLES[table].names)
+
+
+LATEST_US = 2**33 * 10**6 - 1  # in the year 2242
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, LATEST_US), unique=True, min_size=1, max_size=20).map(sorted))
+def test_microseconds_survive_as_floats(times):
+    """In strict order and exact, to Arrow and back."""
+    seconds = [us / 1e6 for us in times]
+    assert sorted(set(seconds)) == seconds
+    table = schema.to_arrow("metrics", [{"at": at} for at in seconds])
+    assert table["at"].cast(pa.int64()).to_pylist() == times
+    assert [row["at"] for row in schema.to_rows(table)] == seconds
+
+
+@given(st.integers(0, LATEST_US))
+def test_neighbouring_microseconds_stay_apart(us):
+    """Everywhere."""
+    assert us / 1e6 < (us + 1) / 1e6
+    assert round(us / 1e6 * 1e6) == us
 
 
 def test_the_digest_covers_the_decisions_of_segments():
@@ -88,6 +165,7 @@ def test_rows_become_tables_of_the_schema(table):
         assert found.num_rows == len(rows)
     assert found["at"].to_pylist()[1].timestamp() == 1.5
     assert found.drop_columns("at").to_pylist()[1] == dict.fromkeys(schema.TABLES[table].names[:-1])
+    assert schema.to_rows(found) == [dict.fromkeys(schema.TABLES[table].names) | {"at": at} for at in (None, 1.5)]
 
 
 def test_values_keep_their_bits():

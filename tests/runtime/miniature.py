@@ -14,11 +14,12 @@ import torch
 
 from pbt.member import lay_out
 from pbt.record.ledger import Ledger
-from pbt.record.result import Result
+from pbt.record.result import Result, load
 from pbt.record.runs import make_run
-from pbt.runtime.brain import Brain, Plan
+from pbt.runtime.brain import Brain
 from pbt.runtime.local import run_local
-from pbt.spec import Budget
+from pbt.runtime.plan import Plan, Session
+from pbt.spec import Budget, Checkpoints
 from pbt.strategy import StrategyOptions, Task
 from searchspaces import Float, Space
 from trainables import Capabilities, HparamSpec, MetricSpec, Place, Shard, State, Trainable
@@ -166,16 +167,18 @@ class Clear:
         return self.built[-1]
 
 
-def make_plan(trainable: Trainable, members: int, stacks: int) -> Plan:
+def make_plan(trainable: Trainable, budget: Budget, stacks: int, **changes: Any) -> Plan:
     """The brain's fixed facts."""
     described = trainable.describe()
     return Plan(
-        slots=lay_out(members, stacks),
+        slots=lay_out(budget.members, stacks),
         bucket=trainable.bucket({}),
         defaults={name: spec.default for name, spec in described.hparams.items()},
         metric="Q",
         split="validation",
         tokens_per_step=described.tokens_per_step,
+        budget=budget,
+        **changes,
     )
 
 
@@ -191,21 +194,41 @@ def train(
     seed: int = 0,
     stacks: int = 1,
     dtype: str = "float64",
+    again: Path | None = None,
+    is_to_stop: Callable[[], bool] = lambda: False,
+    checkpoints: Checkpoints | None = None,
+    **limits: Any,
 ) -> Result:
-    """Run a sweep on the host of this process, through the real brain and ledger."""
+    """Run a sweep on the host of this process, through the real brain and ledger.
+
+    Args:
+        storage: Where the run's folder is made.
+        again: A run's folder, to go on with that run instead.
+        limits: Of the budget.
+        (others): As in a sweep.
+    """
     trainable = trainable or Clear()
-    run = make_run(storage, "miniature", {})
-    budget = Budget(members=members, generations=generations, steps=steps)
+    path = again or make_run(storage, "miniature", {}).path
+    budget = Budget(members=members, generations=generations, steps=steps, **limits)
     task = Task(space=space, metric="Q", mode="max", budget=budget, seed=seed)
-    plan = make_plan(trainable, members, stacks)
+    session = Session(reason="resume" if again else "start")
+    plan = make_plan(
+        trainable,
+        budget,
+        stacks,
+        session=session,
+        checkpoints=checkpoints or Checkpoints(),
+        synchronous=getattr(options, "synchronous", True),
+    )
     run_local(
-        lambda keep: Brain(plan, options.begin(task), Ledger(run.path), keep),
-        run=run.path,
+        lambda states: Brain(plan, options.begin(task), Ledger(path, existing=again is not None), states),
+        run=path,
         trainable=trainable,
         bucket=trainable.bucket({}),
         place=Place(dtype=dtype, compile="never"),
+        is_to_stop=is_to_stop,
     )
-    return Result(run)
+    return load(path)
 
 
 def in_time(seconds: float, work: Callable[[], Any]) -> Any:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 
 import pytest
 
-from pbt.errors import StorageError
-from pbt.member import Slot
+from pbt.errors import HostError, StorageError
+from pbt.member import Slot, member_seed
 from pbt.population import PBT, Fixed
 from pbt.record.ledger import Ledger, LedgerReader
-from pbt.runtime.brain import Brain, Plan
-from pbt.runtime.checkpoints import Checkpoint
-from pbt.runtime.exchange import LocalExchange
+from pbt.runtime.brain import Brain
 from pbt.runtime.orders import (
     Admit,
     Examination,
@@ -27,42 +25,39 @@ from pbt.runtime.orders import (
     StackReport,
     Train,
     WorkOrder,
-    perform,
 )
-from pbt.spec import Budget
+from pbt.runtime.plan import Plan, Session
+from pbt.spec import Budget, Checkpoints
 from pbt.strategy import (
-    Action,
     ContinueUntil,
     Copy,
     Decline,
     Evaluate,
     EvaluationEnded,
-    Event,
     Finish,
     MemberFailed,
     SegmentReported,
     Set,
     Start,
-    Task,
 )
-from tests.runtime.miniature import DEFAULTS, SPACE, Clear, ClearStack, in_time, make_plan
+from tests.runtime.miniature import DEFAULTS, Clear, ClearStack, make_state
+from tests.runtime.stage import Clock, Script, Shelf, Stage, ended, new_run, rows
+
+pytestmark = pytest.mark.usefixtures("no_sync")
 
 NAN = math.nan
 #: Four members on two stacks of two.
 SLOTS = (Slot(0, 0), Slot(0, 1), Slot(1, 0), Slot(1, 1))
-PLAN = Plan(slots=SLOTS, bucket="clear", defaults=DEFAULTS, metric="Q", split="validation", tokens_per_step=7)
-
-
-class Script:
-    """A strategy that answers each event by its id, from a script, and remembers what it heard."""
-
-    def __init__(self, answers: Mapping[str, Sequence[Action]]) -> None:
-        self._answers = answers
-        self.heard: list[Event] = []
-
-    def handle(self, events):
-        self.heard += events
-        return [action for event in events for action in self._answers.get(event.id, ())]
+PLAN = Plan(
+    slots=SLOTS,
+    bucket="clear",
+    defaults=DEFAULTS,
+    metric="Q",
+    split="validation",
+    tokens_per_step=7,
+    budget=Budget(members=4, generations=3, steps=10),
+    checkpoints=Checkpoints(every_minutes=None),
+)
 
 
 def start(member: int, seed: int = 0, cause: str = "start", **hparams: float) -> Start:
@@ -77,51 +72,25 @@ def go_on(member: int, consumed: int, generation: int = 0, cause: str = "start")
 BEGIN = [action for m in range(4) for action in (start(m, seed=100 + m, gain=1.0 + m), go_on(m, 10))]
 
 
+#: A member of the second stack that is told to train, for tests that look at the first.
+ELSEWHERE = (start(3, seed=103), go_on(3, 10))
+
+
 @pytest.fixture
 def make_brain(tmp_path):
-    """A brain with a scripted strategy, its script, and what it keeps."""
+    """A brain with a scripted strategy, its script, what it does with states, and its clock."""
 
-    def make(answers=None, plan=PLAN):
-        script = Script({"start": BEGIN} if answers is None else answers)
-        kept = []
-
-        def keep(token, about):
-            kept.append((token, dict(about)))
-            return Checkpoint("ab" * 32, 4096, tmp_path)
-
-        ledger = Ledger(tmp_path)
-        brain = Brain(plan, script, ledger, keep)
-        brain.script, brain.kept = script, kept
+    def make(answers=None, plan=PLAN, again=False):
+        script, shelf, clock = Script({"start": BEGIN} if answers is None else answers), Shelf(tmp_path), Clock()
+        brain = Brain(plan, script, Ledger(tmp_path, existing=again), shelf, clock)
+        brain.script, brain.shelf, brain.clock = script, shelf, clock
         brains.append(brain)
         return brain
 
     brains = []
     yield make
     for brain in brains:
-        brain.close()
-
-
-def ended(order: WorkOrder, scores: Mapping[int, float], wall_s: float = 2.0, **changes) -> StackReport:
-    """The report of a stack on which everything went well."""
-    results = [
-        SegmentResult(
-            member=item.member,
-            segment=item.segment,
-            age=item.until,
-            consumed=item.until,
-            held=item.hparams,
-            training={"loss": 0.5},
-            evaluation={"Q": scores[item.member], "other": 1.0},
-        )
-        for item in order.train
-    ]
-    return StackReport(order=order.id, stack=order.stack, wall_s=wall_s, segments=tuple(results), **changes)
-
-
-def rows(tmp_path, table):
-    """A table of the ledger as it is on disk, without times."""
-    found = LedgerReader(tmp_path).rows()[table]
-    return [{name: value for name, value in row.items() if name != "at"} for row in found]
+        brain.abandon()
 
 
 # --- layout
@@ -130,8 +99,7 @@ def rows(tmp_path, table):
 def test_stacks_and_capacities(make_brain):
     """The layout says how many stacks there are and how many slots each has."""
     slots = (Slot(0, 0), Slot(0, 1), Slot(0, 2), Slot(1, 0))
-    plan = Plan(slots=slots, bucket="b", defaults={}, metric="Q", split="validation", tokens_per_step=1)
-    brain = make_brain({}, plan)
+    brain = make_brain({}, dataclasses.replace(PLAN, slots=slots))
     assert brain.num_stacks == 2
     assert [brain.capacity(0), brain.capacity(1)] == [3, 1]
 
@@ -148,14 +116,14 @@ def test_the_first_orders(make_brain):
     first, second = brain.orders([0, 1])
     full = [{"gain": 1.0 + member, "lr": 0.5} for member in range(4)]
     assert first == WorkOrder(
-        id="order:1",
+        id="order:1:1",
         stack=0,
         split="validation",
         admit=(Admit(0, full[0], 100, 0), Admit(1, full[1], 101, 0)),
         train=(Train(0, 0, 0, 10, full[0]), Train(1, 1, 0, 10, full[1])),
     )
     assert second == WorkOrder(
-        id="order:2",
+        id="order:1:2",
         stack=1,
         split="validation",
         admit=(Admit(0, full[2], 102, 0), Admit(1, full[3], 103, 0)),
@@ -184,105 +152,76 @@ def test_a_stack_gets_no_second_order_before_it_reports(make_brain):
 # --- recorded before released
 
 
-class Journal:
-    """A ledger that notes in what order rows are appended and committed."""
+class Journal(Ledger):
+    """A ledger that knows what was appended and is not committed."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.pending: list[tuple[str, dict]] = []
-        self.committed: list[tuple[str, dict]] = []
-
-    def append(self, table, **row):
-        self._ledger.append(table, **row)
-        self.pending.append((table, row))
-
-    def commit(self):
-        self._ledger.commit()
-        self.committed += self.pending
-        self.pending = []
-
-    def close(self, *, finished):
-        self._ledger.close(finished=finished)
-
-    def has(self, table: str, **wanted) -> bool:
-        return any(
-            table == name and all(row.get(key) == value for key, value in wanted.items())
-            for name, row in self.committed
-        )
+    @property
+    def uncommitted(self):
+        return list(self._pending)
 
 
-def play(tmp_path, options, look, *, stacks=2, members=5, generations=4, trainable=None, host_of=lambda stack: 0):
-    """Run a sweep by hand, one order at a time; `look(order)` sees each order when it is released."""
-    trainable = trainable or Clear()
-    plan = make_plan(trainable, members, stacks)
-    exchange = LocalExchange()
-    ledger = Journal(Ledger(tmp_path))
-    task = Task(
-        space=SPACE,
-        metric="Q",
-        mode="max",
-        budget=Budget(members=members, generations=generations, steps=10),
-        seed=1,
-    )
-
-    def keep(token, about):
-        exchange.fetch(token)
-        return Checkpoint("ab" * 32, 4096, tmp_path)
-
-    brain = Brain(plan, options.begin(task), ledger, keep)
-    built = {stack: trainable.build("clear", brain.capacity(stack), None) for stack in range(stacks)}
-    brain.start()
-    while not brain.finished:
-        orders = brain.orders(built)
-        assert orders, "the sweep hangs"
-        for order in orders:
-            look(order, ledger)
-        brain.report(in_time(20.0, lambda orders=orders: perform(built, orders, exchange)))
-    brain.close()
-    assert not vars(exchange)["_states"], "a published state was never read"
-    return brain
+def watched(tmp_path, options, look, **sweep):
+    """Play a sweep; `look(order)` sees each order when it is released."""
+    stage = Stage(new_run(tmp_path), options, ledger=Journal, members=5, generations=4, seed=1, **sweep)
+    choose = random.Random(4).choice
+    while not stage.brain.done:
+        for order in stage.take():
+            look(order, stage)
+        stage.turn(choose)
+    stage.brain.close()
+    assert 0 == len(stage.shelf.exchange), "a published state was never read"
+    return stage
 
 
-@pytest.mark.parametrize("options", [PBT(quantile=0.5), PBT(explore="resample"), Fixed()])
+@pytest.mark.parametrize(
+    "options",
+    [PBT(quantile=0.5), PBT(explore="resample"), PBT(quantile=0.5, synchronous=False), Fixed()],
+    ids=["perturb", "resample", "asynchronous", "fixed"],
+)
 def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
     """When an order can be seen, nothing is pending and all its parts stand in the committed ledger."""
     released = []
 
-    def look(order, ledger):
-        assert ledger.pending == []
-        on_disk = LedgerReader(tmp_path).rows()
+    def look(order, stage):
+        assert [] == stage.ledger.uncommitted
+        on_disk = LedgerReader(stage.run).rows()
         segments = {(row["member"], row["segment"]): row for row in on_disk["segments"]}
+        decisions = [(row["kind"], row["member"], row["donor"]) for row in on_disk["decisions"]]
         for item in order.train:
             row = segments[item.member, item.segment]
             assert (item.until, item.hparams) == (row["until"], json.loads(row["hparams"]))
             assert (order.stack, item.slot) == (row["stack"], row["slot"])
         members = {item.slot: item.member for item in order.train}
         for source, target in order.copy:
-            assert ledger.has("decisions", kind="copy", donor=members[source], member=members[target])
+            assert ("copy", members[target], members[source]) in decisions
         for item in order.fetch:
             donor = int(item.token.split(":")[0])
-            assert ledger.has("decisions", kind="copy", donor=donor, member=members[item.slot])
+            assert ("copy", members[item.slot], donor) in decisions
         for item in order.admit:
-            assert ledger.has("decisions", kind="start", member=members[item.slot])
+            assert ("start", members[item.slot], None) in decisions
         for slot, _ in order.set:
-            assert ledger.has("decisions", kind="set", member=members[slot])
+            assert ("set", members[slot], None) in decisions
         for item in order.examine:
-            assert ledger.has("decisions", kind="evaluate", member=item.member)
+            assert ("evaluate", item.member, None) in decisions
+        (row,) = (row for row in on_disk["orders"] if row["order"] == order.id)
+        assert order.stack == row["stack"]
+        assert [[item.member, item.segment] for item in order.train] == json.loads(row["segments"])
         released.append(order)
 
-    brain = play(tmp_path, options, look)
-    assert brain.best is not None
+    stage = watched(tmp_path, options, look)
+    assert stage.brain.best is not None
+    assert released == stage.released
     parts = {
         name for order in released for name in ("copy", "fetch", "admit", "set", "examine") if getattr(order, name)
     }
     exploiting = {"copy", "fetch", "set"} if isinstance(options, PBT) else set()
-    assert parts == {"admit", "examine"} | exploiting
+    assert {"admit", "examine"} | exploiting == parts
 
 
 def test_orders_that_could_not_be_recorded_are_not_released(tmp_path):
     """When the disk does not take the decisions, asking for orders fails until it does."""
 
-    class Full(Journal):
+    class Full(Ledger):
         full = False
 
         def commit(self):
@@ -290,17 +229,18 @@ def test_orders_that_could_not_be_recorded_are_not_released(tmp_path):
                 raise StorageError("the disk is full")
             super().commit()
 
-    ledger = Full(Ledger(tmp_path))
-    brain = Brain(PLAN, Script({"start": BEGIN}), ledger, lambda token, about: None)
+    ledger = Full(tmp_path)
+    brain = Brain(PLAN, Script({"start": BEGIN}), ledger, Shelf(tmp_path))
     ledger.full = True
     with pytest.raises(StorageError):
         brain.start()
     with pytest.raises(StorageError):
-        brain.orders([0, 1])
+        brain.orders([0])
     ledger.full = False
-    assert [order.stack for order in brain.orders([0, 1])] == [0, 1]
-    assert len(rows(tmp_path, "segments")) == 4
-    brain.close()
+    assert [1] == [order.stack for order in brain.orders([1])]
+    assert 4 == len(rows(tmp_path, "segments"))
+    assert 2 == len(rows(tmp_path, "orders"))
+    brain.abandon()
 
 
 def test_what_a_start_records(make_brain, tmp_path):
@@ -338,10 +278,10 @@ def test_what_a_start_records(make_brain, tmp_path):
 
 def test_what_a_report_records_and_tells(make_brain, tmp_path):
     """The outcome, all metrics with their splits, and the event for the strategy."""
-    brain = make_brain({"start": BEGIN[:2]})
+    brain = make_brain({"start": [*BEGIN[:2], *ELSEWHERE]}, dataclasses.replace(PLAN, flops_per_step=3.0))
     brain.start()
     (order,) = brain.orders([0])
-    brain.report([ended(order, {0: 0.25})])
+    brain.report([ended(order, {0: 0.25}, joules=8.0)])
     where = {"member": 0, "segment": 0, "age": 10, "consumed": 10}
     assert rows(tmp_path, "metrics") == [
         where | {"split": "train", "name": "loss", "value": 0.5},
@@ -359,6 +299,8 @@ def test_what_a_report_records_and_tells(make_brain, tmp_path):
             "score": 0.25,
             "wall_s": 2.0,
             "tokens": 70,
+            "flops": 30.0,
+            "joules": 8.0,
             "reason": None,
         }
     ]
@@ -378,7 +320,7 @@ def test_what_a_report_records_and_tells(make_brain, tmp_path):
 @pytest.mark.parametrize("score", [NAN, math.inf, -math.inf])
 def test_a_diverged_member_has_ended_not_failed(make_brain, tmp_path, score):
     """The strategy is told NaN, also of an infinite score, which would otherwise be a record."""
-    brain = make_brain({"start": BEGIN[:2]})
+    brain = make_brain({"start": [*BEGIN[:2], *ELSEWHERE]})
     brain.start()
     brain.report([ended(brain.orders([0])[0], {0: score})])
     (row,) = rows(tmp_path, "outcomes")
@@ -394,16 +336,17 @@ def test_a_diverged_member_has_ended_not_failed(make_brain, tmp_path, score):
         lambda report, other: [[report, report]],
         lambda report, other: [[report], [report, report]],
         lambda report, other: [[report, other], [other, report]],
-        lambda report, other: [[report], [StackReport(order="order:99", stack=0, wall_s=1.0)]],
+        lambda report, other: [[report], [StackReport(order="order:1:99", stack=0, wall_s=1.0)]],
+        lambda report, other: [[report], [dataclasses.replace(report, order="order:0:1")]],
         lambda report, other: [[report], [StackReport(order=report.order, stack=1, wall_s=1.0)]],
         lambda report, other: [[report], [StackReport(order=report.order, stack=7, wall_s=1.0)]],
         lambda report, other: [[report], []],
     ],
-    ids=["later", "at-once", "many", "crossed", "unknown", "other-stack", "no-stack", "nothing"],
+    ids=["later", "at-once", "many", "crossed", "unknown", "other-session", "other-stack", "no-stack", "nothing"],
 )
 def test_a_report_counts_once(make_brain, tmp_path, again):
     """Repeated, unknown and misdirected reports change nothing."""
-    brain = make_brain()
+    brain = make_brain({"start": BEGIN, "report:3:0": [go_on(3, 20, 1)]})
     brain.start()
     first, second = brain.orders([0, 1])
     report, other = (ended(order, {m: m / 10 for m in range(4)}) for order in (first, second))
@@ -418,7 +361,7 @@ def test_a_report_counts_once(make_brain, tmp_path, again):
 
 def test_a_late_report_of_an_earlier_order_changes_nothing(make_brain, tmp_path):
     """When a stack already works on its next order, the answer to the last one is no news."""
-    brain = make_brain({"start": BEGIN[:2], "report:0:0": [go_on(0, 20, 1, "report:0:0")]})
+    brain = make_brain({"start": [*BEGIN[:2], *ELSEWHERE], "report:0:0": [go_on(0, 20, 1, "report:0:0")]})
     brain.start()
     (first,) = brain.orders([0])
     report = ended(first, {0: 0.1})
@@ -450,9 +393,9 @@ def test_reports_after_the_end_change_nothing(make_brain, tmp_path):
 REPORTS = {m: f"report:{m}:0" for m in range(4)}
 
 
-def decided(make_brain, *actions, scores=None):
+def decided(make_brain, *actions, scores=None, plan=PLAN):
     """A brain after the first generation, its reports answered with these actions, and the orders that follow."""
-    brain = make_brain({"start": BEGIN, REPORTS[3]: actions})
+    brain = make_brain({"start": BEGIN, REPORTS[3]: actions}, plan)
     brain.start()
     brain.report([ended(order, scores or {m: m / 10 for m in range(4)}) for order in brain.orders([0, 1])])
     return brain, {order.stack: order for order in brain.orders([0, 1])}
@@ -469,7 +412,7 @@ def test_a_copy_inside_a_stack_is_made_on_the_device(make_brain):
 def test_a_copy_across_stacks_is_published_and_fetched(make_brain):
     """The donor's stack publishes under (member, segment); the receiver keeps its seed, steps and hyperparameters."""
     _, orders = decided(make_brain, Copy(cause="c", donor=0, receiver=3, reason=""), *(go_on(m, 20, 1) for m in (0, 3)))
-    assert orders[0].publish == (Publish(0, "0:0", 1),)
+    assert orders[0].publish == (Publish(0, "0:0"),)
     assert orders[1].fetch == (Fetch(1, "0:0", {"gain": 4.0, "lr": 0.5}, 103, 10),)
     assert orders[0].copy == orders[1].copy == orders[0].fetch == orders[1].publish == ()
 
@@ -478,7 +421,7 @@ def test_a_donor_may_have_several_readers(make_brain):
     """One publication is counted for all who read it, and a neighbour needs none."""
     copies = [Copy(cause="c", donor=0, receiver=m, reason="") for m in (1, 2, 3)]
     _, orders = decided(make_brain, *copies, *(go_on(m, 20, 1) for m in range(4)))
-    assert orders[0].publish == (Publish(0, "0:0", 2),)
+    assert orders[0].publish == (Publish(0, "0:0"),)
     assert orders[0].copy == ((0, 1),)
     assert [item.token for item in orders[1].fetch] == ["0:0", "0:0"]
 
@@ -487,7 +430,7 @@ def test_two_donors_may_publish_from_one_stack(make_brain):
     """Each under its own token."""
     copies = [Copy(cause="c", donor=0, receiver=2, reason=""), Copy(cause="c", donor=1, receiver=3, reason="")]
     _, orders = decided(make_brain, *copies, *(go_on(m, 20, 1) for m in range(4)))
-    assert orders[0].publish == (Publish(0, "0:0", 1), Publish(1, "1:0", 1))
+    assert orders[0].publish == (Publish(0, "0:0"), Publish(1, "1:0"))
     assert [(item.slot, item.token) for item in orders[1].fetch] == [(0, "0:0"), (1, "1:0")]
 
 
@@ -542,7 +485,7 @@ def test_the_parent_is_the_donors_last_segment_not_the_receivers(make_brain, tmp
     brain.report([ended(first, {0: 0.1}), ended(other, {2: 0.2})])
     brain.report([ended(brain.orders([0])[0], {0: 0.3})])
     donor, receiver = brain.orders([0, 1])
-    assert donor.publish == (Publish(0, "0:1", 1),)
+    assert donor.publish == (Publish(0, "0:1"),)
     assert [item.token for item in receiver.fetch] == ["0:1"]
     row = rows(tmp_path, "segments")[-1]
     assert (row["member"], row["segment"], row["parent_member"], row["parent_segment"]) == (2, 1, 0, 1)
@@ -558,7 +501,7 @@ def test_set_names_every_hyperparameter(make_brain):
 
 def test_a_restart_is_fresh_and_keeps_counting(make_brain, tmp_path):
     """New weights, a new seed and age 0; `consumed` goes on, so no batch is seen twice."""
-    brain, orders = decided(make_brain, start(1, seed=77, cause="c", gain=3.0), go_on(1, 20, 1, "c"))
+    brain, orders = decided(make_brain, start(1, seed=77, cause="c", gain=3.0), *(go_on(m, 20, 1, "c") for m in (3, 1)))
     assert orders[0].admit == (Admit(1, {"gain": 3.0, "lr": 0.5}, 77, 10),)
     segment = rows(tmp_path, "segments")[-1]
     assert (segment["start"], segment["parent_member"], segment["parent_segment"]) == ("fresh", None, None)
@@ -571,8 +514,8 @@ def test_a_restart_is_fresh_and_keeps_counting(make_brain, tmp_path):
 
 def test_declined_exploits_are_recorded(make_brain, tmp_path):
     """With the reason, and without an order."""
-    _, orders = decided(make_brain, Decline(cause="c", member=2, reason="not now"))
-    assert orders == {}
+    _, orders = decided(make_brain, go_on(0, 20, 1), Decline(cause="c", member=2, reason="not now"))
+    assert {0} == set(orders)
     row = rows(tmp_path, "decisions")[-1]
     assert (row["kind"], row["member"], row["reason"], row["cause"]) == ("decline", 2, "not now", "c")
 
@@ -624,10 +567,12 @@ def test_a_member_without_its_objective_is_stopped_with_the_mend(make_brain, tmp
 class Breaking(ClearStack):
     """Holds another `gain` than ordered in one slot, once its members have trained so far."""
 
+    breaks = (0, 0)
+
     def hparams(self, slot):
         held = super().hparams(slot)
         seat = self.seats[slot]
-        return held | {"gain": -1.0} if (seat.seed, seat.consumed) in self.breaks else held
+        return held | {"gain": -1.0} if (seat.seed, seat.consumed) == self.breaks else held
 
 
 @pytest.mark.parametrize("generation", [0, 1, 3])
@@ -635,28 +580,24 @@ class Breaking(ClearStack):
 def test_when_a_member_fails_the_others_go_on(tmp_path, member, generation):
     """Whenever it happens, the failed one trains no more and everybody else trains to the end."""
     trainable = Clear()
-    breaks = set()
 
     def build(bucket, capacity, place):
         stack = Breaking(capacity)
-        stack.breaks = breaks
+        stack.breaks = member_seed(1, member), generation * 10
         return stack
 
     trainable.build = build
     trained = defaultdict(list)
 
-    def look(order, ledger):
-        if not breaks:
-            started = [row for name, row in ledger.committed if name == "segments" and row["member"] == member]
-            breaks.add((started[0]["seed"], generation * 10))
+    def look(order, stage):
         for item in order.train:
             trained[item.member].append(item.segment)
 
-    brain = play(tmp_path, Fixed(), look, trainable=trainable)
+    stage = watched(tmp_path, Fixed(), look, trainable=trainable)
     everything = list(range(4))
     assert trained == {m: everything[: generation + 1] if m == member else everything for m in range(5)}
-    assert brain.best not in (None, member)
-    outcomes = LedgerReader(tmp_path).rows()["outcomes"]
+    assert stage.brain.best not in (None, member)
+    outcomes = stage.rows("outcomes")
     (failed,) = [row for row in outcomes if row["status"] == "failed"]
     assert (failed["member"], failed["segment"]) == (member, generation)
     assert len(outcomes) == 16 + generation + 1
@@ -664,40 +605,107 @@ def test_when_a_member_fails_the_others_go_on(tmp_path, member, generation):
 
 # --- evaluation and the end
 
+#: One member that is trained, evaluated, and wins.
+ALONE = {
+    "start": BEGIN[:2],
+    "report:0:0": [Evaluate(cause="report:0:0", member=0, split="test")],
+    "evaluation:0:0:test": [Finish(cause="evaluation:0:0:test", best=0, reason="best")],
+}
 
-def test_the_winner_is_evaluated_saved_and_announced(make_brain, tmp_path):
-    """On the test split, its weights kept under its last segment, before the end is recorded."""
-    brain = make_brain(
-        {
-            "start": BEGIN[:2],
-            "report:0:0": [Evaluate(cause="report:0:0", member=0, split="test")],
-            "evaluation:0:0:test": [Finish(cause="evaluation:0:0:test", best=0, reason="best")],
-        }
+
+def examined(order: WorkOrder, **metrics: float) -> StackReport:
+    """The report of a stack that evaluated."""
+    found = tuple(
+        Examination(member=item.member, split=item.split, age=10, consumed=10, metrics=metrics)
+        for item in order.examine
     )
+    return StackReport(order=order.id, stack=order.stack, wall_s=1.0, examinations=found)
+
+
+def done(order: WorkOrder) -> StackReport:
+    """The report of a stack that had nothing to train or evaluate."""
+    return StackReport(order=order.id, stack=order.stack, wall_s=0.0)
+
+
+def to_its_end(make_brain):
+    """A brain whose one member has won, before anything is saved."""
+    brain = make_brain(ALONE)
     brain.start()
     brain.report([ended(brain.orders([0])[0], {0: 0.5})])
     (order,) = brain.orders([0])
-    assert order.publish == (Publish(0, "0:0", 1),)
-    assert order.examine == (Examine(0, 0, "test"),)
-    assert order.train == ()
-    found = Examination(member=0, split="test", age=10, consumed=10, metrics={"Q": 0.75})
-    brain.report([StackReport(order=order.id, stack=0, wall_s=1.0, examinations=(found,))])
-    hparams = {"gain": 1.0, "lr": 0.5}
-    assert brain.kept == [("0:0", {"member": 0, "segment": 0, "bucket": "clear", "hparams": hparams})]
-    assert rows(tmp_path, "checkpoints") == [{"member": 0, "segment": 0, "digest": "ab" * 32, "size_bytes": 4096}]
+    assert (Examine(0, 0, "test"),) == order.examine
+    assert ((), ()) == (order.train, order.publish)
+    brain.report([examined(order, Q=0.75)])
+    return brain
+
+
+def test_the_winner_is_evaluated_and_announced(make_brain, tmp_path):
+    """On the test split; what was found stands in the record before the end does."""
+    brain = to_its_end(make_brain)
     last = rows(tmp_path, "metrics")[-1]
     assert (last["split"], last["name"], last["value"], last["consumed"]) == ("test", "Q", 0.75, 10)
+    where = {"member": 0, "segment": 0, "split": "test", "age": 10, "consumed": 10}
+    assert [where] == rows(tmp_path, "evaluations")
     ended_ = EvaluationEnded(id="evaluation:0:0:test", member=0, split="test", metrics={"Q": 0.75})
     assert brain.script.heard[-1] == ended_
     assert (brain.finished, brain.best) == (True, 0)
     assert [row["kind"] for row in rows(tmp_path, "decisions")] == ["start", "evaluate", "finish"]
 
 
+def test_a_finished_sweep_is_done_once_its_members_are_saved(make_brain, tmp_path):
+    """An order of its own has them published; what is saved is recorded, and its state dropped."""
+    brain = to_its_end(make_brain)
+    assert not brain.done
+    (order,) = brain.orders([0])
+    assert WorkOrder(id="order:1:3", stack=0, split="validation", publish=(Publish(0, "0:0"),)) == order
+    assert ["0:0"] == brain.shelf.waiting
+    about = {"member": 0, "segment": 0, "bucket": "clear", "hparams": {"gain": 1.0, "lr": 0.5}}
+    assert about == brain.shelf.told["0:0"]
+    brain.shelf.exchange.publish("0:0", make_state(10.0, age=10, consumed=10))
+    brain.report([done(order)])
+    assert not brain.done
+    assert [] == rows(tmp_path, "checkpoints")
+    brain.shelf.tell(brain)
+    assert brain.done
+    (row,) = rows(tmp_path, "checkpoints")
+    assert {row["digest"]} == brain.shelf.store.digests()
+    assert (0, 0, "saved") == (row["member"], row["segment"], row["status"])
+    assert "0:0" not in brain.shelf.exchange
+    assert ["work", "work", "saving"] == [row["kind"] for row in rows(tmp_path, "orders")]
+
+
+def test_saving_may_be_over_before_the_order_is_reported(make_brain):
+    """The state is there as soon as it is published; it is dropped once it is both."""
+    brain = to_its_end(make_brain)
+    (order,) = brain.orders([0])
+    brain.shelf.exchange.publish("0:0", make_state(10.0))
+    brain.shelf.tell(brain)
+    assert (False, []) == (brain.done, brain.shelf.asked("drop"))
+    brain.report([done(order)])
+    assert (True, ["0:0"]) == (brain.done, brain.shelf.asked("drop"))
+
+
+def test_what_cannot_be_saved_keeps_nobody(make_brain, tmp_path):
+    """The sweep ends all the same, and the record says what was not saved, and why."""
+    brain = to_its_end(make_brain)
+    (order,) = brain.orders([0])
+    brain.shelf.is_full = True
+    brain.shelf.exchange.publish("0:0", make_state(10.0))
+    brain.report([done(order)])
+    brain.shelf.tell(brain)
+    assert brain.done
+    assert [] == rows(tmp_path, "checkpoints")
+    assert [
+        {"kind": "checkpoint_failed", "member": 0, "segment": 0, "message": "cannot write: the disk is full."}
+    ] == rows(tmp_path, "incidents")
+    assert 0 == len(brain.shelf.exchange)
+
+
 def test_an_end_without_a_winner(make_brain, tmp_path):
-    """Is recorded as such."""
+    """Is recorded as such, and there is nothing to save."""
     brain = make_brain({"start": [Finish(cause="start", best=None, reason="nobody is left")]})
     brain.start()
-    assert (brain.finished, brain.best) == (True, None)
+    assert (brain.finished, brain.best, brain.done) == (True, None, True)
     (row,) = rows(tmp_path, "decisions")
     assert (row["kind"], row["member"], row["segment"], row["reason"]) == ("finish", None, None, "nobody is left")
 
@@ -705,11 +713,495 @@ def test_an_end_without_a_winner(make_brain, tmp_path):
 @pytest.mark.parametrize("finished", [True, False])
 def test_closing_tells_whether_it_came_to_the_end(make_brain, tmp_path, finished):
     """A ledger closed early stays readable and says so."""
-    answers = {"start": [*BEGIN[:2], *([Finish(cause="start", best=0, reason="")] if finished else [])]}
-    brain = make_brain(answers)
+    end = [Finish(cause="start", best=None, reason="")]
+    brain = make_brain({"start": end if finished else BEGIN})
     brain.start()
-    brain._ledger.close(finished=brain.finished)
-    brain.close = lambda: None
+    brain.close()
     reader = LedgerReader(tmp_path)
-    assert reader.finished is finished
-    assert len(reader.rows()["segments"]) == 1
+    assert finished is reader.finished
+    assert not reader.is_open
+    assert (0 if finished else 4) == len(reader.rows()["segments"])
+
+
+def test_a_sweep_that_is_not_saved_is_not_finished(make_brain, tmp_path):
+    """Closed between its end and its last checkpoint, it is taken up again for the sake of that."""
+    brain = to_its_end(make_brain)
+    brain.close()
+    assert not LedgerReader(tmp_path).finished
+
+
+def test_a_strategy_that_orders_nothing_is_told_of(make_brain, tmp_path):
+    """A sweep of which nothing is under way and nothing to be done would wait for ever."""
+    silent = make_brain({})
+    with pytest.raises(HostError, match="the strategy neither orders anything nor ends the sweep"):
+        silent.start()
+
+
+def test_a_strategy_that_falls_silent_is_told_of(make_brain):
+    """At the last report, not before."""
+    brain = make_brain()
+    brain.start()
+    first, second = brain.orders([0, 1])
+    brain.report([ended(first, {0: 0.1, 1: 0.2})])
+    with pytest.raises(HostError, match="That is a mistake in it"):
+        brain.report([ended(second, {2: 0.1, 3: 0.2})])
+
+
+# --- donors that are under way
+
+ASYNC = dataclasses.replace(PLAN, synchronous=False)
+
+
+def second_round(make_brain, answers, plan=ASYNC):
+    """A brain whose members all trained on after their first report; the orders, by stack."""
+    onward = {f"report:{m}:0": [go_on(m, 20, 1)] for m in range(4)}
+    brain = make_brain({"start": BEGIN} | onward | answers, plan)
+    brain.start()
+    brain.report([ended(order, dict.fromkeys(range(4), 0.5)) for order in brain.orders([0, 1])])
+    return brain, {order.stack: order for order in brain.orders([0, 1])}
+
+
+def test_what_may_be_copied_later_is_kept_at_hand(make_brain):
+    """A member that trains on publishes where it stood; that is dropped when it reports again."""
+    brain, orders = second_round(make_brain, {"report:3:1": [go_on(0, 30, 2)]})
+    assert (Publish(0, "0:0"), Publish(1, "1:0")) == orders[0].publish
+    assert (Publish(0, "2:0"), Publish(1, "3:0")) == orders[1].publish
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    assert ["0:0", "1:0"] == brain.shelf.asked("drop")
+    brain.report([ended(orders[1], {2: 0.1, 3: 0.2})])
+    assert ["0:0", "1:0", "2:0", "3:0"] == brain.shelf.asked("drop")
+
+
+def test_a_donor_under_way_is_copied_as_it_reported(make_brain, tmp_path):
+    """Its stack is busy and is asked for nothing: the state is at hand, and stays so until the receiver has it."""
+    copy = [Copy(cause="report:2:1", donor=0, receiver=2, reason=""), go_on(2, 30, 2, "report:2:1")]
+    brain, orders = second_round(make_brain, {"report:2:1": copy, "report:1:1": [go_on(1, 30, 2)]})
+    brain.report([ended(orders[1], {2: 0.1, 3: 0.2})])
+    (receiving,) = brain.orders([1])
+    assert ["0:0"] == [item.token for item in receiving.fetch]
+    segment = rows(tmp_path, "segments")[-1]
+    assert ((2, 2), (0, 0)) == (
+        (segment["member"], segment["segment"]),
+        (segment["parent_member"], segment["parent_segment"]),
+    )
+    assert (10, 20) == (segment["age_start"], segment["consumed_start"])
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    assert "0:0" not in brain.shelf.asked("drop")
+    brain.report([ended(receiving, {2: 0.3})])
+    assert 1 == brain.shelf.asked("drop").count("0:0")
+
+
+def test_a_donor_whose_report_is_in_the_same_batch_is_copied_as_it_was_told(make_brain, tmp_path):
+    """The strategy has not heard of the donor's second report when it decides, so the first is meant."""
+    copy = [Copy(cause="report:0:1", donor=1, receiver=0, reason=""), go_on(0, 30, 2, "report:0:1")]
+    brain, orders = second_round(make_brain, {"report:0:1": copy, "report:1:1": [go_on(1, 30, 2, "report:1:1")]})
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    (order,) = brain.orders([0])
+    assert ((), ["1:0"]) == (order.copy, [item.token for item in order.fetch])
+    parents = {
+        (row["member"], row["segment"]): (row["parent_member"], row["parent_segment"], row["age_start"])
+        for row in rows(tmp_path, "segments")
+    }
+    assert {(0, 2): (1, 0, 10), (1, 2): (1, 1, 20)} == {key: parents[key] for key in ((0, 2), (1, 2))}
+    assert "1:0" not in brain.shelf.asked("drop")
+    brain.report([ended(order, {0: 0.1, 1: 0.2})])
+    assert "1:0" in brain.shelf.asked("drop")
+
+
+def test_a_neighbour_that_was_told_to_train_on_is_copied_on_the_device(make_brain, tmp_path):
+    """As long as it has not begun, its slot holds what it reported."""
+    copy = [Copy(cause="report:1:1", donor=0, receiver=1, reason=""), go_on(1, 30, 2, "report:1:1")]
+    brain, orders = second_round(make_brain, {"report:0:1": [go_on(0, 30, 2, "report:0:1")], "report:1:1": copy})
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    (order,) = brain.orders([0])
+    assert (((0, 1),), ()) == (order.copy, order.fetch)
+    segment = rows(tmp_path, "segments")[-1]
+    assert (1, 0, 1) == (segment["member"], segment["parent_member"], segment["parent_segment"])
+
+
+def test_a_strategy_that_copies_who_is_under_way_must_say_so(make_brain):
+    """Otherwise the state is at hand no more; what is wrong is said, and the mend."""
+    copy = [Copy(cause="report:2:1", donor=0, receiver=2, reason=""), go_on(2, 30, 2)]
+    brain, orders = second_round(make_brain, {"report:2:1": copy}, PLAN)
+    with pytest.raises(HostError, match="member 0, which is under way. Set `synchronous = False`"):
+        brain.report([ended(orders[1], {2: 0.1, 3: 0.2})])
+
+
+# --- what is recorded besides
+
+
+def test_who_took_the_sweep_up_is_on_record(make_brain, tmp_path):
+    """A row for each session with all that is known of it, and one for each of its stacks."""
+    session = Session(
+        reason="start",
+        software={"torch": "2.5"},
+        hardware={"gpu": "H100"},
+        git_commit="abc",
+        spec={"name": "toy"},
+        place={"device": "cpu", "dtype": "float64", "compile": "never", "rng": "philox"},
+    )
+    brain = make_brain(plan=dataclasses.replace(PLAN, session=session))
+    brain.start()
+    brain.orders([0])
+    assert [
+        {
+            "session": 1,
+            "reason": "start",
+            "software": '{"torch":"2.5"}',
+            "hardware": '{"gpu":"H100"}',
+            "git_commit": "abc",
+            "spec": '{"name":"toy"}',
+        }
+    ] == rows(tmp_path, "sessions")
+    place = {"device": "cpu", "dtype": "float64", "compile": "never", "rng": "philox"}
+    common = {"session": 1, "capacity": 2, "bucket": "clear"} | place
+    assert [common | {"stack": 0}, common | {"stack": 1}] == rows(tmp_path, "stacks")
+
+
+def test_what_a_session_has_used_is_on_record(make_brain, tmp_path):
+    """With every report that trained: time by the clock, stacks' time and energy summed, and tokens."""
+    brain = make_brain({"start": BEGIN, "report:3:0": [go_on(3, 20, 1)]})
+    brain.start()
+    first, second = brain.orders([0, 1])
+    brain.clock.now += 5.0
+    brain.report([ended(first, {0: 0.1, 1: 0.2}, wall_s=2.0, joules=8.0)])
+    brain.clock.now += 1.0
+    brain.report([ended(second, {2: 0.1, 3: 0.2}, wall_s=3.0, joules=1.0)])
+    assert [
+        {"session": 1, "wall_s": 5.0, "device_s": 2.0, "joules": 8.0, "tokens": 140},
+        {"session": 1, "wall_s": 6.0, "device_s": 5.0, "joules": 9.0, "tokens": 280},
+    ] == rows(tmp_path, "usage")
+
+
+def test_energy_that_is_not_read_is_not_known(make_brain, tmp_path):
+    """One report without it, and the sum is none."""
+    brain = make_brain({"start": BEGIN, "report:3:0": [go_on(3, 20, 1)]})
+    brain.start()
+    first, second = brain.orders([0, 1])
+    brain.report([ended(first, {0: 0.1, 1: 0.2}, joules=8.0), ended(second, {2: 0.1, 3: 0.2})])
+    (row,) = rows(tmp_path, "usage")
+    assert row["joules"] is None
+    assert [4.0, 4.0, None, None] == [row["joules"] for row in rows(tmp_path, "outcomes")]
+
+
+# --- checkpoints
+
+
+def test_members_are_saved_while_they_train_on(tmp_path):
+    """At the ends of segments, once they are due; the order that trains on has them published first."""
+    checkpoints = Checkpoints(every_steps=20, every_minutes=None)
+    stage = Stage(new_run(tmp_path), Fixed(), generations=5, checkpoints=checkpoints).play()
+    saving = [order for order in stage.released if order.publish]
+    trained = [{item.segment for item in order.train} for order in saving]
+    assert [{2}, {2}, {4}, {4}, set(), set()] == trained
+    assert [{"1"}, {"1"}, {"3"}, {"3"}, {"4"}, {"4"}] == [
+        {item.token.split(":")[1] for item in order.publish} for order in saving
+    ]
+    for row in stage.rows("checkpoints"):
+        if row["status"] == "saved" and row["digest"] in stage.shelf.store.digests():
+            state = stage.shelf.store.load(row["digest"])
+            assert 10 * (row["segment"] + 1) == state.consumed == state.age
+
+
+def test_what_was_to_be_remembered_is_what_the_state_was_trained_with(tmp_path):
+    """Not what its owner was told to change to after."""
+    stage = Stage(new_run(tmp_path), PBT(quantile=0.5), checkpoints=Checkpoints(every_steps=10)).play()
+    held = {(row["member"], row["segment"]): row["hparams_in_effect"] for row in stage.rows("outcomes")}
+    assert 12 == len(stage.shelf.told)
+    for about in stage.shelf.told.values():
+        assert json.loads(held[about["member"], about["segment"]]) == about["hparams"]
+
+
+def test_a_checkpoint_is_recorded_as_removed_before_its_file_goes(tmp_path):
+    """So that a file on record is there, whenever the process dies."""
+    stage = Stage(new_run(tmp_path), Fixed(), generations=9, checkpoints=Checkpoints(every_steps=10, keep=1))
+    remove, removed = stage.shelf.remove, []
+
+    def look(digest):
+        gone = {row["digest"] for row in stage.rows("checkpoints") if row["status"] == "removed"}
+        assert digest in gone
+        removed.append(digest)
+        remove(digest)
+
+    stage.shelf.remove = look
+    stage.play()
+    assert 4 * 8 == len(removed)
+    last = {row["member"]: row["digest"] for row in stage.rows("checkpoints") if row["status"] == "saved"}
+    assert set(last.values()) == stage.shelf.store.digests()
+
+
+def test_checkpoints_are_removed_while_the_sweep_goes_on(tmp_path):
+    """There are never more than three times as many as are to be kept, however long it takes."""
+    stage = Stage(new_run(tmp_path), Fixed(), members=2, generations=40, checkpoints=Checkpoints(every_steps=10))
+    most = 0
+    while not stage.brain.done:
+        stage.turn()
+        most = max(most, len(stage.shelf.store.digests()))
+    stage.brain.close()
+    assert 2 * 2 * 2 + 1 >= most
+    assert 2 * 2 == len(stage.shelf.store.digests())
+
+
+def test_a_disk_that_is_full_for_a_while_stops_nobody(tmp_path):
+    """Training goes on, what was not saved is told, and saved as soon as there is room."""
+    reference = Stage(new_run(tmp_path), PBT(quantile=0.5)).play()
+    stage = Stage(new_run(tmp_path), PBT(quantile=0.5), checkpoints=Checkpoints(every_steps=10))
+    stage.shelf.is_full = True
+    while len(stage.rows("incidents")) < 5:
+        stage.turn()
+    stage.shelf.is_full = False
+    stage.play()
+    assert reference.digest() == stage.digest()
+    assert {"checkpoint_failed"} == {row["kind"] for row in stage.rows("incidents")}
+    assert {"cannot write: the disk is full."} == {row["message"] for row in stage.rows("incidents")}
+    saved = {(row["member"], row["segment"]) for row in stage.rows("checkpoints") if row["status"] == "saved"}
+    assert {(member, 2) for member in range(4)} <= saved
+    assert 0 == len(stage.shelf.exchange)
+
+
+# --- hosts that are lost
+
+
+def turns(tmp_path, options, **sweep):
+    """How many turns the sweep takes, and its digest, if nothing goes wrong."""
+    stage, count = Stage(new_run(tmp_path), options, **sweep), 0
+    while not stage.brain.done:
+        stage.turn()
+        count += 1
+    stage.brain.close()
+    return count, stage.digest()
+
+
+def is_sound(stage):
+    """Whether nothing was recorded twice, every weight is what its ancestry makes it, and nothing is left over."""
+    outcomes = {(row["member"], row["segment"]): row for row in stage.rows("outcomes")}
+    assert len(outcomes) == len(stage.rows("outcomes"))
+    for row in stage.rows("segments"):
+        parent = outcomes.get((row["parent_member"], row["parent_segment"]), {"score": 0.0, "age_end": 0})
+        end = outcomes[row["member"], row["segment"]]
+        gained = json.loads(row["hparams"])["gain"] * (end["age_end"] - parent["age_end"])
+        assert math.isclose(parent["score"] + gained, end["score"])
+    assert "differs" not in {row["kind"] for row in stage.rows("incidents")}
+    assert 0 == len(stage.shelf.exchange)
+    return True
+
+
+@pytest.mark.parametrize("checkpoints", [Checkpoints(every_steps=10), Checkpoints(every_minutes=None)], ids=str)
+@pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at-work"])
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)], ids=str)
+def test_what_a_lost_host_held_is_trained_again(tmp_path, lost, at_work, checkpoints):
+    """Whenever it happens, with or without checkpoints, the sweep ends as if it had not."""
+    sweep = {"members": 5, "generations": 3, "seed": 2, "checkpoints": checkpoints}
+    options = PBT(quantile=0.4)
+    count, digest = turns(tmp_path, options, **sweep)
+    for moment in range(count):
+        stage = Stage(new_run(tmp_path), options, **sweep)
+        for _ in range(moment):
+            stage.turn()
+        if at_work:
+            stage.take()
+        stage.lose(*lost)
+        stage.play()
+        assert digest == stage.digest()
+        assert is_sound(stage)
+        told = [(row["stack"], row["message"]) for row in stage.rows("incidents") if row["kind"] == "host_lost"]
+        assert [(stack, "the node is gone") for stack in lost] == told
+
+
+@pytest.mark.parametrize("again", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("first", [(0,), (0, 1)], ids=str)
+def test_a_recovery_may_be_interrupted(tmp_path, first, again):
+    """By the loss of a stack that takes part, or another: it begins again with all of them."""
+    sweep = {"members": 5, "generations": 3, "seed": 2, "checkpoints": Checkpoints(every_minutes=None)}
+    options = PBT(quantile=0.4)
+    count, digest = turns(tmp_path, options, **sweep)
+    for later in range(4):
+        stage = Stage(new_run(tmp_path), options, **sweep)
+        for _ in range(count - 3):
+            stage.turn()
+        stage.lose(*first)
+        for _ in range(later):
+            stage.turn(max)
+        stage.take()
+        stage.lose(*again)
+        stage.play()
+        assert digest == stage.digest()
+        assert is_sound(stage)
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_lost_the_record_is_sound(tmp_path, seed, synchronous):
+    """Stacks in any order, lost at any time, in any number; a disk that is full now and then."""
+    rng, options = random.Random(seed), PBT(quantile=0.5, synchronous=synchronous)
+    members = rng.randint(2, 7)
+    sweep = {"members": members, "generations": 4, "seed": seed, "stacks": rng.randint(1, min(3, members))}
+    sweep["checkpoints"] = rng.choice([Checkpoints(every_steps=20, keep=1), Checkpoints(every_minutes=None)])
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    for _ in range(40):
+        happens = rng.random()
+        if happens < 0.15 and not stage.brain.done:
+            stage.lose(*rng.sample(range(sweep["stacks"]), rng.randint(1, sweep["stacks"])))
+        elif happens < 0.2:
+            stage.shelf.is_full = not stage.shelf.is_full
+        elif not stage.brain.done:
+            stage.turn(rng.choice)
+    stage.play(rng.choice)
+    assert is_sound(stage)
+    assert stage.brain.best is not None
+    if synchronous:
+        assert turns(tmp_path, options, **sweep)[1] == stage.digest()
+
+
+def test_a_lost_recovery_says_what_it_came_to(tmp_path):
+    """What was loaded and what was trained again, for people."""
+    stage = Stage(new_run(tmp_path), Fixed(), members=4, generations=3, checkpoints=Checkpoints(every_steps=20))
+    while len(stage.rows("outcomes")) < 12:
+        stage.turn()
+    stage.lose(0)
+    stage.play()
+    assert ["2 states were loaded from checkpoints, 2 segments trained again"] == [
+        row["message"] for row in stage.rows("incidents") if row["kind"] == "recovered"
+    ]
+
+
+def test_training_again_that_gives_something_else_is_told(tmp_path):
+    """A machine that does not compute the same bits: the sweep goes on, and the record says so."""
+    stage = Stage(new_run(tmp_path), Fixed(), members=2, generations=3, checkpoints=Checkpoints(every_minutes=None))
+    while len(stage.rows("outcomes")) < 2:
+        stage.turn()
+    build = stage.trainable.build
+
+    def build_other(*arguments):
+        stack = build(*arguments)
+        evaluate = stack.evaluate
+        stack.evaluate = lambda split, slots: {"Q": evaluate(split, slots)["Q"] + 1.0}
+        return stack
+
+    stage.trainable.build = build_other
+    stage.lose(0)
+    stage.play()
+    (row,) = [row for row in stage.rows("incidents") if row["kind"] == "differs"]
+    assert (0, 0) == (row["member"], row["segment"])
+    assert "this machine does not compute the same bits" in row["message"]
+    score = next(row["score"] for row in stage.rows("outcomes") if (row["member"], row["segment"]) == (0, 0))
+    assert f"it scored {score + 1.0!r} instead of {score!r}" in row["message"]
+
+
+def test_an_order_that_was_given_up_is_answered_in_vain(tmp_path):
+    """The host was thought lost, and reports all the same: what it held is trained by another already."""
+    stage = Stage(new_run(tmp_path), Fixed(), members=2)
+    stage.take()
+    late = stage.carry_out(0)
+    stage.lose(0)
+    stage.brain.report([late])
+    assert [] == stage.rows("outcomes")
+    stage.play()
+    assert is_sound(stage)
+
+
+def test_what_a_stack_was_told_meanwhile_is_not_forgotten_when_it_is_lost(make_brain):
+    """An order at work and what has been decided since are both given again."""
+    onward = {"report:3:0": [go_on(1, 10), Evaluate(cause="c", member=0, split="validation")]}
+    brain = make_brain({"start": [*BEGIN[:2], BEGIN[2], *ELSEWHERE]} | onward)
+    brain.start()
+    first, second = brain.orders([0, 1])
+    assert [0] == [item.member for item in first.train]
+    brain.report([ended(second, {3: 0.1})])
+    brain.lost([0], "gone")
+    (again,) = brain.orders([0])
+    assert {0, 1} == {item.member for item in again.train}
+    assert {0, 1} == {item.slot for item in again.admit}
+    assert (Examine(0, 0, "validation"),) == again.examine
+
+
+def test_a_host_that_waits_in_vain_is_told_so(tmp_path):
+    """The stack that was to publish is lost: whoever waits for it forgets its order, and is given it again."""
+    options, sweep = PBT(quantile=0.5), {"members": 2, "seed": 0, "checkpoints": Checkpoints(every_minutes=None)}
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    while not any(order.fetch for order in stage.taken.values()):
+        if len(stage.taken) == 2:
+            stage.do(min(stage.ready))
+        stage.take()
+    waiting = next(order for order in stage.taken.values() if order.fetch)
+    (token,) = [item.token for item in waiting.fetch]
+    assert stage.brain.is_to_wait(waiting, token)
+    stage.shelf.exchange.drop(token)
+    stage.brain.lost([1 - waiting.stack], "gone")
+    assert not stage.brain.is_to_wait(waiting, token)
+    assert not stage.brain.is_to_wait(waiting, token)
+
+
+# --- stopping
+
+
+def stopped_at(tmp_path, moment, options, at_work, **sweep):
+    """A sweep that was asked to stop after so many turns, and has stopped."""
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    for _ in range(moment):
+        stage.turn()
+    if at_work:
+        stage.take()
+    stage.brain.stop()
+    begun = [order for order in stage.released if order.train]
+    stage.play()
+    assert begun == [order for order in stage.released if order.train]
+    return stage
+
+
+@pytest.mark.parametrize("options", [PBT(quantile=0.4), PBT(quantile=0.4, synchronous=False)], ids=["sync", "async"])
+@pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at-work"])
+@pytest.mark.parametrize("checkpoints", [Checkpoints(every_steps=10), Checkpoints(every_minutes=None)], ids=str)
+def test_a_sweep_that_is_stopped_saves_everybody_and_trains_no_more(tmp_path, checkpoints, at_work, options):
+    """Whenever it is stopped: segments under way are finished, and every living member is saved where it stands."""
+    sweep = {"members": 5, "generations": 3, "seed": 2, "checkpoints": checkpoints}
+    count, _ = turns(tmp_path, options, **sweep)
+    for moment in range(count):
+        stage = stopped_at(tmp_path, moment, options, at_work, **sweep)
+        reader = LedgerReader(stage.run)
+        ends = {row["member"]: row["segment"] for row in stage.rows("outcomes")}
+        saved = {(row["member"], row["segment"]) for row in stage.rows("checkpoints") if row["status"] == "saved"}
+        assert set(ends.items()) <= saved
+        assert reader.finished is stage.brain.finished
+        assert not reader.is_open
+
+
+@pytest.mark.parametrize("checkpoints", [Checkpoints(every_steps=10), Checkpoints(every_minutes=None)], ids=str)
+@pytest.mark.parametrize("moment", range(5))
+def test_a_host_may_be_lost_while_the_sweep_stops(tmp_path, moment, checkpoints):
+    """What it held is trained again, to be saved; what it was to save, too."""
+    sweep = {"members": 5, "generations": 3, "seed": 2, "checkpoints": checkpoints}
+    for stack in (0, 1):
+        stage = Stage(new_run(tmp_path), PBT(quantile=0.4), **sweep)
+        for _ in range(moment):
+            stage.turn()
+        stage.take()
+        stage.brain.stop()
+        stage.lose(stack)
+        stage.play()
+        ends = {row["member"]: row["segment"] for row in stage.rows("outcomes")}
+        saved = {(row["member"], row["segment"]) for row in stage.rows("checkpoints") if row["status"] == "saved"}
+        assert set(ends.items()) <= saved
+
+
+def test_stopping_twice_is_stopping_once(tmp_path):
+    """The second request finds it stopping."""
+    stage = Stage(new_run(tmp_path), Fixed())
+    stage.turn()
+    stage.brain.stop()
+    stage.brain.stop()
+    stage.play()
+    stage.brain.stop()
+    assert stage.brain.done
+    saved = [(row["member"], row["segment"]) for row in stage.rows("checkpoints")]
+    assert len(saved) == len(set(saved))
+
+
+def test_stopping_after_the_end_changes_nothing(tmp_path):
+    """A sweep that has finished, and is saving, has finished."""
+    stage = Stage(new_run(tmp_path), Fixed())
+    while not stage.brain.finished:
+        stage.turn()
+    stage.brain.stop()
+    stage.play()
+    assert LedgerReader(stage.run).finished

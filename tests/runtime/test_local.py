@@ -1,6 +1,9 @@
 """Whole sweeps on the host of this process: the real brain, ledger and checkpoint store."""
 
 import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -8,12 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbt.member import SegmentKey, member_seed
 from pbt.population import PBT, Fixed
-from pbt.record.ledger import LedgerReader
+from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.runs import list_runs
 from pbt.runtime.checkpoints import CheckpointStore
-from tests.runtime.miniature import Clear, ClearStack, train, weight_of
+from tests.runtime.miniature import Clear, ClearStack, in_time, train, weight_of
 from trainables import Quadratic
+
+pytestmark = pytest.mark.usefixtures("no_sync")
 
 
 def told(result):
@@ -83,21 +89,52 @@ def test_the_record_is_whole(tmp_path_factory, members, generations, steps, seed
 
 
 def _keys(member, generations):
-    from pbt.member import SegmentKey
-
     return [SegmentKey(member, index) for index in range(generations)]
 
 
 def test_the_winners_weights_are_kept(tmp_path):
-    """The checkpoint that is announced holds the winner's weights, age and steps, and is the only one."""
+    """The checkpoint that is announced holds the winner's weights, age and steps."""
     result = train(tmp_path, PBT(quantile=0.5), members=4, generations=3, stacks=2)
     best = result.best
-    (saved,) = result.rows["checkpoints"]
-    state = CheckpointStore(result.path / "checkpoints").load(saved["digest"])
+    state = CheckpointStore(result.path / "checkpoints").load(best.checkpoint.stem)
     assert weight_of(state) == best.score == best.metrics["test/Q"]
     assert (state.age, state.consumed) == (30, 30)
-    assert best.checkpoint.is_file()
-    assert list((result.path / "checkpoints").glob("*.safetensors")) == [best.checkpoint]
+
+
+@pytest.mark.parametrize("stacks", [1, 3])
+def test_every_living_member_is_saved_at_the_end(tmp_path, stacks):
+    """Its state at the end of its last segment, and nothing else: those that failed have none."""
+    breaking = Breaking(seeds={member_seed(0, 1): 10})
+    result = train(tmp_path, Fixed(), members=4, generations=3, stacks=stacks, trainable=breaking)
+    saved = {(row["member"], row["segment"]): row["digest"] for row in result.rows["checkpoints"]}
+    assert {(0, 2), (2, 2), (3, 2)} == set(saved)
+    store = CheckpointStore(result.path / "checkpoints")
+    assert set(saved.values()) == store.digests()
+    for (member, _), digest in saved.items():
+        state = store.load(digest)
+        assert (result.lineage.last(member).score, 30, member_seed(0, member)) == (
+            weight_of(state),
+            state.consumed,
+            state.seed,
+        )
+
+
+@dataclass
+class Breaking(Clear):
+    """Stacks that do not hold what was ordered for the members of these seeds, once they have trained so far."""
+
+    seeds: Mapping[int, int] = field(default_factory=dict)
+
+    def build(self, bucket, capacity, place):
+        stack = super().build(bucket, capacity, place)
+        held = stack.hparams
+
+        def hparams(slot):
+            seat = stack.seats[slot]
+            return held(slot) | ({"gain": -1.0} if self.seeds.get(seat.seed) == seat.consumed else {})
+
+        stack.hparams = hparams
+        return stack
 
 
 @pytest.mark.parametrize("stacks", [1, 2, 4])
@@ -126,42 +163,69 @@ def test_a_hyperparameter_that_is_not_in_effect_stops_its_member(tmp_path, stack
 
 
 def test_states_stay_with_their_stacks_where_possible(tmp_path):
-    """On one stack nothing but the winner is ever published."""
+    """On one stack nothing is published but what is saved at the end."""
     trainable = Clear()
     train(tmp_path, PBT(quantile=0.5), members=4, generations=4, stacks=1, trainable=trainable)
     calls = [call for _, call, _ in trainable.journal]
-    assert calls.count("state") == 1
-    assert calls.count("copy") == 3
+    assert ["state"] * 4 == calls[-4:]
+    assert (4, 3) == (calls.count("state"), calls.count("copy"))
 
 
-@pytest.mark.parametrize("broken", ["run", "evaluate", "copy", "state", "admit"])
-def test_an_error_in_a_stack_ends_the_sweep_and_keeps_the_record(tmp_path, broken):
-    """It is raised as it is, and what was recorded before is there, marked as unfinished."""
+@pytest.mark.parametrize("stacks", [1, 2])
+@pytest.mark.parametrize(
+    ("broken", "generations"), [("run", 1), ("evaluate", 1), ("admit", 1), ("hparams", 1), ("copy", 2), ("state", 3)]
+)
+def test_an_error_in_a_stack_ends_the_sweep_and_keeps_the_record(tmp_path, broken, generations, stacks):
+    """It is raised as it is, nothing waits for ever, and what was recorded before is there, marked as unfinished."""
     trainable = Clear()
 
     def build(bucket, capacity, place):
         stack = ClearStack(capacity)
-
-        def fail(*_, **__):
-            raise RuntimeError("the third layer is missing")
-
-        setattr(stack, broken, fail)
+        if not trainable.built:
+            setattr(stack, broken, fail)
+        trainable.built.append(stack)
         return stack
 
+    def fail(*_, **__):
+        raise RuntimeError("the third layer is missing")
+
     trainable.build = build
+    options = PBT(quantile=0.5, initial=[{"gain": 1.0}, {"gain": 9.0}, {"gain": 2.0}, {"gain": 8.0}])
     with pytest.raises(RuntimeError, match="the third layer is missing"):
-        train(tmp_path, PBT(), members=4, stacks=1, trainable=trainable)
+        in_time(20.0, lambda: train(tmp_path, options, members=4, stacks=stacks, trainable=trainable))
     (run,) = list_runs(tmp_path)
     reader = LedgerReader(run.path)
     assert not reader.finished
-    decided = reader.rows()["segments"]
-    assert {row["generation"] for row in decided} == {{"state": 2, "copy": 1}.get(broken, 0)} | {0} | (
-        {1} if broken == "state" else set()
-    )
+    assert not is_written(run.path)
+    if stacks == 1:
+        decided = reader.rows()["segments"]
+        assert set(range(generations)) == {row["generation"] for row in decided}
+
+
+def test_a_thread_that_waits_for_another_stack_is_let_go(tmp_path):
+    """One stack fails before it publishes what the other is waiting to fetch."""
+    trainable = Clear()
+    build = trainable.build
+
+    def build_broken(bucket, capacity, place):
+        stack = build(bucket, capacity, place)
+        if len(trainable.built) == 1:
+            stack.state = lambda slot: 1 / 0
+        return stack
+
+    trainable.build = build_broken
+    before = set(threading.enumerate())
+    options = PBT(initial=[{"gain": 9.0}, {"gain": 1.0}])
+    with pytest.raises(ZeroDivisionError):
+        in_time(20.0, lambda: train(tmp_path, options, members=2, stacks=2, trainable=trainable))
+    for thread in set(threading.enumerate()) - before:
+        if not thread.name.startswith("ledger"):
+            thread.join(20.0)
+            assert not thread.is_alive(), thread.name
 
 
 def test_a_trainable_that_cannot_be_built_leaves_a_readable_run(tmp_path):
-    """The ledger is closed, and empty."""
+    """What was decided is there, nothing of it done."""
     trainable = Clear()
 
     def build(bucket, capacity, place):
@@ -171,8 +235,73 @@ def test_a_trainable_that_cannot_be_built_leaves_a_readable_run(tmp_path):
     with pytest.raises(MemoryError):
         train(tmp_path, PBT(), trainable=trainable)
     (run,) = list_runs(tmp_path)
-    assert not LedgerReader(run.path).finished
-    assert LedgerReader(run.path).rows()["segments"] == []
+    reader = LedgerReader(run.path)
+    assert not reader.finished
+    found = reader.rows()
+    assert [0, 1, 2, 3] == [row["member"] for row in found["segments"]]
+    assert ([], [], []) == (found["orders"], found["outcomes"], found["checkpoints"])
+
+
+def test_a_brain_that_cannot_be_built_is_news_at_once(tmp_path):
+    """Nothing waits for it, and no thread stays behind."""
+
+    class Impossible:
+        def begin(self, task):
+            raise ValueError("no such plan")
+
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match="no such plan"):
+        train(tmp_path, Impossible())
+    assert before == set(threading.enumerate())
+
+
+# --- stopping
+
+
+def when(trainable, generation):
+    """Asks to stop once a member has trained so many generations of ten steps."""
+    return lambda: any(call == "run" and max(until) >= 10 * generation for _, call, until in list(trainable.journal))
+
+
+def test_a_sweep_that_is_stopped_finishes_and_saves_what_is_under_way(tmp_path):
+    """Every member stands at the end of a segment and is saved; the record says that the sweep is not finished."""
+    trainable = Clear()
+    result = train(
+        tmp_path, Fixed(), generations=10**6, stacks=2, trainable=trainable, is_to_stop=when(trainable, generation=2)
+    )
+    assert not result.finished
+    assert not is_written(result.path)
+    last = {member: result.lineage.last(member) for member in range(4)}
+    assert {True} == {segment.consumed[1] % 10 == 0 for segment in last.values()}
+    assert 20 <= max(segment.consumed[1] for segment in last.values())
+    saved = {(row["member"], row["segment"]): row["digest"] for row in result.rows["checkpoints"]}
+    assert {(segment.key.member, segment.key.index) for segment in last.values()} == set(saved)
+    assert set(saved.values()) == CheckpointStore(result.path / "checkpoints").digests()
+    assert [] == [row for row in result.rows["decisions"] if row["kind"] == "finish"]
+
+
+def test_a_sweep_that_is_stopped_before_it_begins_trains_nothing(tmp_path):
+    """There is nothing to save either."""
+    trainable = Clear()
+    result = train(tmp_path, Fixed(), trainable=trainable, is_to_stop=lambda: True, generations=10**6)
+    trained = {row["member"] for row in result.rows["outcomes"]}
+    saved = {row["member"] for row in result.rows["checkpoints"]}
+    assert trained == saved
+    assert not result.finished
+
+
+def test_to_stop_is_asked_for_once(tmp_path):
+    """Whoever says so need not go on saying so."""
+    trainable = Clear()
+    said = []
+
+    def is_to_stop():
+        if when(trainable, 1)() and not said:
+            said.append(True)
+            return True
+        return False
+
+    assert not train(tmp_path, Fixed(), trainable=trainable, is_to_stop=is_to_stop, generations=10**6).finished
 
 
 def test_stacks_use_one_thread_each_and_the_setting_comes_back(tmp_path):
@@ -197,8 +326,8 @@ def test_stacks_use_one_thread_each_and_the_setting_comes_back(tmp_path):
 
 
 def test_the_run_is_a_folder_of_plain_files(tmp_path):
-    """Nothing is left behind but the ledger's parts, the checkpoint and `run.json`."""
+    """Nothing is left behind but the ledger's parts and its lock, the checkpoints and `run.json`."""
     result = train(tmp_path, PBT(), stacks=2)
-    kinds = {path.suffix for path in Path(result.path).rglob("*") if path.is_file()}
-    assert kinds == {".json", ".parquet", ".safetensors"}
+    files = [path for path in Path(result.path).rglob("*") if path.is_file()]
+    assert {".json", ".parquet", ".safetensors"} == {path.suffix for path in files if path.name != "lock"}
     assert not [path for path in result.path.rglob("*") if path.name.startswith(".")]

@@ -1,10 +1,15 @@
 """How a host carries out orders: publish, then change, verify, train and evaluate."""
 
+import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pbt.runtime import orders as orders_module
 from pbt.runtime.exchange import LocalExchange
 from pbt.runtime.orders import (
     Admit,
@@ -39,26 +44,16 @@ def journal():
     return []
 
 
-@pytest.fixture(params=["in turn", "side by side"])
-def executor(request):
-    """Stacks of a host run one after another or side by side."""
-    if request.param == "in turn":
-        yield None
-    else:
-        with ThreadPoolExecutor(2) as pool:
-            yield pool
-
-
 def test_an_order_is_carried_out_in_the_order_of_its_parts(journal):
     """Publish, copy, fetch, admit, set, read back, train, evaluate, examine; whatever slots they speak of."""
     stack = make_stack(0, journal, [1.0, 2.0, 3.0, 4.0])
     exchange = LocalExchange()
-    exchange.publish("9:9", ClearStack.state(make_stack(1, [], [50.0]), 0), 1)
+    exchange.publish("9:9", make_stack(1, [], [50.0]).state(0))
     order = WorkOrder(
         id="o",
         stack=0,
         split="validation",
-        publish=(Publish(1, "1:0", 1),),
+        publish=(Publish(1, "1:0"),),
         copy=((0, 1),),
         fetch=(Fetch(2, "9:9", {"gain": 2.0}, 32, 10),),
         admit=(Admit(3, {"gain": 3.0}, 33, 10),),
@@ -108,7 +103,7 @@ def test_an_order_is_carried_out_in_the_order_of_its_parts(journal):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_all_stacks_publish_before_any_changes(journal, executor, turned):
+def test_all_stacks_publish_before_any_changes(journal, turned):
     """Two stacks of one host swap their members' weights: each reads what the other was, in whatever order they run."""
     stacks = {0: make_stack(0, journal, [1.0]), 1: make_stack(1, journal, [2.0])}
     orders = [
@@ -116,7 +111,7 @@ def test_all_stacks_publish_before_any_changes(journal, executor, turned):
             id=f"o{stack}",
             stack=stack,
             split="validation",
-            publish=(Publish(0, f"{stack}:0", 1),),
+            publish=(Publish(0, f"{stack}:0"),),
             fetch=(Fetch(0, f"{1 - stack}:0", {"gain": 1.0}, stack, 10),),
             train=(train(0, stack, until=11),),
         )
@@ -124,7 +119,7 @@ def test_all_stacks_publish_before_any_changes(journal, executor, turned):
     ]
     if turned:
         orders.reverse()
-    reports = in_time(20.0, lambda: perform(stacks, orders, LocalExchange(), executor))
+    reports = in_time(20.0, lambda: perform(stacks, orders, LocalExchange()))
     assert [call for _, call, _ in journal][:2] == ["state", "state"]
     assert [report.order for report in reports] == [order.id for order in orders]
     assert {report.stack: report.segments[0].evaluation["Q"] for report in reports} == {0: 3.0, 1: 2.0}
@@ -136,7 +131,7 @@ def test_a_fetch_waits_for_another_host(journal):
     order = WorkOrder(
         id="o", stack=0, split="validation", fetch=(Fetch(0, "5:0", {"gain": 1.0}, 0, 10),), train=(train(0, 0),)
     )
-    timer = threading.Timer(0.05, lambda: exchange.publish("5:0", make_stack(1, [], [70.0]).state(0), 1))
+    timer = threading.Timer(0.05, lambda: exchange.publish("5:0", make_stack(1, [], [70.0]).state(0)))
     timer.start()
     (report,) = in_time(20.0, lambda: perform({0: stack}, [order], exchange))
     timer.join()
@@ -169,13 +164,183 @@ def test_nothing_is_run_where_nothing_is_trained(journal):
     assert report.segments == ()
 
 
-def test_reports_come_in_the_order_of_orders(journal, executor):
-    """One report for each order, however the stacks were run; no orders, no reports."""
+def test_reports_come_in_the_order_of_orders(journal):
+    """One report for each order, whatever the stacks' numbers; no orders, no reports."""
     stacks = {number: make_stack(number, journal, [1.0 * number]) for number in range(3)}
     orders = [WorkOrder(id=f"o{n}", stack=n, split="validation", train=(train(0, n),)) for n in (2, 0, 1)]
-    reports = perform(stacks, orders, LocalExchange(), executor)
+    reports = perform(stacks, orders, LocalExchange())
     assert [(report.order, report.stack) for report in reports] == [("o2", 2), ("o0", 0), ("o1", 1)]
-    assert perform(stacks, [], LocalExchange(), executor) == []
+    assert perform(stacks, [], LocalExchange()) == []
+
+
+# --- what it cost
+
+
+class Meter:
+    """A gauge that notes when it is asked."""
+
+    def __init__(self, journal):
+        self._journal = journal
+
+    def take(self):
+        self._journal.append((0, "meter", None))
+        return 12.5
+
+
+def test_an_order_is_measured_from_its_first_change_to_its_last_evaluation(journal, monkeypatch):
+    """Wall time without the wait for publishing, the part that was evaluation, and the energy read at the end."""
+    clock = Clock(monkeypatch)
+    stack = Timed([1.0], clock, journal, step_s=2.0, evaluation_s=0.5)
+    order = WorkOrder(
+        id="o", stack=0, split="validation", train=(train(0, 0, until=13),), examine=(Examine(0, 0, "test"),)
+    )
+    (report,) = perform({0: stack}, [order], LocalExchange(), Meter(journal))
+    assert (7.0, 1.0, 12.5) == (report.wall_s, report.evaluation_s, report.joules)
+    assert ["hparams", "run", "evaluate", "evaluate", "meter"] == [call for _, call, _ in journal]
+
+
+def test_energy_that_cannot_be_read_is_not_reported(journal):
+    """Without a gauge there is no figure, not a zero."""
+    order = WorkOrder(id="o", stack=0, split="validation", train=(train(0, 0),))
+    (report,) = perform({0: make_stack(0, journal, [1.0])}, [order], LocalExchange())
+    assert report.joules is None
+
+
+# --- against a deadline
+
+
+class Clock:
+    """The clock that orders are carried out by, in the hands of the test."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        read = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        monkeypatch.setattr(orders_module, "time", read)
+
+
+class Timed(ClearStack):
+    """A stack whose steps and evaluations take a while. Its loss in a step is the number of that step, squared."""
+
+    def __init__(self, weights, clock, journal=None, step_s=1.0, evaluation_s=0.0, first_s=0.0, slower=1.0):
+        super().__init__(len(weights), journal=journal)
+        self._clock, self._step_s, self._evaluation_s = clock, step_s, evaluation_s
+        self._first_s, self._slower = first_s, slower
+        self.began = []  # when each piece of training began
+        self.pieces = []  # its number of steps, and when it ended
+        for slot, weight in enumerate(weights):
+            self.admit(slot, {"gain": 1.0}, seed=slot)
+            self.seats[slot].weight, self.seats[slot].age, self.seats[slot].consumed = weight, 10, 10
+        if journal is not None:
+            journal.clear()
+
+    def run(self, until):
+        before = [seat.consumed for seat in self.seats]
+        super().run(until)
+        means = [
+            np.mean([float(step**2) for step in range(start, seat.consumed)] or [math.nan])
+            for start, seat in zip(before, self.seats, strict=True)
+        ]
+        longest = max(seat.consumed - start for start, seat in zip(before, self.seats, strict=True))
+        self.began.append(self._clock.now)
+        self._clock.now += self._first_s + longest * self._step_s
+        self._first_s, self._step_s = 0.0, self._step_s * self._slower
+        self.pieces.append((longest, self._clock.now))
+        return {"loss": np.array(means)}
+
+    def evaluate(self, split, slots):
+        self._clock.now += self._evaluation_s
+        return super().evaluate(split, slots)
+
+
+def against(stop_after_s, until, monkeypatch, **options):
+    """Train members that have 10 steps behind them so far, with a deadline; the stack, and what it reports."""
+    with monkeypatch.context() as patch:
+        clock = Clock(patch)
+        stack = Timed([1.0] * len(until), clock, **options)
+        parts = tuple(train(slot, slot, until=goal) for slot, goal in enumerate(until) if goal)
+        order = WorkOrder(id="o", stack=0, split="validation", train=parts, stop_after_s=stop_after_s)
+        (report,) = perform({0: stack}, [order], LocalExchange())
+        return stack, report
+
+
+def test_training_stops_at_the_deadline(monkeypatch):
+    """With steps of 0.1 s, what fits into 3.05 s is trained, and no more; it is evaluated and reported as it stands."""
+    _, report = against(3.05, [1000, 1000], monkeypatch, step_s=0.1)
+    assert [40, 40] == [result.consumed for result in report.segments]
+    assert [40, 40] == [result.age for result in report.segments]
+    assert [{"Q": 31.0}] * 2 == [dict(result.evaluation) for result in report.segments]
+    assert [None, None] == [result.failure for result in report.segments]
+
+
+def test_a_deadline_that_is_over_trains_nothing(monkeypatch):
+    """No step is begun; the members are evaluated, and reported where they stood."""
+    stack, report = against(0.0, [1000], monkeypatch)
+    assert [] == stack.pieces
+    (result,) = report.segments
+    assert (10, 10, {}, {"Q": 1.0}) == (result.consumed, result.age, result.training, result.evaluation)
+
+
+def test_what_fits_is_trained_to_the_end(monkeypatch):
+    """A deadline that is far away changes nothing, wherever each member's segment ends."""
+    stack, report = against(1e6, [500, 11, 173], monkeypatch, step_s=0.01)
+    assert [500, 11, 173] == [result.consumed for result in report.segments]
+    whole, untroubled = against(None, [500, 11, 173], monkeypatch, step_s=0.01)
+    assert 1 == len(whole.pieces) < len(stack.pieces)
+    for cut, once in zip(report.segments, untroubled.segments, strict=True):
+        assert (once.consumed, once.age, once.evaluation) == (cut.consumed, cut.age, cut.evaluation)
+        assert math.isclose(once.training["loss"], cut.training["loss"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    stop_after_s=st.floats(0, 30),
+    step_s=st.floats(1e-3, 5.0),
+    first_s=st.sampled_from([0.0, 0.0, 7.0]),
+    slower=st.sampled_from([1.0, 1.0, 1.01, 0.9]),
+    until=st.lists(st.sampled_from([0, 10, 11, 25, 200, 4000]), min_size=1, max_size=4).filter(any),
+)
+def test_nothing_is_begun_after_the_deadline(stop_after_s, step_s, first_s, slower, until):
+    """Whatever steps take, the first one more or each a little more: means are those over the steps, members agree."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stack, report = against(stop_after_s, until, monkeypatch, step_s=step_s, first_s=first_s, slower=slower)
+    deadline = 1000.0 + stop_after_s
+    assert all(began < deadline for began in stack.began)
+    for _, ended in stack.pieces[2:]:
+        assert slower > 1.0 or ended <= deadline + 1e-9
+    for result in report.segments:
+        seat, trained = stack.seats[result.member], result.consumed - 10
+        assert 0 <= trained <= max(0, until[result.member] - 10)
+        assert (10 + trained, 10 + trained, 1.0 + trained) == (seat.consumed, seat.age, seat.weight)
+        if trained:
+            mean = np.mean([float(step**2) for step in range(10, result.consumed)])
+            assert math.isclose(mean, result.training["loss"], rel_tol=1e-9)
+
+
+def test_training_that_was_cut_short_goes_on_where_it_stopped(monkeypatch):
+    """The next order takes the same member to its end; together they are what one would have been."""
+    clock = Clock(monkeypatch)
+    stack, exchange = Timed([1.0], clock, step_s=0.1), LocalExchange()
+    for number, stop_after_s in enumerate((1.0, 1.0, None)):
+        order = WorkOrder(
+            id=f"o{number}", stack=0, split="validation", train=(train(0, 0, until=50),), stop_after_s=stop_after_s
+        )
+        (report,) = perform({0: stack}, [order], exchange)
+    assert (50, 50, {"Q": 41.0}) == (
+        report.segments[0].consumed,
+        report.segments[0].age,
+        report.segments[0].evaluation,
+    )
+
+
+def test_empty_slots_are_left_alone_before_a_deadline_too(monkeypatch):
+    """Nobody asks how far an empty slot has come."""
+    clock = Clock(monkeypatch)
+    stack = Timed([1.0, 2.0], clock, step_s=0.1)
+    stack.seats[1] = None
+    stack.run = lambda until: ClearStack.run(stack, until)
+    order = WorkOrder(id="o", stack=0, split="validation", train=(train(0, 0),), stop_after_s=60.0)
+    (report,) = perform({0: stack}, [order], LocalExchange())
+    assert 20 == report.segments[0].consumed
 
 
 # --- what is in effect

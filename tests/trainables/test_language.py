@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close
 from trainables import Language, Place, TrainableError
-from trainables.core.rng import Draws
+from trainables.core.rng import Draws, below, keep, normal, site
 from trainables.core.step import compiler
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "context": 8, "batch": 2, "eval_bytes": 128}
@@ -248,6 +250,38 @@ def test_describes_its_data_and_objective(text):
     assert len(described.data["sha256"]) == 64
     total = sum(described.data[f"bytes_{s}"] for s in ("train", "validation", "test"))
     assert total == text.stat().st_size
+
+
+@pytest.mark.parametrize("num_members", [1, 3])
+@pytest.mark.parametrize(
+    "shape", [{}, {"width": 24, "depth": 3, "heads": 3, "context": 20, "batch": 5}], ids=["tiny", "odd"]
+)
+def test_flops_are_those_of_the_matrix_products(text, shape, num_members):
+    """Exactly what torch counts in a step, optimizer included; attention plain, as fused kernels compute some twice."""
+    trainable = Language(**TINY | shape, data=text)
+    stack = trainable.build(trainable.bucket({}), num_members, Place(compile="never"))
+    for slot in range(num_members):
+        stack.admit(slot, {"dropout": 0.1}, seed=slot)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        stack.run([1] * num_members)
+    assert counter.get_total_flops() == num_members * trainable.describe().flops_per_step
+
+
+def test_flops_are_six_for_each_matrix_element_and_token(text):
+    """Kaplan et al. 2020: 6 N per token, and attention's share, which grows with the context."""
+    model = Language(width=512, depth=8, heads=8, context=16, batch=4, data=text).describe()
+    matrices = 8 * 12 * 512**2 + 256 * 512
+    assert model.flops_per_step / model.tokens_per_step == pytest.approx(6 * matrices, rel=0.01)
+    assert model.flops_per_step / model.tokens_per_step > 6 * matrices
+
+
+def test_random_numbers_keep_their_name(text):
+    """A recorded sweep can be repeated while the name stays: change a number here, and change the name."""
+    assert Language(**TINY, data=text).describe().rng == "splitmix64 v1"
+    key = Draws(torch.tensor([7]), torch.tensor([3])).key(site("here"))
+    assert below(key, 4, 1000).tolist() == [[7, 840, 212, 49]]
+    assert keep(key, 8, torch.tensor([0.5])).int().tolist() == [[0, 1, 0, 1, 1, 1, 0, 0]]
+    assert normal(key, 2)[0].tolist() == pytest.approx([-2.430015113848923, 0.9968013434663681], rel=1e-12)
 
 
 def test_weight_decay_spares_norms_and_embedding():

@@ -1,9 +1,13 @@
 from typing import ClassVar
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.contracts.stack_contract import Change, StackContract
 from trainables import Place, Quadratic
+from trainables.quadratic import _program
 
 
 class TestContract(StackContract):
@@ -50,6 +54,40 @@ def test_describes_an_objective_to_maximise():
     described = Quadratic().describe()
     assert described.metrics["Q"].mode == "max"
     assert (described.hparams["h0"].default, described.hparams["h1"].default) == (1.0, 1.0)
+
+
+class Arithmetic(TorchDispatchMode):
+    """Counts multiplications and additions element by element; anything else must only move numbers."""
+
+    MOVES = frozenset({"aten.stack", "aten.cat", "aten._to_copy", "aten.unsqueeze", "aten.detach"})
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = str(func.overloadpacket)
+        if name == "aten.sum":
+            self.total += args[0].numel() - out.numel()
+        elif name not in self.MOVES:
+            assert name in {"aten.mul", "aten.pow", "aten.sub"}
+            self.total += out.numel()
+        return out
+
+
+def test_flops_are_three_times_the_forward_pass():
+    """Counted operation by operation; none of them is a matrix product."""
+    model = _program().model
+    hparams = {name: torch.ones(1, dtype=torch.float64) for name in ("h0", "h1")}
+    theta = torch.ones(1, 2)
+    with Arithmetic() as counted:
+        model.loss({"theta": theta}, None, hparams, None)
+    assert Quadratic().describe().flops_per_step == 3 * counted.total
+    stack = _stack({})
+    with FlopCounterMode(display=False) as products:
+        stack.run([1])
+    assert products.get_total_flops() == 0
 
 
 def _stack(hparams):

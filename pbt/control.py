@@ -1,0 +1,240 @@
+"""Runs that are there already: taken up again, extended, stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pbt.errors import LedgerError, SpecError
+from pbt.launch import Job, check_budget, find_place, launch, load_space, started
+from pbt.member import Slot, lay_out
+from pbt.record.ledger import LedgerReader, is_written
+from pbt.record.result import Result
+from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
+from pbt.record.schema import canonical
+from pbt.spec import SweepSpec, from_dict, require, to_dict
+from pbt.strategy import StrategyOptions
+from pbt.sweep import Sweep, check_wider, space_data
+from searchspaces import Space
+from trainables import Trainable
+from trainables.core.step import warn_if_not_compiled
+
+#: Seconds between two looks whether a run has stopped.
+_LOOK_S = 0.2
+
+
+def resume(
+    run: str | Path | Run,
+    *,
+    progress: bool = True,
+    trainable: Trainable | None = None,
+    strategy: StrategyOptions | None = None,
+    hosts: Mapping[str, Any] | None = None,
+) -> Result:
+    """Go on with a run that was stopped, failed or killed, from where its ledger ends.
+
+    What happened is told to the strategy again, which must decide the same; states that were not saved are trained
+    again. In synchronous mode the sweep ends as it would have without the interruption, digest and all.
+
+    Args:
+        run: Its folder.
+        progress: Show a live table, or plain lines where there is no terminal.
+        trainable: The very object the sweep was begun with, where it cannot be found by its name.
+        strategy: Likewise.
+        hosts: Fields of `Hosts` that are to be others than at the beginning: `{"kind": "local"}`.
+
+    Raises:
+        RunNotFound: It is not a run folder.
+        LedgerError: It has finished, is being trained, or is damaged.
+        SpecError: Data or device are not those it was begun with.
+        KeyboardInterrupt: It was stopped again.
+    """
+    return _take_up(_open(run), "resume", {}, progress, trainable, strategy, hosts or {})
+
+
+def extend(
+    run: str | Path | Run,
+    *,
+    members: int | None = None,
+    generations: int | None = None,
+    tokens: int | None = None,
+    wall_minutes: float | None = None,
+    gpu_hours: float | None = None,
+    joules: float | None = None,
+    space: str | Space | Mapping[str, Any] | None = None,
+    progress: bool = True,
+    trainable: Trainable | None = None,
+    strategy: StrategyOptions | None = None,
+    hosts: Mapping[str, Any] | None = None,
+) -> Result:
+    """Go on with a run beyond its end: more members, more generations, a larger budget, a wider space.
+
+    Every number is the new total. New members begin with fresh weights, on stacks of their own, and first train as
+    long as the others have, so that all are compared at equal age.
+
+    Args:
+        run: Its folder.
+        members: Size of the population.
+        generations: Number of generations.
+        tokens: Limits, as in `Budget`; those left out stay as they are.
+        wall_minutes: Likewise.
+        gpu_hours: Likewise.
+        joules: Likewise.
+        space: Must hold every point of the old one.
+        progress: As in `resume`.
+        trainable: As in `resume`.
+        strategy: As in `resume`.
+        hosts: As in `resume`.
+
+    Raises:
+        SpecError: Something would become smaller, or nothing larger.
+        RunNotFound: It is not a run folder.
+        LedgerError: It is being trained, or is damaged.
+        KeyboardInterrupt: It was stopped.
+    """
+    budget: dict[str, float | None] = {"members": members, "generations": generations, "tokens": tokens}
+    budget |= {"wall_minutes": wall_minutes, "gpu_hours": gpu_hours, "joules": joules}
+    changes: dict[str, Any] = {"budget": {name: value for name, value in budget.items() if value is not None}}
+    if space is not None:
+        changes["space"] = space_data(space)
+    return _take_up(_open(run), "extend", changes, progress, trainable, strategy, hosts or {})
+
+
+def stop(run: str | Path | Run, *, wait: bool = True) -> None:
+    """Ask whoever trains a run to finish the segments under way, save every member, and stop.
+
+    Args:
+        run: Its folder.
+        wait: Return once it has stopped.
+
+    Raises:
+        RunNotFound: It is not a run folder.
+        LedgerError: Nobody trains it.
+    """
+    found = _open(run)
+    if not is_written(found.path):
+        if LedgerReader(found.path).finished:
+            raise LedgerError(f"{found.id} has finished: there is nothing to stop.")
+        raise LedgerError(f"{found.id} is not running. `pbt resume {found.path}` goes on with it.")
+    ask_to_stop(found)
+    while wait and is_written(found.path):
+        time.sleep(_LOOK_S)
+
+
+def _open(run: str | Path | Run) -> Run:
+    return run if isinstance(run, Run) else open_run(Path(run))
+
+
+def _take_up(
+    run: Run,
+    reason: str,
+    changes: Mapping[str, Any],
+    progress: bool,
+    trainable: Trainable | None,
+    strategy: StrategyOptions | None,
+    hosts: Mapping[str, Any],
+) -> Result:
+    reader = LedgerReader(run.path)
+    if is_written(run.path):
+        raise LedgerError(f"{run.id} is running. Stop it first with `pbt stop {run.path}`.")
+    if reason == "resume" and reader.finished:
+        raise LedgerError(f"{run.id} has finished. `pbt extend {run.path} --generations N` goes on beyond its end.")
+    begun = _with_hosts(_begun(run), hosts)
+    told = [row["data"] for row in reader.rows(("decisions",))["decisions"] if row["kind"] == "extend"]
+    extension = (len(told), told[-1]) if told else None
+    if reason == "extend":
+        extension = (len(told) + 1, _extension(run, extension, changes))
+    sweep = Sweep.from_spec(begun, trainable, strategy)
+    _check_data(run, sweep.resolved.capabilities.data)
+    with started(begun.hosts):
+        place = find_place(begun.hosts)
+        _check_device(run, place.device, hosts)
+        warn_if_not_compiled(place)
+        check_budget(_in_force(run, extension).budget, sweep.resolved.capabilities, place)
+        if reason == "extend":
+            run = _remember_extension(run, _in_force(run, extension))
+        launch(Job(run, begun, sweep.resolved, place, reason, extension), progress=progress)
+    return Result(run)
+
+
+def _begun(run: Run) -> SweepSpec:
+    """The spec a run was begun with, before any extension."""
+    return from_dict(run.info.get("begun") or run.info["spec"])
+
+
+def _remember_extension(run: Run, spec: SweepSpec) -> Run:
+    """Let `run.json` show what the sweep is now; what counts stands in the ledger."""
+    space = load_space(spec.space).to_json()
+    changes = {"begun": to_dict(_begun(run)), "spec": to_dict(spec), "hparams": space}
+    return rewrite_run(run, {**run.info, **changes})
+
+
+def _with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
+    return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, **changes))
+
+
+def _in_force(run: Run, extension: tuple[int, str] | None) -> SweepSpec:
+    return from_dict(json.loads(extension[1])["spec"]) if extension else _begun(run)
+
+
+def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, Any]) -> str:
+    """The extended spec and its slots, as the ledger keeps them."""
+    old = _in_force(run, before)
+    budget = dataclasses.replace(old.budget, **changes["budget"])
+    new = dataclasses.replace(old, budget=budget, space=changes.get("space", old.space))
+    for name in ("members", "generations", "tokens", "wall_minutes", "gpu_hours", "joules"):
+        _check_no_less(f"budget.{name}", getattr(old.budget, name), getattr(budget, name))
+    check_wider(load_space(old.space), load_space(new.space))
+    mend = "Raise members, generations or a limit of the budget, or widen the space"
+    require(new != old, "extend", "changes nothing", mend)
+    slots = _slots(run, before)
+    added = _more_slots(slots, budget.members)
+    stacks = 1 + max(slot.stack for slot in added)
+    new = dataclasses.replace(new, hosts=dataclasses.replace(new.hosts, stacks=stacks))
+    return canonical({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added]})
+
+
+def _check_no_less(field: str, old: float | None, new: float | None) -> None:
+    if old is not None and new is not None:
+        require(new >= old, field, f"{new:g} is less than the {old:g} there are", f"Write {old:g} or more")
+
+
+def _slots(run: Run, extension: tuple[int, str] | None) -> tuple[Slot, ...]:
+    if extension:
+        return tuple(Slot(stack, index) for stack, index in json.loads(extension[1])["slots"])
+    spec = _begun(run)
+    return lay_out(spec.budget.members, spec.hosts.stacks or 1)
+
+
+def _more_slots(slots: tuple[Slot, ...], members: int) -> tuple[Slot, ...]:
+    """Newcomers get stacks of their own, as large as those there are, so that nobody else's stack changes."""
+    new = members - len(slots)
+    if new == 0:
+        return slots
+    stacks = 1 + max(slot.stack for slot in slots)
+    largest = max(slot.index for slot in slots) + 1
+    return slots + tuple(Slot(slot.stack + stacks, slot.index) for slot in lay_out(new, -(-new // largest)))
+
+
+def _check_data(run: Run, data: Mapping[str, Any]) -> None:
+    known = run.info.get("data", {})
+    different = [name for name in {**known, **data} if known.get(name) != data.get(name)]
+    if different:
+        name = different[0]
+        problem = f"{name} is {data.get(name)!r}, but the run was begun with {known.get(name)!r}"
+        raise SpecError("data", problem, "Put the data back as it was, or begin a new run")
+
+
+def _check_device(run: Run, device: str, hosts: Mapping[str, Any]) -> None:
+    known = run.info.get("device", device)
+    mend = f"Go on where there is {known}, or write --device {device} to go on with other rounding"
+    require(
+        "device" in hosts or device.partition(":")[0] == known.partition(":")[0],
+        "hosts.device",
+        f"is {device} here, but the run was begun on {known}",
+        mend,
+    )

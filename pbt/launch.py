@@ -1,0 +1,301 @@
+"""A resolved sweep brought to where it trains: device and stacks settled, brain and hosts started, and watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import searchspaces
+from pbt.errors import HostError, PbtError, SpecError, first_line
+from pbt.member import lay_out
+from pbt.record.ledger import Ledger
+from pbt.record.result import Result
+from pbt.record.runs import Run, ask_to_stop, forget_end, is_asked_to_stop
+from pbt.report.watch import Watch
+from pbt.runtime.brain import Brain
+from pbt.runtime.budget import check_limits
+from pbt.runtime.local import num_cores
+from pbt.runtime.machine import git_commit, hardware, software
+from pbt.runtime.meter import can_measure
+from pbt.runtime.plan import Plan, Session
+from pbt.runtime.states import States
+from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
+from pbt.strategy import StrategyOptions, Task
+from searchspaces import Space
+from trainables import Capabilities, Place, Trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Everything a spec names, found, built and checked against each other."""
+
+    trainable: Trainable
+    capabilities: Capabilities
+    space: Space
+    strategy: StrategyOptions
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A sweep to be taken up.
+
+    Attributes:
+        run: Its folder.
+        spec: The spec it was begun with, its stacks settled.
+        resolved: What that names.
+        place: Device and precision.
+        reason: `start`, `resume` or `extend`.
+        extension: New spec and slots as canonical JSON, and which extension of the sweep this is, counted from 1.
+    """
+
+    run: Run
+    spec: SweepSpec
+    resolved: Resolved
+    place: Place
+    reason: str = "start"
+    extension: tuple[int, str] | None = None
+
+
+def launch(job: Job, *, progress: bool = True, baseline: Result | None = None) -> None:
+    """Train, until the sweep has ended or is stopped.
+
+    Raises:
+        HostError: A host could not carry out its orders; what was recorded before is kept.
+        KeyboardInterrupt: It was stopped; what was recorded before is kept.
+    """
+    forget_end(job.run)
+    tracking = job.spec.tracking
+    resumed = job.reason != "start"
+    with Watch(job.run, tracking, show=progress, baseline=baseline, resumed=resumed) as watch:
+        with _stoppable(job.run, watch.say):
+            _run_on_hosts(job)
+        if not Result(job.run).finished:
+            raise KeyboardInterrupt(f"stopped; every member is saved. Go on with `pbt resume {job.run.path}`.")
+        watch.finish()
+
+
+@contextmanager
+def _stoppable(run: Run, say: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C, or SIGTERM of a batch system or `docker stop`, asks the sweep to stop; the second stops it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if is_asked_to_stop(run):
+            raise KeyboardInterrupt(
+                f"stopped at once; what was recorded is kept. `pbt resume {run.path}` goes on, and trains again what "
+                "was not saved."
+            )
+        ask_to_stop(run)
+        say("Stopping: segments under way are finished and members saved. Ctrl-C again stops at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------------------------------------------------ settling
+
+
+def load_space(space: str | Mapping[str, Any]) -> Space:
+    """The space a spec names, or describes."""
+    try:
+        return searchspaces.load(space) if isinstance(space, str) else Space.from_json(space)
+    except searchspaces.SpaceError as error:
+        raise searchspaces.SpaceError(f"space.{error}" if isinstance(space, Mapping) else f"space: {error}") from error
+
+
+def make_task(capabilities: Capabilities, spec: SweepSpec) -> Task:
+    """What a strategy is told of a sweep."""
+    return Task(
+        space=load_space(spec.space),
+        metric=spec.objective.metric,
+        mode=spec.objective.mode or capabilities.metrics[spec.objective.metric].mode,
+        budget=spec.budget,
+        seed=spec.seed,
+        final_split="test" if "test" in capabilities.splits else spec.objective.split,
+    )
+
+
+def check_budget(budget: Budget, capabilities: Capabilities, place: Place) -> None:
+    """Refuse limits that cannot be watched here.
+
+    Raises:
+        SpecError: A limit cannot be kept.
+    """
+    can_read_energy = budget.joules is not None and can_measure()
+    check_limits(budget, place.device, can_read_energy, tokens_per_step=capabilities.tokens_per_step)
+
+
+def find_place(hosts: Hosts) -> Place:
+    """The device, settled: under Ray what the cluster has, else what this process has."""
+    import torch
+
+    if hosts.kind == "ray":
+        from pbt.runtime.tune import default_device
+
+        return Place(device=default_device() if hosts.device == "auto" else hosts.device, compile=hosts.compile)
+    device = hosts.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError("hosts.device", f"{device!r} cannot be used here ({reason})", "Write cpu, or auto") from error
+    return Place(device=device, compile=hosts.compile)
+
+
+def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
+    """The spec with the number of stacks settled, so that the run can be repeated elsewhere."""
+    stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), spec.budget.members)
+    require(
+        stacks <= spec.budget.members,
+        "hosts.stacks",
+        f"{stacks} stacks are more than the {spec.budget.members} members",
+        "Write fewer",
+    )
+    return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, stacks=stacks))
+
+
+def _num_devices(hosts: Hosts, place: Place) -> int:
+    if hosts.kind == "ray":
+        from pbt.runtime.tune import num_devices
+
+        return num_devices(place)
+    return 1 if place.device != "cpu" else num_cores()
+
+
+def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str, Any]:
+    """What `run.json` keeps besides the ledger."""
+    capabilities = resolved.capabilities
+    varied = resolved.space.to_json()
+    return {
+        "spec": to_dict(spec),
+        "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},
+        "metrics": {name: {"mode": kind.mode, "unit": kind.unit} for name, kind in capabilities.metrics.items()},
+        "hparams": varied,
+        "fixed": {name: value for name, value in live_defaults(capabilities).items() if name not in varied},
+        "data": dict(capabilities.data),
+        "tokens_per_step": capabilities.tokens_per_step,
+        "versions": software(),
+        "device": place.device,
+    }
+
+
+def live_defaults(capabilities: Capabilities) -> dict[str, Any]:
+    """Value of every live hyperparameter where a sweep does not say."""
+    return {name: known.default for name, known in capabilities.hparams.items() if known.kind == "live"}
+
+
+@contextmanager
+def started(hosts: Hosts) -> Iterator[None]:
+    """Ray, up, if the hosts are Ray's."""
+    if hosts.kind == "local":
+        yield
+        return
+    from pbt.runtime.tune import cluster
+
+    with cluster(hosts.address):
+        yield
+
+
+# -------------------------------------------------------------------------------------------------------------- hosts
+
+
+def _run_on_hosts(job: Job) -> None:
+    trainable, hosts = job.resolved.trainable, job.spec.hosts
+    plan = _plan(job)
+    make_brain = partial(_make_brain, plan, job.resolved.strategy, job.resolved.task, job.run.path.absolute())
+    common: dict[str, Any] = {
+        "run": job.run.path,
+        "trainable": trainable,
+        "bucket": plan.bucket,
+        "place": job.place,
+        "is_to_stop": partial(is_asked_to_stop, job.run),
+    }
+    try:
+        if hosts.kind == "local":
+            from pbt.runtime.local import run_local
+
+            run_local(make_brain, **common)
+        else:
+            from pbt.runtime.tune import run_tune
+
+            run_tune(make_brain, num_stacks=_num_stacks(job), **common)
+    except HostError:
+        raise
+    except PbtError as error:
+        raise HostError(str(error)) from error
+    except Exception as error:
+        raise HostError(f"the sweep stopped: {first_line(error)}. --debug shows where.") from error
+
+
+def _plan(job: Job) -> Plan:
+    spec, capabilities = job.spec, job.resolved.capabilities
+    defaults = live_defaults(capabilities)
+    return Plan(
+        slots=lay_out(spec.budget.members, spec.hosts.stacks or 1),
+        bucket=job.resolved.trainable.bucket(defaults),
+        defaults=defaults,
+        metric=job.resolved.task.metric,
+        split=spec.objective.split,
+        tokens_per_step=capabilities.tokens_per_step,
+        flops_per_step=capabilities.flops_per_step,
+        budget=spec.budget,
+        synchronous=getattr(job.resolved.strategy, "synchronous", True),
+        checkpoints=spec.checkpoints,
+        session=_session(job),
+        extend=partial(_extended_task, capabilities),
+    )
+
+
+def _session(job: Job) -> Session:
+    spec = to_dict(job.spec) if job.extension is None else json.loads(job.extension[1])["spec"]
+    place = {"device": job.place.device, "dtype": job.place.dtype, "compile": job.place.compile}
+    return Session(
+        reason=job.reason,
+        software=software(),
+        hardware=hardware(),
+        git_commit=git_commit(Path.cwd()),
+        spec=spec,
+        place={**place, "rng": job.resolved.capabilities.rng},
+        extension=job.extension,
+    )
+
+
+def _num_stacks(job: Job) -> int:
+    slots = json.loads(job.extension[1])["slots"] if job.extension else None
+    return 1 + max(stack for stack, _ in slots) if slots else job.spec.hosts.stacks or 1
+
+
+def _extended_task(capabilities: Capabilities, spec: Mapping[str, Any]) -> Task:
+    return make_task(capabilities, from_dict(spec))
+
+
+def _make_brain(
+    plan: Plan, strategy: StrategyOptions, task: Task, run: Path, states: States, is_restarted: bool = False
+) -> Brain:
+    """The brain is built where it lives, which under Ray is another process, and another one after a crash."""
+    if is_restarted:
+        plan = dataclasses.replace(plan, session=dataclasses.replace(plan.session, reason="restart"))
+    ledger = Ledger(run, existing=plan.session.reason != "start")
+    try:
+        return Brain(plan, strategy.begin(task), ledger, states)
+    except BaseException:
+        ledger.close(finished=False)
+        raise

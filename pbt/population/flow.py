@@ -1,0 +1,146 @@
+"""No generations in common: a member is compared when it reports, and goes on at once.
+
+Nobody waits for a slower member, except at the very end. Two questions are asked of different scores:
+
+- *Is the member bad?* It is compared with every report that came in at its own age before, so that being behind is no
+  fault and being ahead no merit. With the last scores of all, whatever their age, members on slow hosts would be
+  replaced again and again and those on fast hosts never. Among the first k at an age, the k-th is one of the worst
+  `n(k)` with probability `n(k) / k` if the order says nothing about quality: summed over a generation about as many
+  are replaced as if all had been compared at its end.
+- *Who is worth copying?* Those whose weights are best as they are: the last scores of all the living, whatever their
+  age. What is copied is the state that earned the score, though its owner may be under way since.
+
+Age is what counts, not the member's own number of generations: who takes over older weights is compared with its like.
+
+Sources: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), algorithm 1: each
+member exploits and explores when it is ready, against the last score of every other. That those that were at the same
+point before decide is from Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning" (arXiv 1810.05934).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pbt.population.ordered import Ordered
+from pbt.population.roster import Roster
+from pbt.population.verdicts import Standing, Verdict, badness
+from pbt.spec import Mode
+from pbt.strategy import Action, Extended, MemberFailed, SegmentReported, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Whom a member is compared with.
+
+    Attributes:
+        at_age: Number of reports so far at its age, its own included.
+        better: How many of them are better.
+        num_donors: Number of living others whose last score is not NaN.
+        donor: The `index`-th best of those, from 0.
+    """
+
+    at_age: int
+    better: int
+    num_donors: int
+    donor: Callable[[int], Standing]
+
+
+#: Given the task, the generation the member just ended, the member and its company: what becomes of it, if anything.
+Consider: TypeAlias = Callable[[Task, int, Standing, Company], Verdict | None]
+
+
+class Flow:
+    """The pace of members that do not wait for each other.
+
+    Args:
+        consider: Decides about a member at the end of each of its generations but the last.
+    """
+
+    def __init__(self, consider: Consider) -> None:
+        self._consider = consider
+        #: Badness of all that was reported, by age. A member that failed since still says what is usual at its age.
+        self._at_age: dict[int, Ordered[float]] = {}
+        #: Badness and number of the living whose last score is not NaN.
+        self._donors: Ordered[tuple[float, int]] = Ordered()
+        self._place: dict[int, tuple[float, int]] = {}
+
+    @property
+    def entry(self) -> int:
+        """Newcomers begin at the beginning, and are compared with what others were at their age."""
+        return 0
+
+    def respond(
+        self, event: SegmentReported | MemberFailed | Extended, task: Task, roster: Roster, may_train: bool
+    ) -> list[Action]:
+        """Consider the member that reported, or after an extension all that stand idle."""
+        match event:
+            case MemberFailed(member=member):
+                self._leave(member)
+                return []
+            case SegmentReported(member=member):
+                self._note(member, task.mode, roster)
+                idle = [member]
+            case Extended():
+                idle = roster.idle()
+        last = task.budget.generations - 1
+        ready = [member for member in idle if may_train and roster[member].generation < last]
+        return [action for member in ready for action in self._go_on(event.id, member, task, roster)]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Scores by age; donors follow from the roster."""
+        return {"at_age": [[age, list(scores)] for age, scores in self._at_age.items()]}
+
+    def restore(self, snapshot: Mapping[str, Any], task: Task, roster: Roster) -> None:
+        """Become the pace that gave the snapshot."""
+        self._at_age = {age: Ordered(scores) for age, scores in snapshot["at_age"]}
+        places = [_place(standing, task.mode) for standing in roster.standings() if not math.isnan(standing.score)]
+        self._donors = Ordered(places)
+        self._place = {place[1]: place for place in places}
+
+    def _note(self, member: int, mode: Mode, roster: Roster) -> None:
+        standing = _standing(member, roster)
+        self._leave(member)
+        if not math.isnan(standing.score):
+            self._place[member] = _place(standing, mode)
+            self._donors.add(self._place[member])
+        if not roster[member].was_cut_short:  # it comes again, and is compared then
+            self._at_age.setdefault(standing.age, Ordered()).add(badness(standing.score, mode))
+
+    def _leave(self, member: int) -> None:
+        if member in self._place:
+            self._donors.remove(self._place.pop(member))
+
+    def _go_on(self, cause: str, member: int, task: Task, roster: Roster) -> list[Action]:
+        generation = roster[member].generation
+        verdict = self._consider(task, generation, _standing(member, roster), self._company(member, task.mode, roster))
+        changes = [] if verdict is None else roster.carry_out(cause, verdict)
+        return [*changes, roster.train(cause, task, member, generation + 1)]
+
+    def _company(self, member: int, mode: Mode, roster: Roster) -> Company:
+        standing = _standing(member, roster)
+        peers = self._at_age.get(standing.age, Ordered())
+        own = self._place.get(member)
+        own_index = math.inf if own is None else self._donors.count_below(own)
+
+        def donor(index: int) -> Standing:
+            return _standing(self._donors[index + (index >= own_index)][1], roster)
+
+        return Company(
+            at_age=len(peers),
+            better=peers.count_below(badness(standing.score, mode)),
+            num_donors=len(self._donors) - (own is not None),
+            donor=donor,
+        )
+
+
+def _standing(member: int, roster: Roster) -> Standing:
+    standing = roster[member].standing
+    assert standing is not None, f"member {member} has not reported yet"
+    return standing
+
+
+def _place(standing: Standing, mode: Mode) -> tuple[float, int]:
+    return badness(standing.score, mode), standing.member

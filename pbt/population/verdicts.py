@@ -1,0 +1,70 @@
+"""Who stands where, and what may be decided about a member when it is compared with others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pbt.member import Hparams
+from pbt.spec import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A member at its last report.
+
+    Attributes:
+        member: Who.
+        score: The objective; NaN if it diverged.
+        hparams: What it had trained with.
+        age: Steps in the ancestry of its weights.
+    """
+
+    member: int
+    score: float
+    hparams: Hparams
+    age: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The receiver goes on from the donor's weights, with these hyperparameters."""
+
+    receiver: int
+    donor: int
+    hparams: Hparams
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The member begins again from new weights, with these hyperparameters."""
+
+    member: int
+    hparams: Hparams
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The member was considered for replacement and goes on as it is."""
+
+    member: int
+    reason: str
+
+
+Verdict: TypeAlias = Replace | Restart | Keep
+
+
+def badness(score: float, mode: Mode) -> float:
+    """The score as a number that is smaller where it is better; infinity for NaN."""
+    if math.isnan(score):
+        return math.inf
+    return score if mode == "min" else -score
+
+
+def rank(standings: Iterable[Standing], mode: Mode) -> list[Standing]:
+    """From best to worst; NaN last, behind even infinity, and ties in member order."""
+    return sorted(standings, key=lambda it: (math.isnan(it.score), badness(it.score, mode), it.member))

@@ -1,0 +1,62 @@
+"""A work order being put together."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from pbt.member import Hparams
+from pbt.runtime.orders import Admit, Examine, Fetch, Publish, Train
+
+
+@dataclass(slots=True)
+class Draft:
+    """By slot, so that a slot's part can be taken out again."""
+
+    publish: dict[int, str] = field(default_factory=dict)
+    copy: dict[int, int] = field(default_factory=dict)  # target: source
+    fetch: dict[int, Fetch] = field(default_factory=dict)
+    admit: dict[int, Admit] = field(default_factory=dict)
+    set: dict[int, Hparams] = field(default_factory=dict)
+    train: dict[int, Train] = field(default_factory=dict)
+    examine: dict[int, Examine] = field(default_factory=dict)
+
+    def forget(self, slot: int) -> None:
+        """Take out everything that is said of a slot, because it has been done."""
+        parts: tuple[dict[int, Any], ...] = (self.publish, self.copy, self.fetch, self.admit, self.set, self.train)
+        for part in parts:
+            part.pop(slot, None)
+
+    def take_publish(self, tokens: Set[str]) -> Draft:
+        """Take out what is to be published under these tokens, as a draft of its own."""
+        taken = Draft(publish={slot: token for slot, token in self.publish.items() if token in tokens})
+        for slot in taken.publish:
+            del self.publish[slot]
+        return taken
+
+    def joined(self, rest: Draft | None) -> Draft:
+        """Together with what it was taken out of, or what has been asked of the stack since."""
+        for part, more in zip(self._parts(), rest._parts() if rest else (), strict=False):
+            part.update(more)
+        return self
+
+    def _parts(self) -> tuple[dict[int, Any], ...]:
+        return self.publish, self.copy, self.fetch, self.admit, self.set, self.train, self.examine
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(self._parts())
+
+    def parts(self) -> dict[str, Any]:
+        """As parts of a work order."""
+        return {
+            "publish": tuple(Publish(slot, token) for slot, token in self.publish.items()),
+            "copy": tuple((source, target) for target, source in self.copy.items()),
+            "fetch": tuple(self.fetch.values()),
+            "admit": tuple(self.admit.values()),
+            "set": tuple(self.set.items()),
+            "train": tuple(self.train.values()),
+            "examine": tuple(self.examine.values()),
+        }

@@ -1,0 +1,183 @@
+"""What happened in a sweep so far, read from its ledger to build its brain again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pbt.member import SegmentKey
+from pbt.record.ledger import LedgerReader
+from pbt.runtime.budget import Usage
+from pbt.strategy import BudgetEnded, EvaluationEnded, Event, MemberFailed, SegmentReported
+
+Row: TypeAlias = Mapping[str, Any]
+
+#: Decisions that people or the budget took: to a strategy they are events.
+FROM_OUTSIDE = ("budget", "extend")
+
+_TABLES = ("segments", "decisions", "outcomes", "evaluations", "metrics", "checkpoints", "sessions", "usage")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnded:
+    """A segment ended, well or not, and where that left the member."""
+
+    event: SegmentReported | MemberFailed
+    segment: int
+    age: int
+    consumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something else that the strategy was told."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """The sweep was extended: canonical JSON of the new spec and slots."""
+
+    data: str
+
+
+Happening: TypeAlias = SegmentEnded | Told | Extension
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A sweep so far.
+
+    Attributes:
+        happened: What the strategy was told, in order.
+        decided: What it decided, as `(table, row)`, in order.
+        checkpoints: Digest of the checkpoint of each saved segment.
+        sessions: Number of times the sweep was taken up.
+        usage: What it has cost.
+    """
+
+    happened: Sequence[Happening] = ()
+    decided: Sequence[tuple[str, Row]] = ()
+    checkpoints: Mapping[SegmentKey, str] = field(default_factory=dict)
+    sessions: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+
+def read_history(reader: LedgerReader, metric: str, split: str) -> History:
+    """Read a ledger.
+
+    Args:
+        reader: The ledger.
+        metric: The objective.
+        split: The split that decides.
+    """
+    rows = reader.rows(_TABLES)
+    told = [row for row in rows["decisions"] if row["kind"] in FROM_OUTSIDE]
+    taken = [row for row in rows["decisions"] if row["kind"] not in FROM_OUTSIDE]
+    return History(
+        happened=tuple(_happened(rows, told, metric, split)),
+        decided=_in_order(segments=rows["segments"], decisions=taken),
+        checkpoints=_checkpoints(rows["checkpoints"]),
+        sessions=max((row["session"] for row in rows["sessions"]), default=0),
+        usage=_usage(rows["usage"]),
+    )
+
+
+def _in_order(**tables: Sequence[Row]) -> tuple[tuple[str, Row], ...]:
+    merged = [(name, row) for name, rows in tables.items() for row in rows]
+    return tuple(sorted(merged, key=lambda entry: entry[1]["at"]))
+
+
+def _happened(rows: Mapping[str, Sequence[Row]], told: Sequence[Row], metric: str, split: str) -> Iterator[Happening]:
+    """Events as they were told. Metrics stand before the row of the segment or evaluation they belong to."""
+    fresh: dict[tuple[int, int, str], dict[str, float]] = {}
+    num_told = 0
+    tables = {name: rows[name] for name in ("metrics", "outcomes", "evaluations")}
+    for table, row in _in_order(**tables, told=told):
+        if table == "told":
+            num_told += row["kind"] == "budget"
+            yield _told(row, num_told)
+            continue
+        where = row["member"], row["segment"]
+        if table == "metrics":
+            fresh.setdefault((*where, row["split"]), {})[row["name"]] = row["value"]
+        elif table == "outcomes":
+            yield _ended(row, fresh.pop((*where, split), {}), metric)
+            fresh.pop((*where, "train"), None)
+        else:
+            yield Told(evaluation_ended(*where, row["split"], fresh.pop((*where, row["split"]), {})))
+
+
+def _told(row: Row, number: int) -> Happening:
+    if row["kind"] == "extend":
+        return Extension(row["data"])
+    return Told(BudgetEnded(id=f"budget:{number}", reason=row["reason"]))
+
+
+def _ended(row: Row, evaluation: Mapping[str, float], metric: str) -> SegmentEnded:
+    score = row.get("score")
+    return segment_ended(
+        member=row["member"],
+        segment=row["segment"],
+        age=row["age_end"],
+        consumed=row["consumed_end"],
+        metrics={**evaluation, metric: math.nan if score is None else score},
+        wall_s=row["wall_s"],
+        failure=row.get("reason") if row["status"] == "failed" else None,
+    )
+
+
+def segment_ended(
+    *,
+    member: int,
+    segment: int,
+    age: int,
+    consumed: int,
+    metrics: Mapping[str, float],
+    wall_s: float,
+    failure: str | None,
+) -> SegmentEnded:
+    """What the strategy is told of a segment's end: the same when it happens and when it is told again."""
+    event: SegmentReported | MemberFailed
+    if failure:
+        event = MemberFailed(id=f"failed:{member}:{segment}", member=member, reason=failure)
+    else:
+        event = SegmentReported(
+            id=f"report:{member}:{segment}",
+            member=member,
+            segment=segment,
+            age=age,
+            consumed=consumed,
+            metrics=metrics,
+            wall_s=wall_s,
+        )
+    return SegmentEnded(event, segment, age, consumed)
+
+
+def evaluation_ended(member: int, segment: int, split: str, metrics: Mapping[str, float]) -> EvaluationEnded:
+    """What the strategy is told of an evaluation."""
+    return EvaluationEnded(id=f"evaluation:{member}:{segment}:{split}", member=member, split=split, metrics=metrics)
+
+
+def _checkpoints(rows: Sequence[Row]) -> dict[SegmentKey, str]:
+    saved: dict[SegmentKey, str] = {}
+    for row in rows:
+        key = SegmentKey(row["member"], row["segment"])
+        if row.get("status") in (None, "saved"):
+            saved[key] = row["digest"]
+        else:
+            saved.pop(key, None)
+    return saved
+
+
+def _usage(rows: Sequence[Row]) -> Usage:
+    last = {row["session"]: row for row in rows}
+    total = Usage()
+    for row in last.values():
+        total += Usage(
+            wall_s=row["wall_s"], device_s=row["device_s"], joules=row.get("joules") or 0.0, tokens=row["tokens"]
+        )
+    return total

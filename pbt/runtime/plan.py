@@ -1,0 +1,67 @@
+"""What a brain is told of its sweep before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pbt.member import Hparams, Slot
+from pbt.spec import Budget, Checkpoints
+from pbt.strategy import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Who takes up the sweep, with what: recorded once.
+
+    Attributes:
+        reason: `start`, `resume` or `extend`.
+        software: Versions by package.
+        hardware: What the machine is.
+        git_commit: Commit of the folder the sweep was started in, if any.
+        spec: The spec in force, as JSON-able data.
+        place: Device, dtype and compile setting of all stacks, and what makes random numbers.
+        extension: New spec and slots as canonical JSON, and which extension of the sweep this is, counted from 1.
+    """
+
+    reason: str = "start"
+    software: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+    git_commit: str | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, str] = field(default_factory=dict)
+    extension: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the brain must know of a sweep besides its strategy.
+
+    Attributes:
+        slots: One for each member, in member order, before any extension.
+        bucket: Name of the bucket all stacks belong to.
+        defaults: Value of every live hyperparameter, where the strategy names none.
+        metric: The objective.
+        split: The split that decides.
+        tokens_per_step: Tokens a member consumes in a step.
+        flops_per_step: Floating-point operations of a member's step, if the trainable says.
+        budget: The limits, before any extension.
+        synchronous: False if donors may be under way when they are copied.
+        checkpoints: When members are saved.
+        session: Who takes the sweep up.
+        extend: The task of an extended spec, given its JSON-able data.
+    """
+
+    slots: tuple[Slot, ...]
+    bucket: str
+    defaults: Hparams
+    metric: str
+    split: str
+    tokens_per_step: int
+    budget: Budget
+    flops_per_step: float | None = None
+    synchronous: bool = True
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    session: Session = field(default_factory=Session)
+    extend: Callable[[Mapping[str, Any]], Task] | None = None

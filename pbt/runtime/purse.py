@@ -1,0 +1,116 @@
+"""What a running sweep has spent of its budget, and when that ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pbt.runtime.budget import Forecast, Limits, Usage, exceeded, seconds_left
+from pbt.runtime.orders import StackReport
+from pbt.spec import Budget
+
+#: Share of a limit on time that training leaves to the last evaluation and to saving; more while no evaluation has
+#: been timed.
+_RESERVE, _UNKNOWN = 0.02, 0.1
+
+
+class Purse:
+    """Keeps account of one session, on top of what earlier ones spent.
+
+    Args:
+        budget: The limits.
+        before: What earlier sessions used.
+        tokens_per_step: Tokens a member consumes in a step.
+        clock: Seconds, from any beginning.
+    """
+
+    def __init__(self, budget: Budget, before: Usage, tokens_per_step: int, clock: Callable[[], float]) -> None:
+        self._before, self._tokens_per_step, self._clock = before, tokens_per_step, clock
+        self._began = clock()
+        self._spent = Usage()
+        self._forecasts: dict[int, Forecast] = {}
+        self._evaluation_s = 0.0
+        self.num_ends = 0
+        self.extend(budget)
+
+    def extend(self, budget: Budget) -> None:
+        """Another budget holds from now on."""
+        self._budget, self._limits = budget, Limits.of(budget)
+        self._is_over = False
+
+    def end(self) -> None:
+        """The strategy has been told that the budget is over."""
+        self._is_over = True
+        self.num_ends += 1
+
+    def spend(self, report: StackReport, steps: int) -> None:
+        """Take in what an order cost; `steps` were trained by all members together (0 in a recovery)."""
+        self._spent += Usage(device_s=report.wall_s, joules=report.joules, tokens=steps * self._tokens_per_step)
+        self._evaluation_s = max(self._evaluation_s, report.evaluation_s)
+        if report.stack not in self._forecasts:
+            self._forecasts[report.stack] = Forecast()  # the first order may have compiled
+            return
+        longest = steps // max(1, len(report.segments))
+        cost = Usage(wall_s=report.wall_s, device_s=report.wall_s, joules=report.joules)
+        self._forecasts[report.stack] = self._forecasts[report.stack].observe(cost, longest)
+
+    def used_now(self) -> dict[str, Any]:
+        """What this session has used, as a row of the ledger's `usage`."""
+        used = self._session()
+        return {"wall_s": used.wall_s, "device_s": used.device_s, "joules": used.joules, "tokens": used.tokens}
+
+    def following(self, consumed: int) -> int:
+        """Steps of the segment that would follow for a member that has consumed so many."""
+        return max(0, min(self._budget.steps, self._budget.generations * self._budget.steps - consumed))
+
+    def exhausted(self, under_way: int, following: int, was_cut: bool) -> str | None:
+        """Why there is not enough left for the steps under way and those that would follow; None if there is.
+
+        Told once: the strategy orders nothing more after that.
+
+        Args:
+            under_way: Steps being trained, all members together.
+            following: Steps that would follow, all members together.
+            was_cut: Whether a segment had to be cut short.
+        """
+        if self._is_over or following == 0:
+            return None
+        per_member = following // max(1, -(-following // self._budget.steps))
+        spent = self._before + self._session() + Usage(tokens=under_way * self._tokens_per_step)
+        reason = exceeded(self._limits, spent, self._next_round(per_member, following * self._tokens_per_step))
+        if reason is None and was_cut:
+            reason = "the time is used up: segments had to be cut short"
+        if reason is not None:
+            self.end()
+        return reason
+
+    def seconds_left(self, num_stacks: int, busy_s: float) -> float | None:
+        """How long an order given now may train; None if no limit is on time or energy.
+
+        Args:
+            num_stacks: Stacks of the sweep.
+            busy_s: Seconds that the orders now under way have taken so far, summed.
+        """
+        spent = self._before + self._session() + Usage(device_s=busy_s)
+        left = seconds_left(self._limits, spent, stacks=num_stacks, watts=self._watts())
+        if left is None:
+            return None
+        limits = [limit for limit in (self._limits.wall_s, self._limits.device_s) if limit is not None]
+        share = _RESERVE if self._evaluation_s else _UNKNOWN
+        # At worst one host evaluates all stacks, one after another, and then the winner.
+        evaluations = 1.1 * self._evaluation_s * (num_stacks + 1)
+        return max(0.0, left - max(evaluations, share * min(limits, default=0.0)))
+
+    def _session(self) -> Usage:
+        return self._spent + Usage(wall_s=self._clock() - self._began)
+
+    def _next_round(self, steps: int, tokens: int) -> Usage:
+        """Stacks work side by side: their time is the longest, everything else adds up."""
+        costs = [forecast.of(steps=steps, tokens=0) for forecast in self._forecasts.values()]
+        together = Usage(tokens=tokens)
+        for cost in costs:
+            together += Usage(device_s=cost.device_s, joules=cost.joules)
+        return together + Usage(wall_s=max((cost.wall_s for cost in costs), default=0.0))
+
+    def _watts(self) -> float | None:
+        return max((watts for each in self._forecasts.values() if (watts := each.watts) is not None), default=None)

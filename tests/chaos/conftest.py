@@ -1,0 +1,17 @@
+"""Shared by the chaos suite: helpers explain their assertions, and file operations pass by whoever injects faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.register_assert_rewrite("tests.chaos.subject")
+
+from tests.chaos import faults  # noqa: E402
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _watched_disk() -> Iterator[None]:
+    with faults.watched():
+        yield

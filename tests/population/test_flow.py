@@ -1,0 +1,238 @@
+"""Asynchronous population-based training: each member is compared as soon as it reports."""
+
+import collections
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbt.population import PBT
+from pbt.population.flow import Company
+from pbt.population.verdicts import Keep, Standing
+from pbt.strategy import ContinueUntil, Copy, Decline, Evaluate, SegmentReported, Set, Start
+from searchspaces import Float, Space
+from tests.contracts.strategy_contract import (
+    EXAMPLES,
+    Case,
+    StrategyContract,
+    cases,
+    eventful,
+    make_task,
+    of_kind,
+    play,
+)
+
+NAN = math.nan
+SPACE = Space({"a": Float(0.0, 1000.0), "b": Float(0.0, 1000.0)})
+FLOW = PBT(synchronous=False)
+
+
+class TestContract(StrategyContract):
+    """Asynchronous `PBT` keeps the contract of every strategy, with whatever options."""
+
+    @pytest.fixture(
+        params=[
+            FLOW,
+            PBT(synchronous=False, explore="resample", quantile=0.5),
+            PBT(synchronous=False, inherit_hparams=False, resample_probability=0.0, factors=(0.5, 3.0)),
+        ],
+        ids=["defaults", "resample", "own-hparams"],
+    )
+    def options(self, request):
+        return request.param
+
+
+def test_it_says_so():
+    """The brain is told that donors may be under way."""
+    assert FLOW.synchronous is False
+
+
+# --- nobody waits
+
+
+@EXAMPLES
+@given(case=cases(failures=True))
+def test_each_goes_on_at_once(case):
+    """A report is answered for the member that reported, and for no other, until its last."""
+    for told in play(FLOW, case).told:
+        trains = of_kind(told.actions, ContinueUntil)
+        if isinstance(told.event, SegmentReported):
+            until = (told.generation + 2) * case.task.budget.steps
+            is_last = told.generation == case.generations - 1
+            expected = [] if is_last else [(told.event.member, until, told.generation + 1)]
+            assert expected == [(action.member, action.consumed, action.generation) for action in trains]
+            assert {action.cause for action in of_kind(told.actions, Copy | Set | Start)} <= {told.event.id}
+
+
+def test_a_slow_member_is_waited_for_at_the_end_alone():
+    """The fast one is at its end long before; the best is announced when both are."""
+    case = Case(
+        task=make_task(members=2, generations=3),
+        scores=[[0.1, 0.2, 0.3], [0.1, 0.2, 0.9]],
+        durations=[[1, 1, 1], [100, 1, 1]],
+    )
+    story = play(FLOW, case)
+    expected = ["start", "report:0:0", "report:0:1", "report:0:2", "report:1:0", "report:1:1", "report:1:2"]
+    assert [*expected, "evaluation:1:2:test"] == [event.id for event in story.events]
+    assert [Evaluate(cause="report:1:2", member=1, split="test")] == story.told[6].actions
+
+
+# --- who is replaced
+
+
+def test_what_a_report_orders():
+    """Copy, set and train on, when the second of two is worse: the whole answer, by hand."""
+    initial = ({"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 4.0})
+    options = PBT(synchronous=False, initial=initial, resample_probability=0.0, factors=(2.0, 2.0))
+    task = make_task(members=2, generations=2, steps=7, space=SPACE)
+    first, second = play(options, Case(task=task, scores=[[0.9, 0.0], [0.1, 0.0]])).told[1:3]
+    assert [ContinueUntil(cause="report:0:0", member=0, consumed=14, generation=1)] == first.actions
+    why = "Q 0.1 is rank 2 of 2 at age 7; donor 0 has 0.9 at age 7"
+    assert [
+        Copy(cause="report:1:0", donor=0, receiver=1, reason=why),
+        Set(cause="report:1:0", member=1, hparams={"a": 2.0, "b": 4.0}),
+        ContinueUntil(cause="report:1:0", member=1, consumed=14, generation=1),
+    ] == second.actions
+    assert {0} == second.under_way  # the donor
+
+
+def company(at_age, better, donors=()):
+    """Company of which the donors have these scores, best first, and are numbered from 10."""
+    known = [Standing(10 + place, score, {"a": 1.0, "b": 1.0}, age=20) for place, score in enumerate(donors)]
+    return Company(at_age, better, len(known), known.__getitem__)
+
+
+def consider(options, score, others, mode="max"):
+    member = Standing(3, score, {"a": 2.0, "b": 2.0}, age=10)
+    return options.consider(make_task(members=20, mode=mode, space=SPACE), 0, member, others)
+
+
+@pytest.mark.parametrize(
+    ("at_age", "better", "quantile", "is_replaced"),
+    [
+        (1, 0, 0.5, False),  # the first at its age
+        (2, 0, 0.5, False),
+        (2, 1, 0.2, True),
+        (3, 1, 0.2, False),  # the other two: one better, one no better
+        (3, 2, 0.2, True),
+        (9, 8, 0.2, True),
+        (9, 7, 0.2, False),
+        (10, 8, 0.2, True),  # now two are replaced
+        (10, 7, 0.2, False),
+        (20, 10, 0.5, True),
+        (20, 9, 0.5, False),
+        (5, 0, 0.5, False),  # all five are equal
+    ],
+)
+def test_the_worst_so_far_at_an_age_are_replaced(at_age, better, quantile, is_replaced):
+    """Among the `max(1, floor(quantile * n))` worst of the n that were as old; equals are no worse."""
+    verdict = consider(PBT(synchronous=False, quantile=quantile), 0.5, company(at_age, better, donors=[0.9]))
+    assert is_replaced == (verdict is not None)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_donor_that_became_worse_is_declined(mode):
+    """It may have been better at that age, and be worse now; one that is as good will do."""
+    sign = 1.0 if mode == "max" else -1.0
+    worse = consider(FLOW, sign * 0.5, company(2, 1, donors=[sign * 0.4]), mode)
+    score, donor = sign * 0.5, sign * 0.4
+    assert Keep(3, f"Q {score:g} is rank 2 of 2 at age 10; donor 10 has {donor:g} at age 20, which is worse") == worse
+    assert consider(FLOW, sign * 0.5, company(2, 1, donors=[sign * 0.5]), mode).donor == 10
+
+
+def test_nobody_to_copy_from():
+    """A bad member keeps what it has, and a diverged one begins again."""
+    assert Keep(3, "there is nobody to copy from") == consider(FLOW, 0.5, company(2, 1))
+    restart = consider(FLOW, NAN, company(1, 0))
+    assert restart.member == 3
+    SPACE.check(restart.hparams)
+
+
+def test_donors_are_drawn_from_the_top():
+    """Of ten members the best two by their last scores, about equally often; the member itself is none of them."""
+    others = company(10, 9, donors=[1.0 - place / 10 for place in range(9)])
+    member = Standing(3, 0.0, {"a": 2.0, "b": 2.0}, age=10)
+    task = make_task(members=20, space=SPACE)
+    drawn = collections.Counter(FLOW.consider(task, generation, member, others).donor for generation in range(200))
+    assert {10, 11} == set(drawn)
+    assert all(60 < number < 140 for number in drawn.values())  # 100 +- 7
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_members_are_compared_at_equal_age(mode):
+    """A slow member of middling quality is kept, though all others have better scores by the time it reports."""
+    sign = 1.0 if mode == "max" else -1.0
+    learning = [[sign * (generation + quality / 10) for generation in range(6)] for quality in range(5)]
+    durations = [[1] * 6, [1] * 6, [8] * 6, [1] * 6, [1] * 6]
+    case = Case(task=make_task(members=5, generations=6, mode=mode), scores=learning, durations=durations)
+    story = play(PBT(synchronous=False, resample_probability=0.0), case)
+    first = next(told for told in story.told if told.event.id == "report:2:0")
+    ahead = {member: score for member, score in first.scores.items() if member != 2}
+    assert all(sign * score > sign * first.scores[2] for score in ahead.values())
+    assert [] == of_kind(first.actions, Copy | Decline)
+
+
+def test_a_copy_is_of_the_last_report_whoever_owns_it_trains_with_by_now():
+    """Explored are the values that earned the donor its score, not those it was given since."""
+    initial = ({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}, {"a": 100.0, "b": 100.0})
+    options = PBT(synchronous=False, initial=initial, resample_probability=0.0, factors=(2.0, 2.0))
+    # Member 1 is good by now, but was worse than member 0 at its age: it copies 0, and is then copied by 2.
+    case = Case(
+        task=make_task(members=3, generations=2, space=SPACE),
+        scores=[[0.5, 0.1], [0.4, 0.0], [0.3, 0.0]],
+        durations=[[1, 1], [3, 9], [4, 1]],
+    )
+    story = play(options, case)
+    answers = {told.event.id: told.actions for told in story.told}
+    assert [Decline] == [type(action) for action in answers["report:1:0"][:-1]]  # 0 reported 0.1 in the meantime
+    assert [1] == [copy.donor for copy in of_kind(answers["report:2:0"], Copy)]
+    case = Case(
+        task=make_task(members=3, generations=2, space=SPACE),
+        scores=[[0.5, 0.0], [0.4, 0.0], [0.3, 0.0]],
+        durations=[[1, 3], [2, 9], [5, 1]],
+    )
+    answers = {told.event.id: told.actions for told in play(options, case).told}
+    assert [{"a": 2.0, "b": 2.0}] == [change.hparams for change in of_kind(answers["report:1:0"], Set)]
+    # Member 0 has fallen to 0.0, so that 1 is the best: what it trained with was 10, what it trains with now is 2.
+    (copy,), (change,) = (of_kind(answers["report:2:0"], kind) for kind in (Copy, Set))
+    assert (copy.donor, change.hparams) == (1, {"a": 20.0, "b": 20.0})
+
+
+def test_about_as_many_are_replaced_as_in_rounds():
+    """A fifth in every generation, however long each member takes: with 20 members 4, over 30 generations 120."""
+    rng = random.Random(1)
+    scores = [[rng.random() for _ in range(31)] for _ in range(20)]
+    durations = [[rng.randint(1, 3) for _ in range(31)] for _ in range(20)]
+    case = Case(task=make_task(members=20, generations=31, space=SPACE), scores=scores, durations=durations)
+    in_rounds, in_flow = (len(of_kind(play(options, case).actions, Copy)) for options in (PBT(), FLOW))
+    assert in_rounds == 120
+    assert 90 < in_flow < 150
+
+
+# --- NaN
+
+
+@EXAMPLES
+@given(case=eventful(), quantile=st.sampled_from([0.2, 0.5]))
+def test_nobody_goes_on_diverged(case, quantile):
+    """Who reports NaN takes over from another, or begins again where the last score of all others is NaN."""
+    for told in play(PBT(synchronous=False, quantile=quantile), case).told:
+        if not isinstance(told.event, SegmentReported) or not of_kind(told.actions, ContinueUntil):
+            continue
+        if math.isnan(told.scores[told.event.member]):
+            others = [score for score in told.scores.values() if not math.isnan(score)]
+            assert [Copy if others else Start] == [type(a) for a in told.actions if isinstance(a, Copy | Start)]
+
+
+def test_who_begins_again_is_compared_with_beginners():
+    """Its weights are young: after a restart it is no worse than others were at that age, and is kept."""
+    case = Case(
+        task=make_task(members=3, generations=4),
+        scores=[[0.1, 0.5, 0.8, 0.9], [0.2, 0.6, 0.8, 0.9], [NAN, 0.3, 0.9, 0.9]],
+        durations=[[5, 1, 1, 1], [5, 1, 1, 1], [1, 9, 1, 1]],
+    )
+    answers = {told.event.id: told.actions for told in play(FLOW, case).told}
+    assert [2] == [start.member for start in of_kind(answers["report:2:0"], Start)]
+    assert [ContinueUntil(cause="report:2:1", member=2, consumed=30, generation=2)] == answers["report:2:1"]

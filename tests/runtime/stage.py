@@ -1,0 +1,260 @@
+"""A stage on which a sweep is played by hand: one thread, every order, report and loss where the test wants it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pbt.record.ledger import Ledger, LedgerReader
+from pbt.record.runs import make_run
+from pbt.runtime.brain import Brain
+from pbt.runtime.checkpoints import CheckpointStore
+from pbt.runtime.exchange import LocalExchange
+from pbt.runtime.orders import SegmentResult, StackReport, WorkOrder, carry_out, publish
+from pbt.runtime.plan import Plan, Session
+from pbt.spec import Budget, Checkpoints
+from pbt.strategy import Action, Event, StrategyOptions, Task
+from searchspaces import Space
+from tests.runtime.miniature import SPACE, Clear, ClearStack, make_plan
+
+
+class Clock:
+    """Seconds, in the hands of the test."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Script:
+    """A strategy that answers each event by its id, from a script, and remembers what it heard."""
+
+    def __init__(self, answers: Mapping[str, Sequence[Action]]) -> None:
+        self._answers = answers
+        self.heard: list[Event] = []
+
+    def handle(self, events: Sequence[Event]) -> list[Action]:
+        self.heard += events
+        return [action for event in events for action in self._answers.get(event.id, ())]
+
+
+class Shelf:
+    """Published states and checkpoints of a run. What is to be saved waits until it is told.
+
+    Attributes:
+        calls: Everything the brain asked for, as `(what, token or digest)`.
+        told: What was to be remembered with each state that was to be saved, by token.
+        is_full: Whether nothing can be saved.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.exchange = LocalExchange()
+        self.store = CheckpointStore(run / "checkpoints")
+        self.calls: list[tuple[str, str]] = []
+        self.told: dict[str, Mapping[str, Any]] = {}
+        self.waiting: list[str] = []
+        self.is_full = False
+
+    def offer(self, token: str, digest: str) -> None:
+        self.calls.append(("offer", token))
+        self.exchange.publish(token, self.store.load(digest))
+
+    def save(self, token: str, about: Mapping[str, Any]) -> None:
+        self.calls.append(("save", token))
+        self.told[token] = about
+        self.waiting.append(token)
+
+    def drop(self, token: str) -> None:
+        self.calls.append(("drop", token))
+        self.exchange.drop(token)
+
+    def remove(self, digest: str) -> None:
+        self.calls.append(("remove", digest))
+        self.store.remove(digest)
+
+    def tell(self, brain: Brain) -> None:
+        """Save what is there, and say so."""
+        for token in [token for token in self.waiting if token in self.exchange]:
+            self.waiting.remove(token)
+            if self.is_full:
+                brain.not_saved(token, "cannot write: the disk is full.")
+            else:
+                brain.saved(token, self.store.save(self.exchange.fetch(token), self.told[token]))
+
+    def asked(self, what: str) -> list[str]:
+        """What was asked for of one kind, in order."""
+        return [name for call, name in self.calls if call == what]
+
+
+class Stage:
+    """A sweep of a `Clear` trainable, its brain and its stacks.
+
+    Args:
+        run: The run's folder; an existing one is taken up.
+        options: Of the strategy.
+        clock: The brain's.
+        ledger: Makes the ledger.
+        extend: Spec and slots of an extension, as in `Session`.
+        limits: Of the budget.
+        (others): As in a sweep.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        options: StrategyOptions,
+        *,
+        members: int = 4,
+        generations: int = 3,
+        steps: int = 10,
+        stacks: int = 2,
+        seed: int = 0,
+        space: Space = SPACE,
+        checkpoints: Checkpoints | None = None,
+        trainable: Clear | None = None,
+        clock: Clock | None = None,
+        ledger: Callable[..., Ledger] = Ledger,
+        extension: tuple[int, str] | None = None,
+        extend: Callable[[Mapping[str, Any]], Task] | None = None,
+        **limits: Any,
+    ) -> None:
+        self.run, self.trainable, self.clock = run, trainable or Clear(), clock or Clock()
+        budget = Budget(members=members, generations=generations, steps=steps, **limits)
+        again = (run / "ledger").exists()
+        plan = make_plan(
+            self.trainable,
+            budget,
+            stacks,
+            checkpoints=checkpoints or Checkpoints(),
+            synchronous=getattr(options, "synchronous", True),
+            session=Session(reason="resume" if again else "start", extension=extension),
+            extend=extend,
+        )
+        self.strategy = options.begin(Task(space=space, metric="Q", mode="max", budget=budget, seed=seed))
+        self.shelf = Shelf(run)
+        self.ledger = ledger(run, existing=again)
+        self.brain = Brain(plan, self.strategy, self.ledger, self.shelf, self.clock)
+        self.taken: dict[int, WorkOrder] = {}
+        self.released: list[WorkOrder] = []
+        self.brain.start()
+        self.stacks: dict[int, ClearStack] = {stack: self._build(stack) for stack in range(self.brain.num_stacks)}
+
+    def _build(self, stack: int) -> ClearStack:
+        return self.trainable.build("clear", self.brain.capacity(stack), None)  # type: ignore[arg-type]
+
+    def take(self, stacks: Iterable[int] | None = None) -> list[WorkOrder]:
+        """Have these stacks (all, if none are named) ask for work; what they publish is published at once."""
+        asking = [stack for stack in (self.stacks if stacks is None else stacks) if stack not in self.taken]
+        orders = self.brain.orders(asking)
+        for order in orders:
+            publish(self.stacks[order.stack], order, self.shelf.exchange)
+            self.taken[order.stack] = order
+        self.released += orders
+        return orders
+
+    @property
+    def ready(self) -> list[int]:
+        """Stacks whose order can be carried out: what it fetches is there."""
+        return [
+            stack
+            for stack, order in sorted(self.taken.items())
+            if all(item.token in self.shelf.exchange for item in order.fetch)
+        ]
+
+    def carry_out(self, stack: int) -> StackReport:
+        """Carry out the order of a stack, without a report."""
+        return carry_out(self.stacks[stack], self.taken[stack], self.shelf.exchange)
+
+    def do(self, stack: int) -> None:
+        """Carry out the order of a stack, and report."""
+        report = self.carry_out(stack)
+        del self.taken[stack]
+        self.brain.report([report])
+
+    def lose(self, *stacks: int) -> None:
+        """Lose the hosts of these stacks, and have others come up, with nothing in them."""
+        for stack in stacks:
+            self.taken.pop(stack, None)
+            self.stacks[stack] = self._build(stack)
+        self.brain.lost(stacks, "the node is gone")
+        for stack, order in list(self.taken.items()):
+            missing = [item.token for item in order.fetch if item.token not in self.shelf.exchange]
+            if not all(self.brain.is_to_wait(order, token) for token in missing):
+                del self.taken[stack]
+
+    def turn(self, choose: Callable[[Sequence[int]], int] = min) -> None:
+        """Everybody asks for work, and one stack does what it was told.
+
+        Args:
+            choose: Which of those that can.
+        """
+        self.take()
+        self.shelf.tell(self.brain)
+        if not self.brain.done:
+            assert self.ready, "the sweep hangs"
+            self.do(choose(self.ready))
+            self.shelf.tell(self.brain)
+
+    def play(self, choose: Callable[[Sequence[int]], int] = min) -> Stage:
+        """Go on to the end, and close."""
+        while not self.brain.done:
+            self.turn(choose)
+        self.brain.close()
+        return self
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """A table of the ledger as it is on disk, without times."""
+        return rows(self.run, table)
+
+    def digest(self) -> str:
+        """Of the ledger."""
+        return LedgerReader(self.run).digest()
+
+
+def rows(run: Path, table: str) -> list[dict[str, Any]]:
+    """A table of a ledger as it is on disk, without times."""
+    found = LedgerReader(run).rows((table,))[table]
+    return [{name: value for name, value in row.items() if name != "at"} for row in found]
+
+
+def new_run(storage: Path) -> Path:
+    """A run's folder."""
+    return make_run(storage, "stage", {}).path
+
+
+def photographs(run: Path, album: Path) -> Callable[..., Ledger]:
+    """A ledger that, at each commit, copies the run's folder to `album/0000`, `album/0001`, ...
+
+    What a process that died there would have left behind.
+    """
+
+    class Photographed(Ledger):
+        def commit(self) -> None:
+            num = self._pending
+            super().commit()
+            if num:
+                shutil.copytree(run, album / f"{len(list(album.glob('*'))):04d}")
+
+    album.mkdir(exist_ok=True)
+    return Photographed
+
+
+def ended(order: WorkOrder, scores: Mapping[int, float], wall_s: float = 2.0, **changes: Any) -> StackReport:
+    """The report of a stack on which everything went well."""
+    results = [
+        SegmentResult(
+            member=item.member,
+            segment=item.segment,
+            age=item.until,
+            consumed=item.until,
+            held=item.hparams,
+            training={"loss": 0.5},
+            evaluation={"Q": scores[item.member], "other": 1.0},
+        )
+        for item in order.train
+    ]
+    return StackReport(order=order.id, stack=order.stack, wall_s=wall_s, segments=tuple(results), **changes)
