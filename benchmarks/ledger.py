@@ -210,7 +210,8 @@ def mlflow_sqlite(num_rows: int) -> dict[str, Any]:
 def read_back(num_rows: int) -> dict[str, Any]:
     """Write so many metrics, and read them in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
-        run, found = Path(folder), {"rows": num_rows}
+        run = Path(folder)
+        found: dict[str, Any] = {"rows": num_rows}
         ledger = Ledger(run)
         found["write_s"] = write_metrics(ledger, num_rows)
         ledger.close(finished=False)

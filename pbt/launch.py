@@ -220,7 +220,9 @@ def started(hosts: Hosts) -> Iterator[None]:
 def _run_on_hosts(job: Job) -> None:
     trainable, hosts = job.resolved.trainable, job.spec.hosts
     plan = _plan(job)
-    make_brain = partial(_make_brain, plan, job.resolved.strategy, job.resolved.task, job.run.path.absolute())
+    run, archive = job.run.path.absolute(), job.spec.archive
+    place = None if archive is None else f"{archive.rstrip('/')}/{run.name}"
+    make_brain = partial(_make_brain, plan, job.resolved.strategy, job.resolved.task, run, place)
     common: dict[str, Any] = {
         "run": job.run.path,
         "trainable": trainable,
@@ -288,12 +290,18 @@ def _extended_task(capabilities: Capabilities, spec: Mapping[str, Any]) -> Task:
 
 
 def _make_brain(
-    plan: Plan, strategy: StrategyOptions, task: Task, run: Path, states: States, is_restarted: bool = False
+    plan: Plan,
+    strategy: StrategyOptions,
+    task: Task,
+    run: Path,
+    archive: str | None,
+    states: States,
+    is_restarted: bool = False,
 ) -> Brain:
     """The brain is built where it lives, which under Ray is another process, and another one after a crash."""
     if is_restarted:
         plan = dataclasses.replace(plan, session=dataclasses.replace(plan.session, reason="restart"))
-    ledger = Ledger(run, existing=plan.session.reason != "start")
+    ledger = Ledger(run, archive=archive) if plan.session.reason == "start" else Ledger(run, existing=True)
     try:
         return Brain(plan, strategy.begin(task), ledger, states)
     except BaseException:

@@ -280,6 +280,8 @@ class SweepSpec:
         storage: Folder that holds the runs and, by default, MLflow's database.
         tracking: The MLflow mirror.
         checkpoints: When members are saved.
+        archive: Folder, or address on any pyarrow filesystem (`s3://BUCKET/PATH`), below which the ledgers' sealed
+            parts are kept; None keeps them with the run.
     """
 
     __pydantic_config__ = _STRICT
@@ -295,6 +297,7 @@ class SweepSpec:
     storage: str = "pbt-runs"
     tracking: Tracking = field(default_factory=Tracking)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    archive: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that cannot be folders, and seeds that cannot seed."""
@@ -314,6 +317,10 @@ class SweepSpec:
             "Name at least one hyperparameter, or a ready space",
         )
         require(bool(self.storage), "storage", "is empty", "Name a folder")
+        require(self.archive != "", "archive", "is empty", "Name a folder or an address, or leave it out")
+        # First of all checks of it, so that no message shows it.
+        secret = self.archive is not None and has_secret(self.archive)
+        require(not secret, "archive", "holds a password, which would be recorded", "Keep it in the environment")
         for part, component in (("trainable", self.trainable), ("strategy", self.strategy)):
             require(bool(component.name), f"{part}.name", "is empty", "Write a registered name or module.path:Class")
 

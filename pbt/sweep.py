@@ -56,6 +56,7 @@ class Sweep:
         storage: Folder that holds the runs.
         tracking: The MLflow mirror; False leaves MLflow alone.
         checkpoints: When members are saved.
+        archive: Folder or address below which sealed parts of ledgers are kept; None keeps them with the run.
 
     Raises:
         SpecError: The sweep cannot be run as described.
@@ -77,6 +78,7 @@ class Sweep:
         storage: str | Path = "pbt-runs",
         tracking: Tracking | bool = True,
         checkpoints: Checkpoints | None = None,
+        archive: str | None = None,
     ) -> None:
         self._trainable = None if isinstance(trainable, str | Component) else trainable
         self._strategy = None if isinstance(strategy, str | Component) else strategy
@@ -92,6 +94,7 @@ class Sweep:
             storage=str(storage),
             tracking=Tracking(enabled=tracking) if isinstance(tracking, bool) else tracking,
             checkpoints=checkpoints or Checkpoints(),
+            archive=archive,
         )
         _check_recordable(self.spec)
         self.resolved = _resolve(self.spec, self._trainable, self._strategy)

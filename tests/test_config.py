@@ -182,7 +182,7 @@ def test_files_that_cannot_be_read(tmp_path, name, reason):
 
 # --- mistakes in the sweep
 
-KEYS = "budget, checkpoints, hosts, name, objective, seed, space, storage, strategy, tracking, trainable"
+KEYS = "archive, budget, checkpoints, hosts, name, objective, seed, space, storage, strategy, tracking, trainable"
 
 
 @pytest.mark.parametrize(

@@ -306,6 +306,12 @@ def test_lines_of_one_members_weights(lineage):
     ] == [names(line.segments) for line in lineage.lines()]
 
 
+def test_a_line_has_two_ends(lineage):
+    """Its first segment and its last."""
+    line = lineage.lines()[0]
+    assert (line.first.key, line.last.key) == (key("0:0"), key("0:2"))
+
+
 def test_lines_of_some_segments(lineage):
     """A gap parts them."""
     chosen = [segment for segment in lineage.segments.values() if segment.key != key("0:1")]
@@ -406,7 +412,9 @@ def histories(draw):
         st.integers(1, 3),
         st.sampled_from([0.1, 0.2]),
     )
-    for member, how, donor, steps, lr in draw(st.lists(moves, max_size=25)):
+    for member, how, donor, steps, lr in draw(
+        st.lists(moves, min_size=draw(st.sampled_from([0, 10, 20])), max_size=40)
+    ):
         before = own[member]
         if before and before[-1].status == "failed":
             continue

@@ -141,6 +141,7 @@ def test_defaults_need_not_be_written():
         "storage": "pbt-runs",
         "tracking": {"enabled": True, "uri": None, "experiment": None},
         "checkpoints": {"every_steps": None, "every_minutes": 5.0, "keep": 2},
+        "archive": None,
     }
 
 

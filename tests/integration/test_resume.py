@@ -369,3 +369,24 @@ def test_stopped_and_resumed_under_ray(ray_cluster: None, tmp_path: Path) -> Non
     run = only_run(tmp_path / "stopped")
     resumed: Result = pbt.resume(run, progress=False, hosts={"kind": "local"})
     assert resumed.digest() == alone.digest()
+
+
+# --- elsewhere
+
+
+def test_sealed_parts_may_be_kept_elsewhere(tmp_path: Path) -> None:
+    """The run's folder points to them; it is read, resumed and extended as any other."""
+    alone = sweep(tmp_path / "alone", generations=8).run(progress=False)
+    archive = (tmp_path / "archive").as_uri()
+    first = sweep(tmp_path / "runs", archive=archive).run(progress=False)
+    assert list((tmp_path / "archive" / first.path.name / "segments").glob("*.parquet"))
+    assert not list(first.path.rglob("*.parquet"))
+    extended = pbt.extend(first.path, generations=8, progress=False)
+    assert extended.digest() == alone.digest()
+
+
+def test_an_archive_with_a_password_is_refused() -> None:
+    """It would be recorded; and the message does not show it."""
+    with pytest.raises(SpecError, match="archive: holds a password") as caught:
+        sweep(Path("unused"), archive="s3://key:hidden@bucket/path")
+    assert "hidden" not in str(caught.value)

@@ -207,6 +207,18 @@ def test_a_checkpoint_that_cannot_be_read_is_found(rows):
     assert violations(rows, lambda digest: False, BUDGET)
 
 
+def test_of_several_decisions_the_last_counts(rows):
+    """Of those since the segment before."""
+    copied = find(rows, "segments", member=1, segment=3)
+    for kind, values in (("copy", {"donor": 0}), ("set", {"hparams": '{"lr":7}'})):
+        made = find(rows, "decisions", kind=kind, member=1)
+        rows["decisions"].append({**made, **values, "at": made["at"] - 0.0001})
+    assert [] == violations(rows, readable, BUDGET)
+    find(rows, "decisions", kind="set", donor=None, hparams='{"lr":7}').update(at=copied["at"] - 0.0001)
+    (found,) = violations(rows, readable, BUDGET)
+    assert 'but {"lr":7} was decided' in found
+
+
 def test_a_sweep_may_end_without_a_winner(rows):
     """Nobody is announced, and nobody is missed."""
     find(rows, "decisions", **WINNER).update(member=None)

@@ -1115,21 +1115,23 @@ def test_what_a_stack_was_told_meanwhile_is_not_forgotten_when_it_is_lost(make_b
     assert (Examine(0, 0, "validation"),) == again.examine
 
 
-def test_a_host_that_waits_in_vain_is_told_so(tmp_path):
+def test_a_host_that_waits_in_vain_is_told_so(make_brain):
     """The stack that was to publish is lost: whoever waits for it forgets its order, and is given it again."""
-    options, sweep = PBT(quantile=0.5), {"members": 2, "seed": 0, "checkpoints": Checkpoints(every_minutes=None)}
-    stage = Stage(new_run(tmp_path), options, **sweep)
-    while not any(order.fetch for order in stage.taken.values()):
-        if len(stage.taken) == 2:
-            stage.do(min(stage.ready))
-        stage.take()
-    waiting = next(order for order in stage.taken.values() if order.fetch)
-    (token,) = [item.token for item in waiting.fetch]
-    assert stage.brain.is_to_wait(waiting, token)
-    stage.shelf.exchange.drop(token)
-    stage.brain.lost([1 - waiting.stack], "gone")
-    assert not stage.brain.is_to_wait(waiting, token)
-    assert not stage.brain.is_to_wait(waiting, token)
+    copy = Copy(cause="c", donor=0, receiver=3, reason="")
+    brain, orders = decided(make_brain, copy, *(go_on(m, 20, 1) for m in (0, 3)))
+    assert brain.is_to_wait(orders[1], "0:0")
+    brain.lost([0], "gone")
+    assert not brain.is_to_wait(orders[1], "0:0")
+    assert not brain.is_to_wait(orders[1], "0:0")
+    recovered = []
+    while not recovered or not recovered[-1].fetch:
+        assert [] == brain.orders([1])
+        recovered += brain.orders([0])
+        brain.report([done(recovered[-1])])
+    donor, receiver = brain.orders([0, 1])
+    assert orders[0].publish == donor.publish
+    assert dataclasses.replace(orders[1], id=receiver.id) == receiver
+    assert brain.is_to_wait(receiver, "0:0")
 
 
 # --- stopping
