@@ -119,6 +119,12 @@ def test_equal_values_of_two_members_are_two_steps():
     assert [step.member for step in lineage.schedule(1)] == [0, 1]
 
 
+def test_weights_that_come_home_are_three_steps():
+    """Who trained last decides whether a step goes on, not who began."""
+    lineage = Lineage([segment("0:0"), segment("1:0"), segment("1:1", "0:0", age=10), segment("0:1", "1:1", age=20)])
+    assert [step.member for step in lineage.schedule(0)] == [0, 1, 0]
+
+
 def test_exploits_by_generation_and_member(lineage):
     """Segments that began with a copy, and no others."""
     assert names(lineage.exploits()) == ["1:1", "2:2"]

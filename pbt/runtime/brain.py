@@ -407,7 +407,7 @@ class Brain:
             if self._plan.synchronous or result:
                 following += self._purse.following(reached)
         was_cut = any(result.failure is None and result.consumed < self._until(result) for result in results.values())
-        reason = self._purse.exhausted(under_way, following, was_cut)
+        reason = self._purse.exhausted(under_way, following, was_cut, self.num_stacks)
         if reason is None:
             return []
         self._ledger.append("decisions", kind="budget", reason=reason)

@@ -177,7 +177,5 @@ def _usage(rows: Sequence[Row]) -> Usage:
     last = {row["session"]: row for row in rows}
     total = Usage()
     for row in last.values():
-        total += Usage(
-            wall_s=row["wall_s"], device_s=row["device_s"], joules=row.get("joules") or 0.0, tokens=row["tokens"]
-        )
+        total += Usage(wall_s=row["wall_s"], device_s=row["device_s"], joules=row.get("joules"), tokens=row["tokens"])
     return total

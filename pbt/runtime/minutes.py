@@ -36,9 +36,10 @@ class Minutes:
             return
         known_table, known = self._recorded.popleft()
         if (table, _bare(row)) != (known_table, _bare(known)):
+            parting = _differing(row, known)
             raise LedgerError(
-                f"the sweep cannot go on: the record says {_tell(known_table, known)}, but now the strategy says "
-                f"{_tell(table, row)}. Resume it with the versions it was begun with (`pbt show`)."
+                f"the sweep cannot go on: the record says {_tell(known_table, known, parting)}, but now the strategy "
+                f"says {_tell(table, row, parting)}. Resume it with the versions it was begun with (`pbt show`)."
             )
 
     def close(self) -> None:
@@ -60,7 +61,13 @@ def _bare(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None and name != "at"}
 
 
-def _tell(table: str, row: Mapping[str, Any]) -> str:
-    kind = row.get("kind", "train")
-    facts = [f"{name} {row[name]}" for name in ("member", "segment", "donor", "hparams") if row.get(name) is not None]
-    return " ".join([kind, *facts])
+def _differing(row: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Columns in which two decisions differ."""
+    row, other = _bare(row), _bare(other)
+    return sorted(name for name in row.keys() | other.keys() if row.get(name) != other.get(name))
+
+
+def _tell(table: str, row: Mapping[str, Any], parting: Iterable[str] = ()) -> str:
+    names = dict.fromkeys(("member", "segment", "donor", "hparams", *parting))
+    names.pop("kind", None)
+    return " ".join([row.get("kind", "train"), *(f"{name} {row[name]}" for name in names if row.get(name) is not None)])

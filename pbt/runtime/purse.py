@@ -63,7 +63,7 @@ class Purse:
         """Steps of the segment that would follow for a member that has consumed so many."""
         return max(0, min(self._budget.steps, self._budget.generations * self._budget.steps - consumed))
 
-    def exhausted(self, under_way: int, following: int, was_cut: bool) -> str | None:
+    def exhausted(self, under_way: int, following: int, was_cut: bool, num_stacks: int) -> str | None:
         """Why there is not enough left for the steps under way and those that would follow; None if there is.
 
         Told once: the strategy orders nothing more after that.
@@ -72,17 +72,27 @@ class Purse:
             under_way: Steps being trained, all members together.
             following: Steps that would follow, all members together.
             was_cut: Whether a segment had to be cut short.
+            num_stacks: Stacks of the sweep.
         """
         if self._is_over or following == 0:
             return None
-        per_member = following // max(1, -(-following // self._budget.steps))
-        spent = self._before + self._session() + Usage(tokens=under_way * self._tokens_per_step)
-        reason = exceeded(self._limits, spent, self._next_round(per_member, following * self._tokens_per_step))
-        if reason is None and was_cut:
-            reason = "the time is used up: segments had to be cut short"
+        reason = self._problem(under_way, following, was_cut, num_stacks)
         if reason is not None:
             self.end()
         return reason
+
+    def _problem(self, under_way: int, following: int, was_cut: bool, num_stacks: int) -> str | None:
+        per_member = following // max(1, -(-following // self._budget.steps))
+        spent = self._before + self._session() + Usage(tokens=under_way * self._tokens_per_step)
+        another = self._next_round(per_member, following * self._tokens_per_step)
+        if (reason := exceeded(self._limits, spent, another)) is not None:
+            return reason
+        if was_cut:
+            return "the time is used up: segments had to be cut short"
+        reserve_s = self._reserve_s(num_stacks)
+        if exceeded(self._limits, spent, another + Usage(wall_s=reserve_s, device_s=reserve_s * num_stacks)):
+            return "the time is used up: what is left is kept for evaluating and saving"  # segments would be cut
+        return None
 
     def seconds_left(self, num_stacks: int, busy_s: float) -> float | None:
         """How long an order given now may train; None if no limit is on time or energy.
@@ -95,11 +105,15 @@ class Purse:
         left = seconds_left(self._limits, spent, stacks=num_stacks, watts=self._watts())
         if left is None:
             return None
+        return max(0.0, left - self._reserve_s(num_stacks))
+
+    def _reserve_s(self, num_stacks: int) -> float:
+        """Seconds that are kept for the last evaluations and for saving."""
         limits = [limit for limit in (self._limits.wall_s, self._limits.device_s) if limit is not None]
         share = _RESERVE if self._evaluation_s else _UNKNOWN
         # At worst one host evaluates all stacks, one after another, and then the winner.
         evaluations = 1.1 * self._evaluation_s * (num_stacks + 1)
-        return max(0.0, left - max(evaluations, share * min(limits, default=0.0)))
+        return max(evaluations, share * min(limits, default=0.0))
 
     def _session(self) -> Usage:
         return self._spent + Usage(wall_s=self._clock() - self._began)

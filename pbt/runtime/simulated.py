@@ -226,10 +226,10 @@ def simulate(
     simulation = _Simulation(make_brain, world, trainable, place, store or MemoryStore(), begins_s)
     try:
         simulation.run()
+        return simulation.close(run)
     except BaseException:
         simulation.abandon()
         raise
-    return simulation.close(run)
 
 
 @dataclass(slots=True)

@@ -11,10 +11,12 @@ import pytest
 from tests.chaos.faults import Kill, Killed, Life
 from tests.chaos.subject import MORE, Subject
 
-#: Moments of an undisturbed life, one or more of every kind. It writes some 55 times before it closes its ledger.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the dead close nothing
+
+#: Moments of an undisturbed life, one or more of every kind. It writes some 48 times before it closes its ledger.
 KILLS = (
     *itertools.starmap(Kill, itertools.product(["write wal"], [1, 2, 3, 7, 12, 18, 25, 33, 42], ["before", "torn"])),
-    *itertools.starmap(Kill, itertools.product(["write wal"], [1, 6, 15, 30, 40, 50, 53], ["after", "power"])),
+    *itertools.starmap(Kill, itertools.product(["write wal"], [1, 6, 15, 30, 38, 43, 45], ["after", "power"])),
     *itertools.starmap(Kill, itertools.product(["sync tensors", "sync json"], [2], ["before", "torn"])),
     *itertools.starmap(Kill, itertools.product(["replace tensors", "replace json"], [1, 8, 21], ["before", "after"])),
     *itertools.starmap(Kill, itertools.product(["delete json", "delete tensors"], [1, 9, 16], ["before", "after"])),
@@ -119,17 +121,17 @@ def test_dies_again_while_it_is_taken_up(subject, expected, kill):
     assert_unharmed(subject, expected)
 
 
-@pytest.mark.parametrize("how", ["torn", "after", "power"])
+@pytest.mark.parametrize("how", ["torn", "after"])
 def test_dies_over_and_over(subject, expected, how):
     """Each life gets a little further than the last."""
-    for lives in itertools.count(1):
+    for lives in range(1, 20):
         try:
-            with Life(subject.run, Kill("write wal", 14, how)):
+            with Life(subject.run, Kill("write wal", 16, how)):
                 subject.simulate()
         except Killed:
             continue
         break
-    assert lives > 4
+    assert 4 <= lives < 19
     assert_unharmed(subject, expected)
 
 
@@ -137,7 +139,7 @@ def test_dies_over_and_over(subject, expected, how):
     "kill",
     [
         *itertools.starmap(Kill, itertools.product(["write wal"], [4, 9, 15, 22, 31, 45], ["before", "after"])),
-        *itertools.starmap(Kill, itertools.product(["replace part"], [1, 7, 23, 40], ["before", "after"])),
+        *itertools.starmap(Kill, itertools.product(["replace part"], [1, 7, 23, 30], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["replace manifest"], [2, 3, 5], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["delete wal", "sync wal"], [1, 3], ["before", "after"])),
     ],

@@ -159,6 +159,17 @@ def test_incidents_of_the_member_of_its_stack_and_of_all(rows):
     ]
 
 
+def test_a_member_that_moved_shares_the_fate_of_its_last_stack(rows):
+    """Not of the one it was on at first."""
+    segments = [row for row in rows["segments"] if row["member"] == 2]
+    for segment, stack in zip(segments, (7, 7, 8, 8), strict=True):
+        segment["stack"] = stack
+    for number, stack in enumerate((7, 8)):
+        gone = {"kind": "host_lost", "member": None, "stack": stack, "message": f"stack {stack}"}
+        rows["incidents"].append({**gone, "at": later(rows) + number})
+    assert "stack 8" == the(tell(rows, 2), "incident").reason
+
+
 def test_what_was_lost_and_trained_again(rows):
     """Once for each of the member's segments in an order of a recovery."""
     now = later(rows)
@@ -189,6 +200,7 @@ def test_what_concerns_the_whole_sweep_is_in_every_story(rows):
     for member in (1, 3):
         entries = tell(rows, member)
         assert ["session", "extend", "budget"] == kinds(entries)[-3:]
+        assert kinds(entries).count("session") == 1
         assert ["resume", "8 generations", "tokens"] == [entry.detail or entry.reason for entry in entries[-3:]]
 
 

@@ -167,7 +167,7 @@ class Clear:
         return self.built[-1]
 
 
-def make_plan(trainable: Trainable, budget: Budget, stacks: int, **changes: Any) -> Plan:
+def make_plan(trainable: Trainable, budget: Budget, stacks: int, split: str = "validation", **changes: Any) -> Plan:
     """The brain's fixed facts."""
     described = trainable.describe()
     return Plan(
@@ -175,7 +175,7 @@ def make_plan(trainable: Trainable, budget: Budget, stacks: int, **changes: Any)
         bucket=trainable.bucket({}),
         defaults={name: spec.default for name, spec in described.hparams.items()},
         metric="Q",
-        split="validation",
+        split=split,
         tokens_per_step=described.tokens_per_step,
         budget=budget,
         **changes,

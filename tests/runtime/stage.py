@@ -13,7 +13,7 @@ from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange
 from pbt.runtime.orders import SegmentResult, StackReport, WorkOrder, carry_out, publish
-from pbt.runtime.plan import Plan, Session
+from pbt.runtime.plan import Session
 from pbt.spec import Budget, Checkpoints
 from pbt.strategy import Action, Event, StrategyOptions, Task
 from searchspaces import Space
@@ -120,6 +120,7 @@ class Stage:
         ledger: Callable[..., Ledger] = Ledger,
         extension: tuple[int, str] | None = None,
         extend: Callable[[Mapping[str, Any]], Task] | None = None,
+        split: str = "validation",
         **limits: Any,
     ) -> None:
         self.run, self.trainable, self.clock = run, trainable or Clear(), clock or Clock()
@@ -133,6 +134,7 @@ class Stage:
             synchronous=getattr(options, "synchronous", True),
             session=Session(reason="resume" if again else "start", extension=extension),
             extend=extend,
+            split=split,
         )
         self.strategy = options.begin(Task(space=space, metric="Q", mode="max", budget=budget, seed=seed))
         self.shelf = Shelf(run)

@@ -823,7 +823,7 @@ def test_a_strategy_that_copies_who_is_under_way_must_say_so(make_brain):
     """Otherwise the state is at hand no more; what is wrong is said, and the mend."""
     copy = [Copy(cause="report:2:1", donor=0, receiver=2, reason=""), go_on(2, 30, 2)]
     brain, orders = second_round(make_brain, {"report:2:1": copy}, PLAN)
-    with pytest.raises(HostError, match="member 0, which is under way. Set `synchronous = False`"):
+    with pytest.raises(HostError, match=r"member 0, which is under way\. Set `synchronous = False`"):
         brain.report([ended(orders[1], {2: 0.1, 3: 0.2})])
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbt.errors import HostError
 from pbt.runtime.exchange import LocalExchange, pack, unpack
 from tests.runtime.miniature import in_time
 from trainables import Shard, State
@@ -176,3 +177,13 @@ def test_readers_wait_for_what_is_not_there_yet():
     exchange.publish("a", "state")
     in_time(20.0, lambda: [reader.join() for reader in readers])
     assert ["state"] * 4 == got
+
+
+def test_who_waits_for_a_state_is_let_go_when_the_exchange_closes():
+    """What is there can still be read."""
+    exchange = LocalExchange()
+    exchange.publish("1:0", "state")
+    exchange.close()
+    assert "state" == exchange.fetch("1:0")
+    with pytest.raises(HostError, match="the state 2:0 was not published before the sweep ended"):
+        in_time(20.0, lambda: exchange.fetch("2:0"))

@@ -58,12 +58,12 @@ class Quiet:
 
 
 @pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What the actor asks Ray; and a question that cannot be answered waits a moment only."""
     known = SimpleNamespace(was_current_actor_reconstructed=False)
     monkeypatch.setattr(tune.ray, "get_runtime_context", lambda: known)
     monkeypatch.setattr(tune, "_LONG_POLL_S", 0.05)
-    yield known
+    return known
 
 
 @pytest.fixture
