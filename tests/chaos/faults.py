@@ -49,7 +49,7 @@ class Life:
     """Counts the operations on a run's files, and ends at one of them. A context manager.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or one that holds it.
         kill: When it ends; None lets it live.
         die: What dying is.
 
@@ -110,7 +110,7 @@ class Life:
 
     def _forget(self) -> None:
         """What was written and not synced is gone, but for a few bytes that happened to reach the disk."""
-        for path in Path(self._folder, "ledger").glob("wal-*.jsonl"):
+        for path in Path(self._folder).rglob("wal-*.jsonl"):
             size = self._synced.get(str(path), 0)
             os.truncate(path, min(path.stat().st_size, size + 5))
 
@@ -169,6 +169,6 @@ def _kind(name: str) -> str:
         return "wal"
     if file in ("manifest.json", "manifest-copy.json"):
         return file.removesuffix(".json")
-    if folder == "checkpoints":
+    if folder.endswith("checkpoints"):
         return {".safetensors": "tensors", ".json": "json"}.get(os.path.splitext(file)[1], "folder")
     return "part" if file.endswith(".parquet") else "folder" if "." not in file else "file"

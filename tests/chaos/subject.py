@@ -147,9 +147,9 @@ class Subject:
         return {
             "digest": self.reader.digest(),
             "finished": self.reader.finished,
-            "decisions": _told(rows["decisions"], "kind", "member", "donor", "segment", "hparams", "reason", "cause"),
-            "outcomes": sorted(_told(rows["outcomes"], "member", "segment", "status", "consumed_end", "score", "reason")),
-            "metrics": sorted(_told(rows["metrics"], "member", "segment", "split", "name", "value", "age", "consumed")),
+            "decisions": _told(rows["decisions"], "kind member donor segment hparams reason cause"),
+            "outcomes": sorted(_told(rows["outcomes"], "member segment status consumed_end score reason")),
+            "metrics": sorted(_told(rows["metrics"], "member segment split name value age consumed")),
         }
 
     def problems(self, **extension: int) -> list[str]:
@@ -204,5 +204,5 @@ class _UnsoundStack:
 TRAINABLE = Unsound()
 
 
-def _told(rows: Sequence[Mapping[str, Any]], *names: str) -> list[tuple[str, ...]]:
-    return [tuple(str(row.get(name)) for name in names) for row in rows]
+def _told(rows: Sequence[Mapping[str, Any]], names: str) -> list[tuple[str, ...]]:
+    return [tuple(str(row.get(name)) for name in names.split()) for row in rows]

@@ -38,20 +38,17 @@ def assert_true(subject, **extension):
     ended = [row for row in subject.reader.rows()["outcomes"] if row["status"] == "ended"]
     last = {row["member"]: row["consumed_end"] for row in sorted(ended, key=lambda row: row["segment"])}
     budget = subject.task(extension).budget
-    assert {member: 10 * budget.generations for member in range(budget.members)} == last | {4: 10 * budget.generations}
+    assert dict.fromkeys(range(budget.members), 10 * budget.generations) == last | {4: 10 * budget.generations}
 
 
 def test_undisturbed_it_is_true(subject):
     """Members copy from others that are under way, across stacks."""
     subject.simulate(dataclasses.replace(CALM, hosts=3, slow_hosts={0: 1.7}))
     assert_true(subject)
-    rows = subject.reader.rows()
-    begun = {(row["member"], row["segment"]): row["at"] for row in rows["segments"]}
-    under_way = [
-        row
-        for row in rows["segments"]
-        if row["start"] == "copied" and begun.get((row["parent_member"], row["parent_segment"] + 1), row["at"]) < row["at"]
-    ]
+    rows = subject.reader.rows()["segments"]
+    begun = {(row["member"], row["segment"]): row["at"] for row in rows}
+    donors = [(row["parent_member"], row["parent_segment"] + 1, row["at"]) for row in rows if row["start"] == "copied"]
+    under_way = [donor for *donor, at in donors if begun.get(tuple(donor), at) < at]
     assert under_way
 
 
@@ -106,7 +103,7 @@ def test_hosts_and_brain_are_lost(subject, when):
     assert_true(subject)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_in_any_world(subject, seed):
     """Slow hosts, stragglers, delays, losses of hosts and brains, disks that are full, stops: all in one."""
     _come_to_an_end(subject, seed)
@@ -116,7 +113,7 @@ def test_in_any_world(subject, seed):
 @pytest.mark.full
 def test_in_many_worlds(tmp_path):
     """As above, a thousand times."""
-    for seed in range(40, 1040):
+    for seed in range(25, 1025):
         subject = Subject(tmp_path / str(seed), synchronous=False)
         _come_to_an_end(subject, seed)
         assert_true(subject)

@@ -1,7 +1,8 @@
-"""A sweep that dies at any moment ends as if nothing had happened: on simulated hosts, where every moment has a name."""
+"""A sweep that dies at any moment ends as if nothing had happened: simulated hosts, where every moment has a name."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -124,22 +125,22 @@ def test_dies_again_while_it_is_taken_up(subject, expected, kill):
 @pytest.mark.parametrize("how", ["torn", "after"])
 def test_dies_over_and_over(subject, expected, how):
     """Each life gets a little further than the last."""
-    for lives in range(1, 20):
-        try:
-            with Life(subject.run, Kill("write wal", 16, how)):
-                subject.simulate()
-        except Killed:
+    deaths = 0
+    while not (subject.has_begun and subject.reader.finished):
+        with contextlib.suppress(Killed), Life(subject.run, Kill("write wal", 16, how)):
+            subject.simulate()
             continue
-        break
-    assert 4 <= lives < 19
+        deaths += 1
+        assert deaths < 20
+    assert deaths > 2
     assert_unharmed(subject, expected)
 
 
 @pytest.mark.parametrize(
     "kill",
     [
-        *itertools.starmap(Kill, itertools.product(["write wal"], [4, 9, 15, 22, 31, 45], ["before", "after"])),
-        *itertools.starmap(Kill, itertools.product(["replace part"], [1, 7, 23, 30], ["before", "after"])),
+        *itertools.starmap(Kill, itertools.product(["write wal"], [9, 22, 45], ["before", "after"])),
+        *itertools.starmap(Kill, itertools.product(["replace part"], [1, 23], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["replace manifest"], [2, 3, 5], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["delete wal", "sync wal"], [1, 3], ["before", "after"])),
     ],
@@ -166,7 +167,7 @@ def more_expected(tmp_path_factory):
 @pytest.mark.parametrize(
     "kill",
     [
-        *itertools.starmap(Kill, itertools.product(["write wal"], [1, 2, 3, 4, 6, 9, 15, 22, 27], ["before", "after"])),
+        *itertools.starmap(Kill, itertools.product(["write wal"], [1, 2, 3, 5, 9, 15, 25], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["replace manifest"], [1, 2, 4], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["replace part", "delete part"], [1, 15], ["before", "after"])),
         *itertools.starmap(Kill, itertools.product(["replace json", "delete json"], [2], ["before", "after"])),

@@ -213,3 +213,50 @@ def test_list_of_nothing(folder: Path) -> None:
     assert outcome.exit_code == 0
     assert "no run" in outcome.output.lower()
     assert json.loads(pbt("list", "--json").output) == []
+
+
+# --- taken up again
+
+
+def test_extend_goes_on_beyond_the_end(folder: Path) -> None:
+    """The winner's summary says how often the sweep was taken up; a space may come from a file."""
+    assert pbt("run", with_change(folder, "seed", 1)).exit_code == 0
+    wider = {"h0": {"type": "float", "low": 0.0, "high": 2.0}, "h1": {"type": "float", "low": 0.0, "high": 1.0}}
+    (folder / "wider.yaml").write_text(yaml.safe_dump(wider))
+    done = pbt("extend", "latest", "--generations", "5", "--members", "6", "--space", "wider.yaml")
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "6 members x 5 generations x 5 steps" in done.output
+    assert "taken up   extended 1 time" in done.output
+    assert "incidents  4 states were loaded from checkpoints, 0 segments trained again" in done.output
+    facts = json.loads(pbt("show", "latest", "--json").output)
+    assert [session["reason"] for session in facts["summary"]["sessions"]] == ["start", "extend"]
+    assert facts["summary"]["sessions"][0]["software"]["torch"]
+    assert [incident["kind"] for incident in facts["summary"]["incidents"]] == ["recovered"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("resume", "latest"), ["has finished", "pbt extend", "--generations"]),
+        (("stop", "latest"), ["has finished"]),
+        (("extend", "latest"), ["extend: changes nothing", "generations"]),
+        (("extend", "latest", "--generations", "2"), ["budget.generations", "2", "3"]),
+        (("extend", "latest", "--space", "quadratc"), ["space", "quadratc"]),
+        (("extend", "latest", "--tokens", "0"), ["budget.tokens", "0"]),
+        (("extend", "latest", "--gpu-hours", "1"), ["budget.gpu_hours", "cpu"]),
+        (("resume", "nothing"), ["nothing"]),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_taken_up_is_refused_in_one_line(
+    folder: Path, arguments: tuple[str, ...], says: list[str]
+) -> None:
+    """With the mend, and the run stays as it was."""
+    assert pbt("run", with_change(folder, "seed", 0)).exit_code == 0
+    before = pbt("show", "latest", "--json").output
+    refused = pbt(*arguments)
+    assert refused.exit_code == 2
+    (line,) = refused.output.strip().splitlines()
+    for words in says:
+        assert words in line
+    assert before == pbt("show", "latest", "--json").output

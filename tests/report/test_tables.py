@@ -197,3 +197,47 @@ def test_changes_are_told_by_name_before_and_after() -> None:
 )
 def test_values_are_written_as_people_read_them(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def extended_info(members: int, generations: int) -> dict[str, object]:
+    """What `run.json` says of a sweep of ten-step generations that begins at second 0."""
+    budget = {"members": members, "generations": generations, "steps": 10}
+    return {"spec": {"budget": budget}, "objective": {"mode": "max"}, "created": 0.0}
+
+
+def begun(member: int, segment: int, generation: int, at: float) -> tuple[str, dict[str, object]]:
+    """A segment of ten steps for each generation up to its own."""
+    start = {"member": member, "segment": segment, "generation": generation, "start": "own", "hparams": "{}"}
+    return "segments", start | {"age_start": 10 * generation, "consumed_start": 10 * generation, "at": at}
+
+
+def over(member: int, segment: int, generation: int, at: float) -> tuple[str, dict[str, object]]:
+    """Its end."""
+    end = 10 * (generation + 1)
+    facts = {"member": member, "segment": segment, "status": "ended", "score": float(member), "at": at}
+    return "outcomes", facts | {"age_end": end, "consumed_end": end}
+
+
+def test_generations_before_an_extension_need_no_newcomer() -> None:
+    """A member that joined in the second generation is missed in none before it."""
+    population = Population(extended_info(members=2, generations=3))
+    population.apply([begun(0, 0, 0, 1.0), over(0, 0, 0, 2.0)])
+    population.apply([("decisions", {"kind": "finish", "member": 0, "at": 3.0})])
+    assert population.finish is not None
+    population.apply([("decisions", {"kind": "extend", "member": None, "at": 4.0})])
+    assert population.finish is None
+    population.apply([begun(0, 1, 1, 5.0), begun(1, 0, 1, 6.0)])
+    assert [1] == [row.generation for row in population.ended()]
+    population.apply([over(0, 1, 1, 7.0)])
+    assert [1] == [row.generation for row in population.ended()]
+    population.apply([over(1, 0, 1, 8.0), begun(0, 2, 2, 9.0), begun(1, 1, 2, 10.0)])
+    assert [1, 2] == [row.generation for row in population.ended()]
+
+
+def test_time_in_which_nobody_trained_does_not_count() -> None:
+    """From the last row of a session to the first of the next."""
+    population = Population(extended_info(members=1, generations=2))
+    population.apply([("sessions", {"session": 1, "at": 0.5}), begun(0, 0, 0, 1.0), over(0, 0, 0, 5.0)])
+    population.apply([("sessions", {"session": 2, "at": 105.0}), begun(0, 1, 1, 106.0), over(0, 1, 1, 110.0)])
+    assert population.paused_s == 100.0
+    assert population.elapsed == 10.0

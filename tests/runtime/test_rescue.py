@@ -73,8 +73,8 @@ def nothing():
     return {"publish": (), "fetch": (), "admit": (), "train": ()}
 
 
-def test_from_nothing(tmp_path):
-    """The shared ancestor is trained first, where it was; the copy is published to where it is wanted; all is placed."""
+def test_from_nothing():
+    """The shared ancestor is trained first, where it was; then what goes on from it; then all is placed."""
     rescue = Rescue(TWO, TARGETS, frozenset(), [A, B], {})
     assert (frozenset({0, 1}), (), False) == (rescue.stacks, rescue.loads, rescue.done)
     assert "0 states were loaded from checkpoints, 3 segments trained again" == rescue.story
