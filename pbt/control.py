@@ -16,6 +16,8 @@ from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
 from pbt.record.schema import canonical
+from pbt.runtime.budget import Limits, Usage, exceeded
+from pbt.runtime.history import read_history
 from pbt.spec import SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep, check_wider, space_data
@@ -156,9 +158,26 @@ def _take_up(
         warn_if_not_compiled(place)
         check_budget(_in_force(run, extension).budget, sweep.resolved.capabilities, place)
         if reason == "extend":
+            _check_room(reader, _in_force(run, extension), sweep.resolved.capabilities.tokens_per_step)
             run = _remember_extension(run, _in_force(run, extension))
         launch(Job(run, begun, sweep.resolved, place, reason, extension), progress=progress)
     return Result(run)
+
+
+def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> None:
+    """Refuse an extension of which not even the first round fits into the budget."""
+    budget, full = spec.budget, spec.budget.generations * spec.budget.steps
+    outcomes = reader.rows(("outcomes",))["outcomes"]
+    consumed = {row["member"]: row["consumed_end"] for row in outcomes}
+    failed = {row["member"] for row in outcomes if row["status"] == "failed"}
+    reached = max(consumed.values(), default=0)
+    newcomers = [member for member in range(budget.members) if member not in consumed]
+    steps = sum(min(budget.steps, full - consumed[member]) for member in consumed.keys() - failed)
+    steps += len(newcomers) * min(full, reached + budget.steps)
+    usage = read_history(reader, spec.objective.metric, spec.objective.split).usage
+    reason = exceeded(Limits.of(budget), usage, Usage(tokens=steps * tokens_per_step))
+    if steps and reason is not None:
+        raise SpecError("budget", reason, "Raise that limit as well, for example with --tokens or --wall-minutes")
 
 
 def _begun(run: Run) -> SweepSpec:

@@ -149,7 +149,7 @@ class Brain:
     @property
     def num_stacks(self) -> int:
         """Number of stacks the sweep is laid out on."""
-        return 1 + max(slot.stack for slot in self._slots)
+        return len(self._in_stack)
 
     @property
     def done(self) -> bool:
@@ -199,6 +199,8 @@ class Brain:
         fresh = [(report, known) for report in reports if (known := self._answered(report)) is not None]
         for report, known in fresh:
             self._purse.spend(report, sum(self._steps(result) for result in report.segments if known.draft))
+        if fresh:
+            self._ledger.append("usage", session=self._session, **self._purse.used_now())
         work = [report for report, known in fresh if known.draft is not None]
         happened = self._budget_events(work)
         for report, known in fresh:
@@ -230,6 +232,8 @@ class Brain:
                 self._take_back(stack)
             self._tokens.read_all(map(token_of, self._rescue.tokens), "rescue")
             lost |= self._rescue.stacks
+        if self._is_closing:  # who has nothing to save any more needs no states
+            lost &= self._closing.keys()
         self._recover(lost)
         self._ledger.commit()
         self._settle()
@@ -394,9 +398,8 @@ class Brain:
     def _budget_events(self, reports: Sequence[StackReport]) -> list[Happening]:
         """The end of the budget, to be told before reports after which there is not enough for another round."""
         results = {result.member: result for report in reports for result in report.segments}
-        if not results:
+        if not results or not self._purse.is_limited:
             return []
-        self._ledger.append("usage", session=self._session, **self._purse.used_now())
         under_way, following = 0, 0
         for number, member in self._members.items():
             result = results.get(number)
@@ -767,6 +770,9 @@ class Brain:
         for stack in range(self.num_stacks):
             for key in self._unsafe(stack):
                 self._save(key, self._closing.setdefault(stack, Draft()))
+        for draft in self._drafts.values():
+            for token in sorted({item.token for item in draft.fetch.values()}):
+                self._save_published(token)
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""
@@ -778,11 +784,22 @@ class Brain:
 
     def _save(self, key: SegmentKey, draft: Draft) -> None:
         """Have a member's state published, and saved."""
-        member, token = self._members[key.member], token_of(key)
-        about = {"member": key.member, "segment": key.index, "bucket": self._plan.bucket, "hparams": member.trained}
-        draft.publish[member.slot.index] = token
-        self._tokens.reads(token, "save")
-        self._saving.begin(key, member.consumed, about)
+        member = self._members[key.member]
+        draft.publish[member.slot.index] = token_of(key)
+        self._begin_to_save(key, member.trained)
+
+    def _save_published(self, token: str) -> None:
+        """Have a state saved that was copied from a donor which has trained on since, before the receiver has begun."""
+        key = key_of(token)
+        if self._tokens.is_published(token) and not self._saving.is_safe(key):
+            rows = LedgerReader(self._ledger.run).rows(("segments",))["segments"]
+            hparams = next(row["hparams"] for row in rows if (row["member"], row["segment"]) == (key.member, key.index))
+            self._begin_to_save(key, json.loads(hparams))
+
+    def _begin_to_save(self, key: SegmentKey, hparams: Hparams) -> None:
+        about = {"member": key.member, "segment": key.index, "bucket": self._plan.bucket, "hparams": hparams}
+        self._tokens.reads(token_of(key), "save")
+        self._saving.begin(key, self._members[key.member].consumed, about)
 
     def _tidy(self) -> None:
         """Remove the checkpoints that no living member's ancestry needs."""

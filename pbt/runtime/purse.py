@@ -54,6 +54,11 @@ class Purse:
         cost = Usage(wall_s=report.wall_s, device_s=report.wall_s, joules=report.joules)
         self._forecasts[report.stack] = self._forecasts[report.stack].observe(cost, longest)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return self._limits != Limits()
+
     def used_now(self) -> dict[str, Any]:
         """What this session has used, as a row of the ledger's `usage`."""
         used = self._session()

@@ -223,7 +223,8 @@ def simulate(
         HostError: The sweep stands still: nobody is left to do what others wait for.
     """
     place = place or Place(dtype="float64", compile="never")
-    simulation = _Simulation(make_brain, world, trainable, place, store or MemoryStore(), begins_s)
+    store = MemoryStore() if store is None else store
+    simulation = _Simulation(make_brain, world, trainable, place, store, begins_s)
     try:
         simulation.run()
         return simulation.close(run)
@@ -323,7 +324,6 @@ class _Exchange:
         world: How long things take.
         store: Holds checkpoints.
         on_publish: Called when there is another state.
-        on_saved: Called when the brain has heard how saving went.
     """
 
     def __init__(
@@ -332,12 +332,11 @@ class _Exchange:
         world: World,
         store: Store,
         on_publish: Callable[[str], None],
-        on_saved: Callable[[], None],
     ) -> None:
         self.brain: Brain | None = None
         self._states = LocalExchange()
         self._events, self._world, self._store = events, world, store
-        self._on_publish, self._on_saved = on_publish, on_saved
+        self._on_publish = on_publish
         self._jobs: deque[tuple[str, Mapping[str, Any]]] = deque()
         self._is_writing = False
 
@@ -392,7 +391,6 @@ class _Exchange:
         else:
             self.brain.saved(token, checkpoint)
         self._look()
-        self._on_saved()
 
 
 class _Simulation:
@@ -414,7 +412,7 @@ class _Simulation:
         self._free_stacks: list[int] = []
         self._waiting: dict[str, list[_Host]] = {}
         self._brain: Brain | None = None
-        self._exchange = _Exchange(self._events, world, store, self._published, self._changed)
+        self._exchange = _Exchange(self._events, world, store, self._published)
         self._is_stopping = False
         self._has_changed = True
         self._num_begun = self._num_host_losses = self._num_brain_losses = 0
@@ -478,7 +476,7 @@ class _Simulation:
     # --------------------------------------------------------------------------------------------------- the brain
 
     def _build_brain(self, *, is_restarted: bool) -> None:
-        self._exchange = _Exchange(self._events, self._world, self._store, self._published, self._changed)
+        self._exchange = _Exchange(self._events, self._world, self._store, self._published)
         self._waiting = {}
         self._brain = self._make_brain(self._exchange, self._events.clock, is_restarted)
         self._exchange.brain = self._brain

@@ -13,5 +13,6 @@ from tests.chaos import faults  # noqa: E402
 
 @pytest.fixture(scope="package", autouse=True)
 def _watched_disk() -> Iterator[None]:
-    with faults.watched():
+    with pytest.MonkeyPatch.context() as patch, faults.watched():
+        patch.setattr("pbt.record.wal.SYNC_S", 3600.0)  # the thread that syncs comes when it likes: never
         yield

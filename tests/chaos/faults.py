@@ -169,6 +169,8 @@ def _kind(name: str) -> str:
         return "wal"
     if file in ("manifest.json", "manifest-copy.json"):
         return file.removesuffix(".json")
+    if file.endswith(".parquet"):
+        return "part"
     if folder.endswith("checkpoints"):
         return {".safetensors": "tensors", ".json": "json"}.get(os.path.splitext(file)[1], "folder")
-    return "part" if file.endswith(".parquet") else "folder" if "." not in file else "file"
+    return "folder" if "." not in file else "file"

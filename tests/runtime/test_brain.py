@@ -1207,3 +1207,20 @@ def test_stopping_after_the_end_changes_nothing(tmp_path):
     stage.brain.stop()
     stage.play()
     assert LedgerReader(stage.run).finished
+
+
+def test_a_host_that_is_lost_when_its_members_are_saved_is_not_missed(tmp_path):
+    """At the end of a sweep nothing is trained again for nothing."""
+    stage = Stage(new_run(tmp_path), Fixed(), checkpoints=Checkpoints(every_minutes=None))
+    while not stage.brain.finished:
+        stage.turn()
+    stage.take([0])
+    stage.do(0)
+    stage.shelf.tell(stage.brain)
+    assert [0, 1] == [row["member"] for row in stage.rows("checkpoints")]
+    stage.take([1])
+    stage.lose(0)
+    begun = len(stage.released)
+    stage.play()
+    assert [] == stage.released[begun:]
+    assert {0, 1, 2, 3} == {row["member"] for row in stage.rows("checkpoints")}

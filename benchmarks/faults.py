@@ -1,0 +1,223 @@
+"""Sweeps killed with SIGKILL, again and again, and resumed: is anything lost or doubled, and how long does it take?
+
+    python -m benchmarks.faults [--kills 100] [--quick] [--json FILE]
+
+A sweep (population-based training of the paper's toy, seven members on two stacks, exploits across them) is driven by
+a process of its own, which is killed at a random moment: most often while it trains and records, sometimes while it is
+still taking the sweep up again. Another process resumes it, until the sweep has come to its end; then its digest is
+compared with that of the same sweep left alone. As many sweeps are run as it takes.
+
+There is no peer in this run: Ray Tune 2.60 saves no scheduler state, and its synchronous PBT hangs after
+`Tuner.restore`, so there is no time to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import pbt
+from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
+from pbt.errors import PbtError
+from pbt.record.ledger import LedgerReader
+from pbt.record.validity import violations
+from pbt.runtime.checkpoints import CheckpointStore
+from searchspaces import Float
+from trainables import Quadratic
+
+#: Seconds in which a life ends at random, after the first segment it recorded or, for some, after it began.
+_LIFE_S, _EARLY_S = 1.0, 0.15
+#: Share of lives that end while the sweep is still being taken up.
+_EARLY = 0.2
+
+_DRIVER = """
+import sys, time
+from pathlib import Path
+import benchmarks.faults as faults
+print(time.time(), flush=True)
+faults.drive(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+def sweep(storage: Path, seed: int, generations: int) -> Sweep:
+    """The sweep that is killed."""
+    space = {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0), "lr": Float(1e-3, 1e-1, log=True)}
+    return Sweep(
+        name="faults",
+        trainable=Quadratic(),
+        space=space,
+        objective="Q",
+        strategy=PBT(quantile=0.3),
+        budget=Budget(members=7, generations=generations, steps=10),
+        seed=seed,
+        hosts=Hosts(kind="local", stacks=2),
+        storage=storage,
+        tracking=False,
+        checkpoints=Checkpoints(every_steps=100),
+    )
+
+
+def drive(storage: Path, seed: int, generations: int) -> None:
+    """One life: begin the sweep, or go on with it."""
+    begun = [run for run in storage.glob("faults-*") if (run / "ledger" / "manifest.json").exists()]
+    if begun:
+        pbt.resume(begun[0], progress=False)
+    else:
+        sweep(storage, seed, generations).run(progress=False)
+
+
+class Victim:
+    """One sweep, and what its lives were like."""
+
+    def __init__(self, storage: Path, seed: int, generations: int) -> None:
+        self.storage, self.seed, self.generations = storage, seed, generations
+        self.kills = 0
+        self.seconds: list[float] = []  # from the start of a process to its first new segment
+        self.seconds_without_start: list[float] = []  # the same, without starting Python and importing
+        self.again = 0
+
+    @property
+    def run(self) -> Path | None:
+        """Its folder, once there is one."""
+        return next((path.parent.parent for path in self.storage.glob("faults-*/ledger/manifest.json")), None)
+
+    def live(self, rng: random.Random) -> bool:
+        """One life, killed or not; returns whether the sweep has come to its end."""
+        resumed, known = self.run is not None, self._recorded()
+        began = time.time()
+        process = subprocess.Popen(
+            [sys.executable, "-c", _DRIVER, str(self.storage), str(self.seed), str(self.generations)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        ready = float(process.stdout.readline() or "nan")
+        if rng.random() < _EARLY:
+            time.sleep(rng.uniform(0, _EARLY_S))
+        else:
+            self._wait_for_more(process, known)
+            time.sleep(rng.uniform(0, _LIFE_S))
+        killed = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate()
+        if not killed and process.returncode != 0:
+            raise SystemExit(f"a driver failed: {said}")
+        self.kills += killed
+        if resumed:
+            self._time(began, ready, known)
+        return self.run is not None and pbt.load(self.run).finished
+
+    def _wait_for_more(self, process: subprocess.Popen[str], known: int) -> None:
+        while process.poll() is None and self._recorded() <= known:
+            time.sleep(0.02)
+
+    def _recorded(self) -> int:
+        if self.run is None:
+            return 0
+        try:
+            return LedgerReader(self.run).table("outcomes").num_rows
+        except PbtError:  # being sealed
+            return 0
+
+    def _time(self, began: float, ready: float, known: int) -> None:
+        assert self.run is not None
+        outcomes = LedgerReader(self.run).rows(("outcomes",))["outcomes"]
+        if len(outcomes) > known:
+            self.seconds.append(outcomes[known]["at"] - began)
+            self.seconds_without_start.append(outcomes[known]["at"] - ready)
+
+    def verdict(self, alone: Result) -> dict[str, Any]:
+        """Compared with the same sweep left alone."""
+        assert self.run is not None
+        result, store = pbt.load(self.run), CheckpointStore(self.run / "checkpoints")
+        recorded = [(row["member"], row["segment"]) for row in result.rows["outcomes"]]
+        wanted = {(row["member"], row["segment"]) for row in alone.rows["outcomes"]}
+        problems = violations(result.rows, lambda digest: _reads(store, digest), alone_budget(alone))
+        return {
+            "seed": self.seed,
+            "kills": self.kills,
+            "same_digest": result.digest() == alone.digest(),
+            "segments_lost": len(wanted - set(recorded)),
+            "segments_doubled": len(recorded) - len(set(recorded)),
+            "violations": problems,
+            "segments": len(recorded),
+            "incidents": [row["message"] for row in result.rows["incidents"]],
+        }
+
+
+def alone_budget(alone: Result) -> Budget:
+    """The budget both sweeps have."""
+    return Budget(**alone.run.info["spec"]["budget"])
+
+
+def _reads(store: CheckpointStore, digest: str) -> bool:
+    try:
+        store.load(digest)
+    except PbtError:
+        return False
+    return True
+
+
+def measure(kills: int, generations: int, seed: int = 0) -> dict[str, Any]:
+    """Kill until there have been enough kills."""
+    rng, victims, verdicts = random.Random(seed), [], []
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        while (done := sum(victim.kills for victim in victims)) < kills:
+            number = len(victims)
+            alone = sweep(Path(folder) / f"alone-{number}", number, generations).run(progress=False)
+            victims.append(Victim(Path(folder) / f"killed-{number}", number, generations))
+            victims[-1].storage.mkdir()
+            while not victims[-1].live(rng):
+                click.echo(f"\r{done + victims[-1].kills} kills", nl=False, err=True)
+            verdicts.append(victims[-1].verdict(alone))
+    click.echo(err=True)
+    good = [v for v in verdicts if v["same_digest"] and not (v["segments_lost"] or v["segments_doubled"])]
+    seconds = [value for victim in victims for value in victim.seconds]
+    bare = [value for victim in victims for value in victim.seconds_without_start]
+    return {
+        "kills": sum(v["kills"] for v in verdicts),
+        "recovered": sum(v["kills"] for v in good if not v["violations"]),
+        "segments_lost": sum(v["segments_lost"] for v in verdicts),
+        "segments_doubled": sum(v["segments_doubled"] for v in verdicts),
+        "seconds_to_recover": _spread(seconds),
+        "seconds_to_recover_without_starting_python": _spread(bare),
+        "wall_s": time.monotonic() - began,
+        "sweeps": verdicts,
+    }
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(seconds), "max": max(seconds), "times": len(seconds)} if seconds else {}
+
+
+@click.command()
+@click.option("--kills", default=100, show_default=True, help="How many.")
+@click.option("--quick", is_flag=True, help="Eight kills instead: less than two minutes.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the raw record here.")
+def main(kills: int, quick: bool, output: Path | None) -> None:
+    """Kill, resume, compare."""
+    record = measure(8, 200) if quick else measure(kills, 1000)
+    if output:
+        output.write_text(json.dumps(record, indent=1) + "\n")
+    recover, bare = record["seconds_to_recover"], record["seconds_to_recover_without_starting_python"]
+    click.echo(f"{record['kills']} kills in {len(record['sweeps'])} sweeps, {record['recovered']} recovered in full")
+    click.echo(f"segments lost {record['segments_lost']}, doubled {record['segments_doubled']}")
+    if recover:
+        click.echo(f"to the first new segment: median {recover['median']:.1f} s, at most {recover['max']:.1f} s")
+        click.echo(f"without starting Python: median {bare['median']:.2f} s, at most {bare['max']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
