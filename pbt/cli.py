@@ -180,10 +180,10 @@ def extend(
 ) -> None:
     """Go on with a run beyond its end: more members or generations, a larger budget, a wider space.
 
-    
+    \b
     pbt extend latest --generations 12
     pbt extend latest --members 32 --space wider.yaml
-    """
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
     found, hosts = _find(run, storage, local, address, device)
     from pbt.config import read_space
     from pbt.control import extend as go_on

@@ -133,7 +133,7 @@ class PBT:
         if company.num_donors == 0:
             keep = Keep(member.member, "there is nobody to copy from")
             return self._restart(task, generation, member) if diverged else keep
-        count = min(self._share(company.num_donors + 1), company.num_donors)
+        count = self._share(company.num_donors + 1)  # at most half, so there are so many donors
         donor = company.donor(_draw(task, generation, member.member, count))
         bad = f"{task.metric} {member.score:.6g} is rank {company.better + 1} of {company.at_age} at age {member.age}"
         good = f"donor {donor.member} has {donor.score:.6g} at age {donor.age}"

@@ -167,9 +167,9 @@ class Result:
         return {f"{row['split']}/{row['name']}": row["value"] for row in self._rows("metrics", member=member)}
 
     def _checkpoint(self, member: int) -> Path | None:
-        rows = self._rows("checkpoints", member=member)
-        gone = {row["digest"] for row in rows if row["status"] in ("removed", "damaged")}
-        saved = [row for row in rows if row["digest"] not in gone]
+        segment = self.lineage.last(member).key.index
+        rows = self._rows("checkpoints", member=member, segment=segment)
+        saved = rows if rows and rows[-1]["status"] in (None, "saved") else []
         return self.path / "checkpoints" / f"{saved[-1]['digest']}.safetensors" if saved else None
 
     def _rows(self, table: str, **wanted: Any) -> list[dict[str, Any]]:

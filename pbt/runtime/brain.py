@@ -141,6 +141,7 @@ class Brain:
         self._rescue: Rescue | None = None
         self._num_orders = 0
         self._session = 0
+        self._was_cut = False
         self._is_stopping = False
         self._is_closing = False
         self.finished = False
@@ -409,7 +410,12 @@ class Brain:
             under_way += 0 if result else reached - member.consumed
             if self._plan.synchronous or result:
                 following += self._purse.following(reached)
-        was_cut = any(result.failure is None and result.consumed < self._until(result) for result in results.values())
+        self._was_cut |= any(
+            result.failure is None and result.consumed < self._until(result) for result in results.values()
+        )
+        if self._plan.synchronous and under_way:
+            return []  # once all have reported: what is decided must not depend on who is first
+        was_cut, self._was_cut = self._was_cut, False
         reason = self._purse.exhausted(under_way, following, was_cut, self.num_stacks)
         if reason is None:
             return []
@@ -474,7 +480,7 @@ class Brain:
             self._purse.end()
             return
         member = self._members[event.member]  # type: ignore[union-attr]
-        self._drafts[member.slot.stack].examine.pop(member.slot.index, None)
+        self._draft(member.slot).examine.pop(member.slot.index, None)
 
     def _extend(self, extensions: int) -> None:
         """Extend the sweep, if this session is for that and has not done so yet."""
@@ -499,6 +505,8 @@ class Brain:
         self._slots = tuple(Slot(stack, index) for stack, index in told["slots"])
         self._sit(range(len(self._members), len(self._slots)))
         self._purse.extend(task.budget)
+        for draft in self._drafts.values():
+            draft.examine.clear()  # who was announced before is no winner any more
         self.finished, self.best, self._is_closing = False, None, False
         return Extended(id=f"extended:{number}", task=task, slots=self._slots)
 
@@ -556,6 +564,7 @@ class Brain:
         """A step of a recovery was done; that is no news to the strategy."""
         assert self._rescue is not None
         for result in report.segments:
+            self._rescue.check(result)
             if (problem := self._rescue.difference(result, self._score(result))) is not None:
                 self._incident("differs", SegmentKey(result.member, result.segment), problem)
         self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")

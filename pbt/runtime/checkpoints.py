@@ -175,7 +175,7 @@ class Saver:
         on_failed: Callable[[str, str], None],
     ) -> None:
         self._store, self._on_saved, self._on_failed = store, on_saved, on_failed
-        self._jobs: dict[str, _Job] = {}  # in order; the first is being done
+        self._jobs: dict[str, _Job | None] = {}  # in order; the first is being done, None once it is done and told
         self._changed = threading.Condition()
         self._closed = False
         self._broken: BaseException | None = None
@@ -202,7 +202,8 @@ class Saver:
         with self._changed:
             if self._closed:
                 raise RuntimeError(f"cannot save {token}: the saver is closed")
-            self._jobs.setdefault(token, _Job(fetch, dict(about)))
+            if self._jobs.get(token) is None:  # also one that is told of just now: it may be asked for again
+                self._jobs[token] = _Job(fetch, dict(about))
             self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -251,7 +252,8 @@ class Saver:
             except BaseException as error:  # a callback's: whoever flushes hears of it, the other jobs go on
                 self._broken = error
             with self._changed:
-                del self._jobs[token]
+                if self._jobs[token] is None:
+                    del self._jobs[token]
                 self._changed.notify_all()
 
     def _next(self) -> str | None:
@@ -261,11 +263,14 @@ class Saver:
 
     def _do(self, token: str) -> None:
         job = self._jobs[token]
+        assert job is not None
         try:
             saved = self._store.save(job.fetch(), job.about)
         except BaseException as error:  # of whatever kind: the thread goes on
+            self._jobs[token] = None
             self._on_failed(token, str(error) if isinstance(error, PbtError) else first_line(error))
         else:
+            self._jobs[token] = None
             self._on_saved(token, saved)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from pbt.errors import HostError
 from pbt.lineage import Lineage
 from pbt.member import SegmentKey, Slot
 from pbt.runtime.orders import Admit, Fetch, Publish, SegmentResult, Train
@@ -88,11 +89,25 @@ class Rescue:
             self._waiting = set(self.stacks)
         return dropped
 
+    def check(self, result: SegmentResult) -> None:
+        """Refuse to go on from a segment that was not trained again as it was on record.
+
+        Raises:
+            HostError: It failed, or stopped elsewhere.
+        """
+        known = self._lineage.segments[SegmentKey(result.member, result.segment)]
+        problem = result.failure
+        if problem is None and (result.age, result.consumed) != (known.age[1], known.consumed[1]):
+            problem = f"it ended after {result.consumed} steps instead of {known.consumed[1]}"
+        if problem is not None:
+            raise HostError(
+                f"segment {result.member}:{result.segment} could not be trained again: {problem}. "
+                "Resume the sweep with the versions and the device it was begun with (`pbt show`)."
+            )
+
     def difference(self, result: SegmentResult, score: float) -> str | None:
         """How a segment trained again differs from what is on record; None if it does not."""
         known = self._lineage.segments[SegmentKey(result.member, result.segment)]
-        if result.failure is not None:
-            return f"trained again, it failed: {result.failure}"
         was = math.nan if known.score is None else known.score
         if was == score or (math.isnan(was) and math.isnan(score)):
             return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pbt.member import SegmentKey
 from pbt.runtime.states import States
 from pbt.spec import Checkpoints
+
+#: States of one member that may wait for the disk: one slower than training must not fill the memory.
+_WAITING = 2
 
 
 def token_of(key: SegmentKey) -> str:
@@ -39,6 +43,7 @@ class Saving:
         self._last: dict[int, tuple[int, float]] = {}
         self.saved: dict[SegmentKey, str] = dict(saved)
         self.pending: set[SegmentKey] = set()
+        self._waiting: Counter[int] = Counter()
 
     def is_safe(self, key: SegmentKey) -> bool:
         """Whether the state at the end of the segment is saved, or being written."""
@@ -46,7 +51,7 @@ class Saving:
 
     def is_due(self, key: SegmentKey, consumed: int) -> bool:
         """Whether the member, at the end of this segment with `consumed` steps behind it, is to be saved now."""
-        if self.is_safe(key):
+        if self.is_safe(key) or self._waiting[key.member] >= _WAITING:
             return False
         steps, at = self._last.get(key.member, (0, self._began))
         every_s = None if self._options.every_minutes is None else self._options.every_minutes * 60
@@ -58,11 +63,14 @@ class Saving:
         """Save a state that is published, or about to be."""
         self._last[key.member] = consumed, self._clock()
         self.pending.add(key)
+        self._waiting[key.member] += 1
         self._states.save(token_of(key), about)
 
     def end(self, key: SegmentKey, digest: str | None) -> None:
         """It is saved, or could not be."""
-        self.pending.discard(key)
+        if key in self.pending:
+            self.pending.discard(key)
+            self._waiting[key.member] -= 1
         if digest is not None:
             self.saved[key] = digest
 

@@ -13,7 +13,10 @@ from tests.chaos.faults import Kill, Killed, Life
 from tests.chaos.subject import CALM, MORE, Subject
 from tests.chaos.test_hosts import WIDE, _any_world, _come_to_an_end
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the dead close nothing
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # the dead close nothing
+]
 
 KILLS = (
     *itertools.starmap(Kill, itertools.product(["write wal"], [1, 4, 10, 19, 28, 37], ["before", "torn", "after"])),

@@ -13,7 +13,10 @@ from pbt.runtime.simulated import World
 from tests.chaos.faults import Kill, Killed, Life
 from tests.chaos.subject import CALM, Subject
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the dead close nothing
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # the dead close nothing
+]
 
 #: One host a stack, and time passes between question and answer. A generation takes 12 s.
 WIDE = dataclasses.replace(CALM, hosts=3, latency_s=0.25, detection_s=2.0, repair_s=6.0)

@@ -127,7 +127,7 @@ def test_dies_over_and_over(subject, expected, how):
     """Each life gets a little further than the last."""
     deaths = 0
     while not (subject.has_begun and subject.reader.finished):
-        with contextlib.suppress(Killed), Life(subject.run, Kill("write wal", 16, how)):
+        with contextlib.suppress(Killed), Life(subject.run, Kill("write wal", 22, how)):
             subject.simulate()
             continue
         deaths += 1

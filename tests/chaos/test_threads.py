@@ -9,7 +9,10 @@ import pytest
 from tests.chaos.faults import Kill, Killed, Life
 from tests.chaos.subject import MORE, Subject
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the dead close nothing
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),  # the dead close nothing
+]
 
 KILLS = (
     *itertools.starmap(Kill, itertools.product(["write wal"], [2, 9, 17, 30], ["before", "torn", "after", "power"])),

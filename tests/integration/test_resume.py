@@ -291,7 +291,7 @@ def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path) -> None:
     finish = [row for row in limited.rows["decisions"] if row["kind"] == "finish"][-1]
     assert "the tokens are used up: 280 of 283" in finish["reason"]
     assert limited.best.checkpoint is not None
-    with pytest.raises(SpecError, match="the tokens are used up: 280 of 283.* Raise that limit as well"):
+    with pytest.raises(SpecError, match=r"the tokens are used up: 280 of 283.* Raise that limit as well"):
         pbt.extend(limited.path, generations=7, progress=False)
     extended = pbt.extend(limited.path, tokens=6 * one, progress=False)
     assert extended.digest() == alone.digest()

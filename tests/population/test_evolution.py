@@ -257,6 +257,16 @@ def test_what_the_budget_cut_short_is_trained_to_its_end(synchronous):
     assert [1] == [copy.receiver for copy in of_kind(sweep.tell(reported(1, 1, 0.3, 10)), Copy)]
 
 
+def test_what_was_cut_short_is_no_measure_of_others():
+    """A segment of no steps reports the same weights again: they count once among those of their age."""
+    sweep = Sweep(PBT(synchronous=False), make_task(members=2, generations=2))
+    sweep.tell(reported(0, 0, 0.9, 10))
+    sweep.end_budget()
+    sweep.tell(reported(0, 1, 0.9, 10), reported(1, 0, 0.2, 10))
+    (copy,) = of_kind(sweep.extend(), Copy)
+    assert copy.reason == "Q 0.2 is rank 2 of 2 at age 10; donor 0 has 0.9 at age 10"
+
+
 @BOTH
 def test_a_new_budget_may_end_too(synchronous):
     """The first end is over with the extension; the next gives its own reason."""

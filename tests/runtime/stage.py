@@ -52,6 +52,7 @@ class Shelf:
     """
 
     def __init__(self, run: Path) -> None:
+        self.run = run
         self.exchange = LocalExchange()
         self.store = CheckpointStore(run / "checkpoints")
         self.calls: list[tuple[str, str]] = []

@@ -827,6 +827,54 @@ def test_a_strategy_that_copies_who_is_under_way_must_say_so(make_brain):
         brain.report([ended(orders[1], {2: 0.1, 3: 0.2})])
 
 
+def rebuilt(make_brain, brain, answers, plan=ASYNC):
+    """The process died: another brain on the same ledger, all states brought back; its orders, by stack."""
+    brain.abandon()
+    onward = {f"report:{m}:0": [go_on(m, 20, 1)] for m in range(4)}
+    again = make_brain({"start": BEGIN} | onward | answers, plan, again=True)
+    again.start()
+    orders = again.orders([0, 1])
+    while "recovery" in {row["kind"] for row in rows(again.shelf.run, "orders")[-len(orders) :]}:
+        again.report([done(order) for order in orders])
+        orders = again.orders([0, 1])
+    return again, {order.stack: order for order in orders}
+
+
+def test_a_brain_that_is_built_again_copies_a_donor_as_it_was_told_then(make_brain):
+    """The donor's second report is known by now; what is copied is its first, which is brought back too."""
+    copy = [Copy(cause="report:0:1", donor=1, receiver=0, reason=""), go_on(0, 30, 2, "report:0:1")]
+    answers = {"report:0:1": copy, "report:1:1": [go_on(1, 30, 2, "report:1:1")]}
+    brain, orders = second_round(make_brain, answers)
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    again, orders = rebuilt(make_brain, brain, answers)
+    assert ((), ["1:0"]) == (orders[0].copy, [item.token for item in orders[0].fetch])
+    assert "1:0" not in again.shelf.asked("drop")
+    again.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    assert "1:0" in again.shelf.asked("drop")
+
+
+def test_every_slot_reads_for_itself(make_brain):
+    """Two neighbours took the same state; that one of them is through with it says nothing of the other."""
+    answers = {
+        f"report:{member}:1": [Copy(cause="c", donor=2, receiver=member, reason=""), go_on(member, 30, 2)]
+        for member in (0, 1)
+    }
+    answers["report:0:2"] = [Copy(cause="c", donor=2, receiver=0, reason=""), go_on(0, 40, 3)]
+    answers["report:1:2"] = [go_on(1, 40, 3)]
+    answers["report:3:1"] = [go_on(3, 30, 2)]
+    brain, orders = second_round(make_brain, answers)
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    (both,) = brain.orders([0])
+    assert ["2:0", "2:0"] == [item.token for item in both.fetch]
+    brain.report([ended(both, {0: 0.1, 1: 0.2})])
+    again, orders = rebuilt(make_brain, brain, answers)
+    assert ["2:0"] == [item.token for item in orders[0].fetch]
+    again.report([ended(orders[1], {2: 0.1, 3: 0.2})])
+    assert "2:0" not in again.shelf.asked("drop")
+    again.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    assert "2:0" in again.shelf.asked("drop")
+
+
 # --- what is recorded besides
 
 

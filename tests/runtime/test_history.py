@@ -255,6 +255,20 @@ def test_metrics_belong_to_the_evaluation_they_stand_before(write):
     assert ("Q", 2.0, True) == ("Q", second.metrics["Q"], math.isnan(second.metrics["other"]))
 
 
+def test_what_training_saw_is_not_told_as_an_evaluation(write):
+    """A member that is evaluated on the training split later has those metrics alone."""
+    at = {"member": 0, "segment": 0, "split": "train", "age": 10, "consumed": 10}
+    outcome = {"member": 0, "segment": 0, "status": "ended", "age_end": 10, "consumed_end": 10, "wall_s": 1.0}
+    rows = [
+        ("metrics", at | {"name": "loss", "value": 1.0}),
+        ("outcomes", outcome | {"score": 0.5}),
+        ("metrics", at | {"name": "Q", "value": 2.0}),
+        ("evaluations", at),
+    ]
+    reported, evaluated = told(write(*rows))
+    assert ({"Q": 0.5}, {"Q": 2.0}) == (reported.metrics, evaluated.metrics)
+
+
 def test_a_commit_that_lacks_its_outcome_is_no_news(write):
     """Metrics alone are not an end."""
     at = {"member": 0, "segment": 0, "split": "validation", "age": 10, "consumed": 10}

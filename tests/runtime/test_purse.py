@@ -1,6 +1,7 @@
 """What a sweep spends of its budget, and that it ends inside it."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -277,6 +278,13 @@ def test_tokens_are_never_exceeded(tmp_path_factory, synchronous, limit, stacks,
     assert stage.brain.best is not None
     if synchronous:
         assert limit // (4 * 10 * TOKENS) == generations_of(stage)
+
+
+def test_where_nobody_waits_only_who_reports_must_go_on(tmp_path):
+    """What others will want next is not kept for them: the first stack trains on as long as its own segments fit."""
+    stage = Stage(new_run(tmp_path), PBT(quantile=0.5, synchronous=False), tokens=9 * 10 * TOKENS).play(min)
+    assert {0: 3, 1: 3, 2: 1, 3: 1} == dict(Counter(row["member"] for row in stage.rows("outcomes")))
+    assert "the tokens are used up" in end_of(stage)
 
 
 @pytest.mark.parametrize("at", range(7))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbt.errors import HostError
 from pbt.member import SegmentKey, Slot
 from pbt.population import PBT
 from pbt.record.ledger import LedgerReader
@@ -173,9 +174,10 @@ def test_another_score_is_told(was, now):
     assert wanted == problem
 
 
-def test_a_failure_is_told():
-    """What trained before does not train now."""
-    assert "trained again, it failed: it broke" == rescue_of(0.25).difference(result(failure="it broke"), math.nan)
+def test_what_does_not_train_again_is_no_state_to_go_on_from():
+    """What trained before fails now, or stops elsewhere: the sweep ends with the mend."""
+    with pytest.raises(HostError, match=r"could not be trained again: it broke. Resume the sweep with the versions"):
+        rescue_of(0.25).check(result(failure="it broke"))
 
 
 # --- whole recoveries

@@ -138,6 +138,31 @@ def test_a_waiting_host_hears_of_the_end(make_actor: Any, monkeypatch: pytest.Mo
     assert [True, True] == [turn.done for turn in asyncio.run(play())]
 
 
+def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their orders publish, its own may have waited for."""
+    monkeypatch.setattr(tune, "_LONG_POLL_S", 30.0)
+    monkeypatch.setattr(tune, "_GRACE_S", 0.0)
+    actor = make_actor(num_stacks=2, num_hosts=2)
+    give = actor._brain.orders
+
+    def give_the_second_first(stacks: Any) -> list[int]:
+        return give([stack for stack in stacks if stack == 1 or 1 not in actor._brain.open])
+
+    actor._brain.orders = give_the_second_first
+
+    async def play() -> tuple[Turn, Turn]:
+        await actor.exchange(0, "", [])  # is given the first stack, and nothing to do
+        waiting = asyncio.create_task(actor.exchange(0, actor._epoch, []))
+        while actor._owner.get(1) is None:
+            await asyncio.sleep(0)
+            actor._owner.setdefault(1, 1)
+        second = await actor.exchange(1, "", [])
+        return await asyncio.wait_for(waiting, 10.0), second
+
+    first, second = asyncio.run(play())
+    assert ((0,), (1,)) == (first.orders, second.orders)
+
+
 def test_a_waiting_host_hears_of_what_has_been_saved(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving goes on in a thread, which wakes who waits; the brain is told on its own loop."""
     monkeypatch.setattr(tune, "_LONG_POLL_S", 30.0)
