@@ -141,8 +141,8 @@ def test_a_waiting_host_hears_of_the_end(make_actor: Any, monkeypatch: pytest.Mo
 def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What their orders publish, its own may have waited for."""
     monkeypatch.setattr(tune, "_LONG_POLL_S", 30.0)
-    monkeypatch.setattr(tune, "_GRACE_S", 0.0)
     actor = make_actor(num_stacks=2, num_hosts=2)
+    actor._owner = {0: 0, 1: 1}
     give = actor._brain.orders
 
     def give_the_second_first(stacks: Any) -> list[int]:
@@ -151,11 +151,8 @@ def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeyp
     actor._brain.orders = give_the_second_first
 
     async def play() -> tuple[Turn, Turn]:
-        await actor.exchange(0, "", [])  # is given the first stack, and nothing to do
-        waiting = asyncio.create_task(actor.exchange(0, actor._epoch, []))
-        while actor._owner.get(1) is None:
-            await asyncio.sleep(0)
-            actor._owner.setdefault(1, 1)
+        waiting = asyncio.create_task(actor.exchange(0, "", []))
+        await asyncio.sleep(0)
         second = await actor.exchange(1, "", [])
         return await asyncio.wait_for(waiting, 10.0), second
 
