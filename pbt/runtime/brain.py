@@ -44,6 +44,7 @@ from pbt.runtime.orders import (
     Train,
     WorkOrder,
 )
+from pbt.runtime.outstanding import AtWork, Outstanding
 from pbt.runtime.plan import Plan
 from pbt.runtime.purse import Purse
 from pbt.runtime.rescue import Rescue
@@ -95,16 +96,6 @@ class _Member:
     alive: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Outstanding:
-    """An order at work, and the draft it was made of, to be carried out again if the stack is lost."""
-
-    order: WorkOrder
-    draft: Draft | None  # None if it is a recovery's
-    is_closing: bool
-    released_s: float
-
-
 class Brain:
     """Turns reports into work orders.
 
@@ -137,8 +128,9 @@ class Brain:
         self._sit(range(len(plan.slots)))
         self._drafts: dict[int, Draft] = {}
         self._closing: dict[int, Draft] = {}
-        self._outstanding: dict[int, _Outstanding] = {}
+        self._outstanding = Outstanding()
         self._rescue: Rescue | None = None
+        self._is_coming_back = False
         self._num_orders = 0
         self._session = 0
         self._was_cut = False
@@ -172,10 +164,12 @@ class Brain:
         self._purse = Purse(self._plan.budget, history.usage, self._plan.tokens_per_step, self._clock)
         self._open_session(history)
         self._minutes = Minutes(self._ledger, history.decided)
+        self._states.keep(set(history.checkpoints.values()) | history.damaged)
         self._tell(Told(SweepStarted(id="start", slots=self._plan.slots)))
         extensions = self._tell_again(history)
         self._minutes.close()
         self._recover(range(self.num_stacks))
+        self._is_coming_back = self._rescue is not None
         self._extend(extensions)
         self._record_stacks()
         self._settle()
@@ -186,12 +180,12 @@ class Brain:
         Raises:
             StorageError: The decisions behind the orders could not be recorded.
         """
-        waiting, made = sorted(set(stacks) - self._outstanding.keys()), []
+        waiting, made = sorted(set(stacks) - self._outstanding.stacks), []
         while waiting:
             orders = [order for stack in waiting if (order := self._next(stack)) is not None]
             made += orders
             # What these publish, others may have waited for.
-            waiting = [stack for stack in waiting if stack not in self._outstanding] if orders else []
+            waiting = [stack for stack in waiting if stack not in self._outstanding.stacks] if orders else []
         self._ledger.commit()
         return made
 
@@ -215,12 +209,12 @@ class Brain:
         self._ledger.commit()  # before anyone can ask for the orders
         self._settle()
 
-    def _answered(self, report: StackReport) -> _Outstanding | None:
-        known = self._outstanding.get(report.stack)
-        if known is None or known.order.id != report.order:
-            return None
-        self._tokens.published_all(item.token for item in known.order.publish)
-        return self._outstanding.pop(report.stack)
+    def _answered(self, report: StackReport) -> AtWork | None:
+        known = self._outstanding.get(report.stack, report.order)
+        if known is not None:
+            self._tokens.published_all(item.token for item in known.order.publish)
+            self._outstanding.take(report.stack)
+        return known
 
     def lost(self, stacks: Iterable[int], reason: str) -> None:
         """The hosts of these stacks are gone: what they held is trained again, what they were doing is done again."""
@@ -233,6 +227,7 @@ class Brain:
                 self._take_back(stack)
             self._tokens.read_all(map(token_of, self._rescue.tokens), "rescue")
             lost |= self._rescue.stacks
+        self._is_coming_back = False
         if self._is_closing:  # who has nothing to save any more needs no states
             lost &= self._closing.keys()
         self._recover(lost)
@@ -245,26 +240,28 @@ class Brain:
         If not, the host forgets the order: it was given up, or whoever was to publish the state is lost, and the order
         will be given again.
         """
-        known = self._outstanding.get(order.stack)
-        if known is None or known.order.id != order.id:
+        if self._outstanding.get(order.stack, order.id) is None:
             return False
-        if self._tokens.is_published(token) or token in self._at_work():
+        if self._is_coming(token):
             return True
         self._take_back(order.stack)
         return False
 
     def _take_back(self, stack: int) -> None:
-        known = self._outstanding.pop(stack, None)
+        known = self._outstanding.take(stack)
         if known is not None and known.draft is not None:
             drafts = self._closing if known.is_closing else self._drafts
             drafts[stack] = known.draft.joined(drafts.get(stack))
 
-    def _at_work(self) -> set[str]:
-        """Tokens of states that orders at work publish."""
-        return {item.token for known in self._outstanding.values() for item in known.order.publish}
+    def _is_coming(self, token: str) -> bool:
+        """Whether a state is published, or will be by an order at work."""
+        return self._tokens.is_published(token) or self._outstanding.publishes(token)
 
     def stop(self) -> None:
-        """Order nothing more; once what is under way has been reported, save every living member."""
+        """Order nothing more; once what is under way has been reported, save every living member.
+
+        While what an earlier session trained is still being brought back, there is nothing new to save: that ends, too.
+        """
         self._is_stopping = True
         self._settle()
 
@@ -288,9 +285,11 @@ class Brain:
 
     def close(self) -> None:
         """Remove checkpoints nobody needs, and seal the ledger."""
-        if self.done:
-            self._tidy()
-        self._ledger.close(finished=self.finished and self.done)
+        try:
+            if self.done:
+                self._tidy()
+        finally:
+            self._ledger.close(finished=self.finished and self.done)
 
     def abandon(self) -> None:
         """Let go of the ledger as the death of the process would."""
@@ -464,6 +463,7 @@ class Brain:
         return extensions
 
     def _done_before(self, ended: SegmentEnded) -> None:
+        self._saving.was_at(SegmentKey(ended.event.member, ended.segment), ended.consumed)
         slot = self._members[ended.event.member].slot
         draft = self._drafts.setdefault(slot.stack, Draft())
         if slot.index in draft.fetch:
@@ -537,8 +537,7 @@ class Brain:
         """States that drafts will fetch, and that nobody publishes for them any more."""
         read = {item.token for stack in lost if stack in self._drafts for item in self._drafts[stack].fetch.values()}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
-        missing = read - drafted - self._at_work()
-        return {key_of(token) for token in missing if not self._tokens.is_published(token)}
+        return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
     def _offer(self, rescue: Rescue) -> tuple[SegmentKey, str] | None:
         """Publish the checkpoints a recovery begins from; returns the first that is damaged, and what is wrong."""
@@ -554,6 +553,17 @@ class Brain:
         self._tokens.published_all(token_of(key) for key, _ in rescue.loads)
         return None
 
+    @property
+    def _is_to_leave_recovery(self) -> bool:
+        return self._is_stopping and self._is_coming_back and not self.finished
+
+    def _leave_recovery(self, rescue: Rescue) -> None:
+        """What is not back yet is left to the next session, which finds all as this one did."""
+        self._ledger.append("incidents", kind="recovery_stopped", message=rescue.rest)
+        self._tokens.read_all(map(token_of, rescue.tokens), "rescue")
+        self._drafts.clear()
+        self._rescue, self._is_closing = None, True
+
     def _give_up_checkpoint(self, key: SegmentKey, problem: str) -> None:
         digest = self._saving.saved.pop(key)
         self._record_checkpoint(key, digest, "damaged")
@@ -564,13 +574,13 @@ class Brain:
         """A step of a recovery was done; that is no news to the strategy."""
         assert self._rescue is not None
         for result in report.segments:
-            self._rescue.check(result)
+            self._rescue.check(result, self._purse.is_limited)
             if (problem := self._rescue.difference(result, self._score(result))) is not None:
                 self._incident("differs", SegmentKey(result.member, result.segment), problem)
         self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")
         if self._rescue.done:
             self._ledger.append("incidents", kind="recovered", message=self._rescue.story)
-            self._rescue = None
+            self._rescue, self._is_coming_back = None, False
         return []
 
     # ---------------------------------------------------------------------------------------- what is to be done
@@ -717,7 +727,7 @@ class Brain:
 
     def _next(self, stack: int) -> WorkOrder | None:
         if self._rescue is not None and stack in self._rescue.stacks:
-            parts = self._rescue.order(stack)
+            parts = None if self._is_to_leave_recovery else self._rescue.order(stack)
             return None if parts is None else self._release(stack, None, **parts)
         if stack in self._closing:
             return self._carry_out(stack, self._closing.pop(stack), is_closing=True)
@@ -737,27 +747,28 @@ class Brain:
 
         So no two hosts can wait for each other, nor one for a stack that nobody has.
         """
-        missing = {item.token for item in draft.fetch.values() if not self._tokens.is_published(item.token)}
-        return not missing or missing <= self._at_work()
+        return all(self._is_coming(item.token) for item in draft.fetch.values())
 
     def _publish_early(self, stack: int, draft: Draft) -> WorkOrder | None:
         """What others are to fetch from a stack that itself has to wait, or that trains no more."""
         tokens = {token for token in draft.publish.values() if not self._tokens.is_published(token)}
         if self._is_stopping:
-            fetched = {item.token for known in self._outstanding.values() for item in known.order.fetch}
-            tokens &= fetched | set(map(token_of, self._saving.pending))
+            pending = set(map(token_of, self._saving.pending))
+            tokens = {token for token in tokens if token in pending or self._outstanding.fetches(token)}
         early = draft.take_publish(tokens)
         return None if early.is_empty else self._carry_out(stack, early)
 
     def _carry_out(self, stack: int, draft: Draft, is_closing: bool = False) -> WorkOrder:
-        busy_s = sum(self._clock() - known.released_s for known in self._outstanding.values())
-        stop_after_s = self._purse.seconds_left(self.num_stacks, busy_s) if draft.train else None
-        return self._release(stack, draft, is_closing, **draft.parts(), stop_after_s=stop_after_s)
+        return self._release(stack, draft, is_closing, **draft.parts())
 
     def _release(self, stack: int, draft: Draft | None, is_closing: bool = False, **parts: Any) -> WorkOrder:
+        now = self._clock()
+        if parts["train"]:
+            busy_s = self._outstanding.busy_s(now)
+            parts["stop_after_s"] = self._purse.seconds_left(self.num_stacks, busy_s, is_recovery=draft is None)
         self._num_orders += 1
         order = WorkOrder(id=f"order:{self._session}:{self._num_orders}", stack=stack, split=self._plan.split, **parts)
-        self._outstanding[stack] = _Outstanding(order, draft, is_closing, self._clock())
+        self._outstanding.add(AtWork(order, draft, is_closing, now))
         self._ledger.append(
             "orders",
             order=order.id,
@@ -769,11 +780,18 @@ class Brain:
 
     def _settle(self) -> None:
         """Once everything has been reported of a sweep that finished or is to stop, save what is not saved."""
-        if self._is_closing or self._outstanding or self._rescue is not None:
+        if self._is_closing or self._outstanding:
+            return
+        if self._rescue is not None:
+            if self._is_to_leave_recovery:
+                self._leave_recovery(self._rescue)
             return
         if not (self.finished or self._is_stopping):
             if all(draft.is_empty for draft in self._drafts.values()):
-                raise HostError("the strategy neither orders anything nor ends the sweep. That is a mistake in it.")
+                raise HostError(
+                    "the strategy neither orders anything nor ends the sweep: that is a mistake in it. Correct it so "
+                    "that `handle` answers the last report with Finish; `pbt resume` then goes on."
+                )
             return
         self._is_closing = True
         for stack in range(self.num_stacks):

@@ -16,7 +16,8 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class CheckpointStore:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"cannot write {self._folder}: {error.strerror}.") from error
+                raise StorageError(
+                    f"cannot write {self._folder}: {error.strerror}. Free some space, or mend its rights."
+                ) from error
             write_atomically(path, data)
             write_atomically(path.with_suffix(".json"), text)
         return Checkpoint(digest, len(data), path)
@@ -128,6 +131,12 @@ class CheckpointStore:
         with self._lock:
             _unlink(path.with_suffix(".json"))  # from here on it is not visible
             _unlink(path)
+
+    def keep(self, digests: Set[str]) -> None:
+        """Delete every checkpoint but these. What cannot be deleted is left for the next time."""
+        for digest in self.digests() - digests:
+            with suppress(StorageError):
+                self.remove(digest)
 
     def sweep_leftovers(self) -> list[Path]:
         """Delete what a process that died left half-written or half-removed, and say what that was.
@@ -336,4 +345,6 @@ def _unlink(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot delete {path}: {error.strerror}.") from error
+        raise StorageError(
+            f"cannot delete {path}: {error.strerror}. Mend the rights of its folder, or delete it by hand."
+        ) from error

@@ -52,7 +52,8 @@ class LocalExchange:
         with self._changed:
             self._changed.wait_for(lambda: token in self._states or self._is_closed)
             if token not in self._states:
-                raise HostError(f"the state {token} was not published before the sweep ended.")
+                problem = f"the state of segment {token} was not published before the sweep ended"
+                raise HostError(f"{problem}. `pbt resume` trains it again.")
             return self._states[token]
 
     def close(self) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader
+from pbt.record.schema import to_rows
 from pbt.runtime.budget import Usage
 from pbt.strategy import BudgetEnded, EvaluationEnded, Event, MemberFailed, SegmentReported
 
@@ -17,7 +22,10 @@ Row: TypeAlias = Mapping[str, Any]
 #: Decisions that people or the budget took: to a strategy they are events.
 FROM_OUTSIDE = ("budget", "extend")
 
-_TABLES = ("segments", "decisions", "outcomes", "evaluations", "metrics", "checkpoints", "sessions", "usage")
+_TABLES = ("segments", "decisions", "outcomes", "evaluations", "checkpoints", "sessions", "usage")
+
+#: Metric rows that are Python objects at the same time: there may be tens of millions.
+_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class History:
         happened: What the strategy was told, in order.
         decided: What it decided, as `(table, row)`, in order.
         checkpoints: Digest of the checkpoint of each saved segment.
+        damaged: Digests of checkpoints that could not be read.
         sessions: Number of times the sweep was taken up.
         usage: What it has cost.
     """
@@ -62,6 +71,7 @@ class History:
     happened: Sequence[Happening] = ()
     decided: Sequence[tuple[str, Row]] = ()
     checkpoints: Mapping[SegmentKey, str] = field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
     sessions: int = 0
     usage: Usage = field(default_factory=Usage)
 
@@ -78,9 +88,10 @@ def read_history(reader: LedgerReader, metric: str, split: str) -> History:
     told = [row for row in rows["decisions"] if row["kind"] in FROM_OUTSIDE]
     taken = [row for row in rows["decisions"] if row["kind"] not in FROM_OUTSIDE]
     return History(
-        happened=tuple(_happened(rows, told, metric, split)),
+        happened=tuple(_happened(rows, _metrics(reader, split, rows["evaluations"]), told, metric, split)),
         decided=_in_order(segments=rows["segments"], decisions=taken),
         checkpoints=_checkpoints(rows["checkpoints"]),
+        damaged=frozenset(row["digest"] for row in rows["checkpoints"] if row.get("status") == "damaged"),
         sessions=max((row["session"] for row in rows["sessions"]), default=0),
         usage=_usage(rows["usage"]),
     )
@@ -91,12 +102,23 @@ def _in_order(**tables: Sequence[Row]) -> tuple[tuple[str, Row], ...]:
     return tuple(sorted(merged, key=lambda entry: entry[1]["at"]))
 
 
-def _happened(rows: Mapping[str, Sequence[Row]], told: Sequence[Row], metric: str, split: str) -> Iterator[Happening]:
+def _metrics(reader: LedgerReader, split: str, evaluations: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+    """Rows of metrics that a strategy was told, in order."""
+    splits = pa.array(sorted({split, *(row["split"] for row in evaluations)}))
+    table = reader.table("metrics").select(["member", "segment", "split", "name", "value", "at"])
+    table = table.filter(pc.is_in(table["split"], splits)).sort_by("at")
+    for batch in table.to_batches(max_chunksize=_AT_ONCE):
+        yield from (("metrics", row) for row in to_rows(pa.Table.from_batches([batch])))
+
+
+def _happened(
+    rows: Mapping[str, Sequence[Row]], metrics: Iterable[tuple[str, Row]], told: Sequence[Row], metric: str, split: str
+) -> Iterator[Happening]:
     """Events as they were told. Metrics stand before the row of the segment or evaluation they belong to."""
     fresh: dict[tuple[int, int, str], dict[str, float]] = {}
     num_told = 0
-    tables = {name: rows[name] for name in ("metrics", "outcomes", "evaluations")}
-    for table, row in _in_order(**tables, told=told):
+    others = _in_order(outcomes=rows["outcomes"], evaluations=rows["evaluations"], told=told)
+    for table, row in heapq.merge(metrics, others, key=lambda entry: entry[1]["at"]):
         if table == "told":
             num_told += row["kind"] == "budget"
             yield _told(row, num_told)

@@ -99,18 +99,20 @@ class Purse:
             return "the time is used up: what is left is kept for evaluating and saving"  # segments would be cut
         return None
 
-    def seconds_left(self, num_stacks: int, busy_s: float) -> float | None:
+    def seconds_left(self, num_stacks: int, busy_s: float, is_recovery: bool = False) -> float | None:
         """How long an order given now may train; None if no limit is on time or energy.
 
         Args:
             num_stacks: Stacks of the sweep.
             busy_s: Seconds that the orders now under way have taken so far, summed.
+            is_recovery: Whether it trains again what was lost: that may take all there is, since without it there is
+                nothing to evaluate or save.
         """
         spent = self._before + self._session() + Usage(device_s=busy_s)
         left = seconds_left(self._limits, spent, stacks=num_stacks, watts=self._watts())
         if left is None:
             return None
-        return max(0.0, left - self._reserve_s(num_stacks))
+        return left if is_recovery else max(0.0, left - self._reserve_s(num_stacks))
 
     def _reserve_s(self, num_stacks: int) -> float:
         """Seconds that are kept for the last evaluations and for saving."""

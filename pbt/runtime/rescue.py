@@ -62,6 +62,13 @@ class Rescue:
         trained, loaded = len(self._recovery.trained), len(self.loads)
         return f"{loaded} states were loaded from checkpoints, {trained} segments trained again"
 
+    @property
+    def rest(self) -> str:
+        """What is not done yet, for people."""
+        rest = self._recovery.waves[self._wave :]
+        left = sum(len(part.steps) for wave in rest for part in wave.values())
+        return f"stopped before all that was lost was back: {left} segments are still to be trained again"
+
     def order(self, stack: int) -> dict[str, Any] | None:
         """The stack's part of the present wave, as parts of a work order; None if it has to wait for others."""
         if stack not in self._waiting:
@@ -89,14 +96,23 @@ class Rescue:
             self._waiting = set(self.stacks)
         return dropped
 
-    def check(self, result: SegmentResult) -> None:
+    def check(self, result: SegmentResult, is_limited: bool) -> None:
         """Refuse to go on from a segment that was not trained again as it was on record.
+
+        Args:
+            result: How it ended.
+            is_limited: Whether training may be cut short because a budget ends.
 
         Raises:
             HostError: It failed, or stopped elsewhere.
         """
         known = self._lineage.segments[SegmentKey(result.member, result.segment)]
         problem = result.failure
+        if problem is None and is_limited and result.consumed < _end(known.consumed):
+            raise HostError(
+                "the budget's time is used up before what was lost had been trained again; nothing recorded is lost. "
+                "Raise the limit: `pbt extend RUN --wall-minutes N`, or --gpu-hours, or --joules."
+            )
         if problem is None and (result.age, result.consumed) != (known.age[1], known.consumed[1]):
             problem = f"it ended after {result.consumed} steps instead of {known.consumed[1]}"
         if problem is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from pbt.errors import StorageError
 from pbt.member import SegmentKey
 from pbt.runtime.states import States
 from pbt.spec import Checkpoints
@@ -59,6 +61,11 @@ class Saving:
         by_time = every_s is not None and self._clock() - at >= every_s
         return by_steps or by_time
 
+    def was_at(self, key: SegmentKey, consumed: int) -> None:
+        """An earlier session ended the segment with so many steps behind the member: if it was saved, count from it."""
+        if key in self.saved:
+            self._last[key.member] = consumed, self._began
+
     def begin(self, key: SegmentKey, consumed: int, about: Mapping[str, Any]) -> None:
         """Save a state that is published, or about to be."""
         self._last[key.member] = consumed, self._clock()
@@ -78,4 +85,5 @@ class Saving:
         """Forget checkpoints, and delete the files that no other segment shares."""
         gone = [self.saved.pop(key) for key in keys]
         for digest in set(gone) - set(self.saved.values()):
-            self._states.remove(digest)
+            with suppress(StorageError):  # the ledger does not name it: it goes when the sweep is taken up again
+                self._states.remove(digest)

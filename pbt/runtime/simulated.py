@@ -18,7 +18,7 @@ import hashlib
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -157,6 +157,9 @@ class Store(Protocol):
     def remove(self, digest: str) -> None:
         """Keep it no longer."""
 
+    def keep(self, digests: Set[str]) -> None:
+        """Keep no others."""
+
 
 class MemoryStore:
     """Checkpoints in memory, for sweeps of which nothing is to be left."""
@@ -193,6 +196,11 @@ class MemoryStore:
     def remove(self, digest: str) -> None:
         """Keep it no longer."""
         self._states.pop(digest, None)
+
+    def keep(self, digests: Set[str]) -> None:
+        """Keep no others."""
+        for digest in self._states.keys() - digests:
+            del self._states[digest]
 
 
 def simulate(
@@ -371,6 +379,10 @@ class _Exchange:
     def remove(self, digest: str) -> None:
         """Delete a checkpoint."""
         self._store.remove(digest)
+
+    def keep(self, digests: Set[str]) -> None:
+        """Delete every checkpoint but these."""
+        self._store.keep(digests)
 
     def _look(self) -> None:
         if not self._is_writing and self._jobs and self._jobs[0][0] in self._states:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 from pbt.runtime.checkpoints import Checkpoint, CheckpointStore, Saver
@@ -29,6 +29,9 @@ class States(Protocol):
 
     def remove(self, digest: str) -> None:
         """Delete a checkpoint."""
+
+    def keep(self, digests: Set[str]) -> None:
+        """Delete every checkpoint but these, where possible: whoever wrote the others died before it was on record."""
 
 
 class Listener(Protocol):
@@ -88,6 +91,10 @@ class StoredStates:
     def remove(self, digest: str) -> None:
         """Delete a checkpoint."""
         self._store.remove(digest)
+
+    def keep(self, digests: Set[str]) -> None:
+        """Delete every checkpoint but these."""
+        self._store.keep(digests)
 
     def tell(self, listener: Listener) -> None:
         """Tell how saving went since last asked."""

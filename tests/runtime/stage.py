@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,9 @@ class Shelf:
     def remove(self, digest: str) -> None:
         self.calls.append(("remove", digest))
         self.store.remove(digest)
+
+    def keep(self, digests: Set[str]) -> None:
+        self.store.keep(digests)
 
     def tell(self, brain: Brain) -> None:
         """Save what is there, and say so."""

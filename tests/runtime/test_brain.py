@@ -743,7 +743,7 @@ def test_a_strategy_that_falls_silent_is_told_of(make_brain):
     brain.start()
     first, second = brain.orders([0, 1])
     brain.report([ended(first, {0: 0.1, 1: 0.2})])
-    with pytest.raises(HostError, match="That is a mistake in it"):
+    with pytest.raises(HostError, match="a mistake in it"):
         brain.report([ended(second, {2: 0.1, 3: 0.2})])
 
 

@@ -245,7 +245,7 @@ def test_what_cannot_be_removed_is_one_line(store):
     _, saved = one(store)
     beside(saved).unlink()
     beside(saved).mkdir()
-    with pytest.raises(StorageError, match=r"^cannot delete \S+\.json: [^.\n]+\.$"):
+    with pytest.raises(StorageError, match=r"^cannot delete \S+\.json: [^.\n]+\. Mend the rights .*\.$"):
         store.remove(saved.digest)
 
 

@@ -185,5 +185,5 @@ def test_who_waits_for_a_state_is_let_go_when_the_exchange_closes():
     exchange.publish("1:0", "state")
     exchange.close()
     assert "state" == exchange.fetch("1:0")
-    with pytest.raises(HostError, match="the state 2:0 was not published before the sweep ended"):
+    with pytest.raises(HostError, match="the state of segment 2:0 was not published before the sweep ended"):
         in_time(20.0, lambda: exchange.fetch("2:0"))

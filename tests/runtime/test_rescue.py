@@ -177,7 +177,27 @@ def test_another_score_is_told(was, now):
 def test_what_does_not_train_again_is_no_state_to_go_on_from():
     """What trained before fails now, or stops elsewhere: the sweep ends with the mend."""
     with pytest.raises(HostError, match=r"could not be trained again: it broke. Resume the sweep with the versions"):
-        rescue_of(0.25).check(result(failure="it broke"))
+        rescue_of(0.25).check(result(failure="it broke"), is_limited=True)
+    with pytest.raises(HostError, match=r"it ended after 15 steps instead of 20. Resume the sweep with the versions"):
+        rescue_of(0.25).check(result(consumed=15), is_limited=False)
+
+
+def test_training_again_ends_with_the_budget():
+    """A segment that a limit on time cut short is no state to go on from: more time is asked for."""
+    with pytest.raises(HostError, match=r"time is used up before .* `pbt extend RUN --wall-minutes N`"):
+        rescue_of(0.25).check(result(consumed=15), is_limited=True)
+    rescue_of(0.25).check(result(), is_limited=True)
+
+
+def test_what_is_left_of_a_recovery():
+    """For people, when it is stopped: the segments of waves that have not been reported."""
+    rescue = Rescue(TWO, TARGETS, frozenset(), [A, B], {})
+    left = [rescue.rest]
+    while not rescue.done:
+        for stack in (0, 1):
+            rescue.reported(stack)
+        left.append(rescue.rest)
+    assert ["3", "2", "0", "0"] == [text.split(": ")[1].split()[0] for text in left]
 
 
 # --- whole recoveries

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pbt.errors import LedgerError
+from pbt.errors import HostError, LedgerError
 from pbt.population import PBT, Fixed
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.schema import canonical
 from pbt.runtime.brain import Brain
+from pbt.runtime.checkpoints import CheckpointStore
 from pbt.spec import Budget, Checkpoints
 from pbt.strategy import Task
 from tests.runtime.miniature import SPACE, Clear, train
 from tests.runtime.stage import Stage, new_run, photographs, rows
 from tests.runtime.test_brain import is_sound
+from trainables import State
 
 pytestmark = pytest.mark.usefixtures("no_sync")
 
@@ -296,6 +298,75 @@ def test_stop_and_resume(tmp_path, saved_album, checkpoints, seed):
     assert 2 < len(told)
     for row in told:
         assert row["message"].endswith("checkpoints, 0 segments trained again")
+
+
+def test_stopped_before_it_is_all_back(tmp_path, saved_album):
+    """Nothing more is trained again, what is missing is told, and the sweep still comes to the same end."""
+    sweep = {"checkpoints": NONE, **SWEEP}
+    run = new_run(tmp_path)
+    stage = Stage(run, OPTIONS, **sweep)
+    while len(stage.rows("outcomes")) < 10:
+        stage.turn()
+    stage.brain.abandon()
+    for waves in range(2):
+        stage = Stage(run, OPTIONS, **sweep)
+        before = len(stage.rows("orders"))
+        for _ in range(2 * waves):
+            stage.turn()
+        stage.take()
+        stage.brain.stop()
+        stage.play()
+        assert stage.brain.done
+        assert not stage.brain.finished
+        assert {"recovery"} == {row["kind"] for row in stage.rows("orders")[before:]}
+        assert not stage.rows("checkpoints")
+        assert not len(stage.shelf.exchange)
+    told = [row["message"] for row in kinds(stage, "recovery_stopped")]
+    left = [int(message.split(": ")[1].split()[0]) for message in told]
+    assert [5, 0] == left
+    assert saved_album.digest == Stage(run, OPTIONS, **sweep).play().digest()
+
+
+def test_time_that_ends_while_segments_are_trained_again(tmp_path, saved_album):
+    """The budget is kept: the session ends with the mend, nothing recorded is lost, and with more time it goes on."""
+    sweep = {"checkpoints": NONE, **SWEEP}
+    run = new_run(tmp_path)
+    stage = Stage(run, OPTIONS, wall_minutes=1000, **sweep)
+    while len(stage.rows("outcomes")) < 10:
+        stage.turn()
+    stage.brain.abandon()
+    stage = Stage(run, OPTIONS, wall_minutes=1e-9, **sweep)
+    with pytest.raises(HostError, match="time is used up before what was lost had been trained again"):
+        stage.play()
+    stage.brain.close()
+    assert saved_album.digest == Stage(run, OPTIONS, wall_minutes=3000, **sweep).play().digest()
+
+
+def test_checkpoints_that_are_not_on_record_are_removed(saved_album, tmp_path):
+    """Whoever wrote them died before saying so. One that is damaged, and on record as such, is left to look at."""
+    run = saved_album.copy(saved_album.photos[-1], tmp_path / "run")
+    store = CheckpointStore(run / "checkpoints")
+    (tmp_path / "other").mkdir()
+    orphan = store.save(State((), age=1, consumed=1, seed=1), {}).digest
+    damaged = flip(run, newest(run))
+    stage = resume(run, saved_album)
+    assert orphan not in store.digests()
+    assert damaged
+    assert damaged <= resume(run, saved_album).shelf.store.digests()
+    assert saved_album.digest == stage.digest()
+
+
+def test_steps_since_the_last_checkpoint_are_counted_across_sessions(tmp_path):
+    """Every 20 steps: a member saved at 20 is next saved at 40, though the sweep was taken up again at 30."""
+    sweep = {"checkpoints": Checkpoints(every_steps=20, every_minutes=None, keep=9), **SWEEP, "generations": 6}
+    run, alone = new_run(tmp_path), Stage(new_run(tmp_path), Fixed(), **sweep).play()
+    stage = Stage(run, Fixed(), **sweep)
+    while len(stage.rows("outcomes")) < 15:
+        stage.turn()
+    stage.brain.abandon()
+    stage = Stage(run, Fixed(), **sweep).play()
+    saved = {(row["member"], row["segment"]) for row in stage.rows("checkpoints") if row["status"] == "saved"}
+    assert {(row["member"], row["segment"]) for row in alone.rows("checkpoints")} == saved
 
 
 def test_stop_and_resume_on_the_host_of_this_process(tmp_path, saved_album):
