@@ -1,4 +1,5 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`, `show`, `list`, `sync`.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `show`, `list`, `sync`; and what asks the record:
+`lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pbt.errors import LedgerError, SpecError
-from pbt.launch import Job, check_budget, find_place, launch, load_space, started
+from pbt.errors import LedgerError, RunNotFound, SpecError
+from pbt.launch import Job, Resolved, check_budget, find_place, launch, load_space, started
 from pbt.member import Slot, lay_out
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
@@ -18,11 +19,11 @@ from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
 from pbt.record.schema import canonical
 from pbt.runtime.budget import Limits, Usage, exceeded
 from pbt.runtime.history import read_history
-from pbt.spec import SweepSpec, from_dict, require, to_dict
+from pbt.spec import Budget, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep, check_wider, space_data
 from searchspaces import Space
-from trainables import Trainable
+from trainables import Place, Trainable
 from trainables.core.step import warn_if_not_compiled
 
 #: Seconds between two looks whether a run has stopped.
@@ -119,7 +120,7 @@ def stop(run: str | Path | Run, *, wait: bool = True) -> None:
     """
     found = _open(run)
     if not is_written(found.path):
-        if LedgerReader(found.path).finished:
+        if _is_begun(found) and LedgerReader(found.path).finished:
             raise LedgerError(f"{found.id} has finished: there is nothing to stop.")
         raise LedgerError(f"{found.id} is not running. `pbt resume {found.path}` goes on with it.")
     ask_to_stop(found)
@@ -140,9 +141,11 @@ def _take_up(
     strategy: StrategyOptions | None,
     hosts: Mapping[str, Any],
 ) -> Result:
-    reader = LedgerReader(run.path)
     if is_written(run.path):
         raise LedgerError(f"{run.id} is running. Stop it first with `pbt stop {run.path}`.")
+    if reason == "resume" and not _is_begun(run):
+        return _begin(run, progress, trainable, strategy, hosts)
+    reader = LedgerReader(run.path)
     if reason == "resume" and reader.finished:
         raise LedgerError(f"{run.id} has finished. `pbt extend {run.path} --generations N` goes on beyond its end.")
     begun = _with_hosts(_begun(run), hosts)
@@ -150,18 +153,56 @@ def _take_up(
     extension = (len(told), told[-1]) if told else None
     if reason == "extend":
         extension = (len(told) + 1, _extension(run, extension, changes))
-    sweep = Sweep.from_spec(begun, trainable, strategy)
-    _check_data(run, sweep.resolved.capabilities.data)
-    with started(begun.hosts):
-        place = find_place(begun.hosts)
+    in_force = _in_force(run, extension)
+    with _brought_back(run, begun, in_force.budget, trainable, strategy, hosts) as (resolved, place):
+        if reason == "extend":
+            _check_room(reader, in_force, resolved.capabilities.tokens_per_step)
+        if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
+            run = _remember(run, in_force)
+        launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
+    return Result(run)
+
+
+def _is_begun(run: Run) -> bool:
+    """Whether anything is recorded: its driver may have died before it came to that."""
+    try:
+        LedgerReader(run.path)
+    except RunNotFound:
+        return False
+    return True
+
+
+def _begin(
+    run: Run,
+    progress: bool,
+    trainable: Trainable | None,
+    strategy: StrategyOptions | None,
+    hosts: Mapping[str, Any],
+) -> Result:
+    spec = _with_hosts(_begun(run), hosts)
+    with _brought_back(run, spec, spec.budget, trainable, strategy, hosts) as (resolved, place):
+        launch(Job(run, spec, resolved, place), progress=progress)
+    return Result(run)
+
+
+@contextmanager
+def _brought_back(
+    run: Run,
+    spec: SweepSpec,
+    budget: Budget,
+    trainable: Trainable | None,
+    strategy: StrategyOptions | None,
+    hosts: Mapping[str, Any],
+) -> Iterator[tuple[Resolved, Place]]:
+    """What a run's spec names and where it trains, both as they were when it was begun."""
+    resolved = Sweep.from_spec(spec, trainable, strategy).resolved
+    _check_data(run, resolved.capabilities.data)
+    with started(spec.hosts):
+        place = find_place(spec.hosts)
         _check_device(run, place.device, hosts)
         warn_if_not_compiled(place)
-        check_budget(_in_force(run, extension).budget, sweep.resolved.capabilities, place)
-        if reason == "extend":
-            _check_room(reader, _in_force(run, extension), sweep.resolved.capabilities.tokens_per_step)
-            run = _remember_extension(run, _in_force(run, extension))
-        launch(Job(run, begun, sweep.resolved, place, reason, extension), progress=progress)
-    return Result(run)
+        check_budget(budget, resolved.capabilities, place)
+        yield resolved, place
 
 
 def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> None:
@@ -185,7 +226,7 @@ def _begun(run: Run) -> SweepSpec:
     return from_dict(run.info.get("begun") or run.info["spec"])
 
 
-def _remember_extension(run: Run, spec: SweepSpec) -> Run:
+def _remember(run: Run, spec: SweepSpec) -> Run:
     """Let `run.json` show what the sweep is now; what counts stands in the ledger."""
     space = load_space(spec.space).to_json()
     changes = {"begun": to_dict(_begun(run)), "spec": to_dict(spec), "hparams": space}

@@ -17,7 +17,7 @@ from typing import Any
 import searchspaces
 from pbt.errors import HostError, PbtError, SpecError, first_line
 from pbt.member import lay_out
-from pbt.record.ledger import Ledger
+from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, forget_end, is_asked_to_stop
 from pbt.report.watch import Watch
@@ -80,8 +80,15 @@ def launch(job: Job, *, progress: bool = True, baseline: Result | None = None) -
         with _stoppable(job.run, watch.say):
             _run_on_hosts(job)
         if not Result(job.run).finished:
-            raise KeyboardInterrupt(f"stopped; every member is saved. Go on with `pbt resume {job.run.path}`.")
+            raise KeyboardInterrupt(f"{_how_it_stopped(job.run)}. Go on with `pbt resume {job.run.path}`.")
         watch.finish()
+
+
+def _how_it_stopped(run: Run) -> str:
+    incidents = LedgerReader(run.path).rows(("incidents", "sessions"))
+    began = incidents["sessions"][-1]["at"]
+    left = [row for row in incidents["incidents"] if row["kind"] == "recovery_stopped" and row["at"] > began]
+    return left[-1]["message"] if left else "stopped; every member is saved"
 
 
 @contextmanager

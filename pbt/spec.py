@@ -105,7 +105,7 @@ class Budget:
 
     Attributes:
         members: Size of the population.
-        generations: Number of times the population stops for decisions, the end included.
+        generations: Number of segments each member trains, after each of which it is compared, the end included.
         steps: Training steps of every member in every generation.
         tokens: At most so many tokens (or examples), all members together.
         wall_minutes: At most so long, counted while the sweep runs.

@@ -69,8 +69,8 @@ class SegmentReported:
         member: Who.
         segment: Index of the segment that ended.
         age: Steps in the ancestry of the weights.
-        consumed: Steps the member ran itself: fewer than ordered where the budget cut the segment short, which is told
-            (`BudgetEnded`) before.
+        consumed: Steps the member ran itself: fewer than ordered where the budget cut the segment short. `BudgetEnded`
+            is told before this report or, in synchronous mode, before the last one of the generation.
         metrics: Evaluation metrics by name; NaN where training diverged.
         wall_s: Seconds the stack spent on the segment.
     """
@@ -108,7 +108,7 @@ class EvaluationEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetEnded:
-    """There is not enough left of the budget for another segment of every member.
+    """There is not enough left of the budget for another segment of every member; where nobody waits, of who reports.
 
     The strategy orders no further training: once every segment under way has been reported, it announces the best so
     far. Once it has announced somebody this is no news.
@@ -126,7 +126,7 @@ class BudgetEnded:
 class Extended:
     """The sweep goes on, also after its end, with more members, more generations, or a wider space.
 
-    Everything goes on as if the new task had been known when the last decision was made. What the budget cut short is
+    Strategies in synchronous mode go on as if the new task had always been known. What the budget cut short is
     trained to its end first. A winner that was announced is announced no more; where nothing is left to train, the
     sweep ends again.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pbt.member import Hparams
 from pbt.population.evolution import Evolution
 from pbt.population.roster import check_initial
-from pbt.population.rounds import Rounds, nobody
+from pbt.population.rounds import Rounds
 from pbt.strategy import Strategy, Task
 
 
@@ -36,4 +36,4 @@ class Fixed:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        return Evolution(task, Rounds(nobody), self.initial)
+        return Evolution(task, Rounds(), self.initial)

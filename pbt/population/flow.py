@@ -5,12 +5,13 @@ Nobody waits for a slower member, except at the very end. Two questions are aske
 - *Is the member bad?* It is compared with every report that came in at its own age before, so that being behind is no
   fault and being ahead no merit. With the last scores of all, whatever their age, members on slow hosts would be
   replaced again and again and those on fast hosts never. Among the first k at an age, the k-th is one of the worst
-  `n(k)` with probability `n(k) / k` if the order says nothing about quality: summed over a generation about as many
-  are replaced as if all had been compared at its end.
+  `n(k)` with probability `n(k) / k` if the order says nothing about quality: where `n(k)` is a share of k, summed over
+  a generation about as many are replaced as if all had been compared at its end.
 - *Who is worth copying?* Those whose weights are best as they are: the last scores of all the living, whatever their
   age. What is copied is the state that earned the score, though its owner may be under way since.
 
 Age is what counts, not the member's own number of generations: who takes over older weights is compared with its like.
+It is counted in generations, to the nearest: weights that were cut short once have no others of exactly their age.
 
 Sources: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), algorithm 1: each
 member exploits and explores when it is ready, against the last score of every other. That those that were at the same
@@ -36,7 +37,7 @@ class Company:
     """Whom a member is compared with.
 
     Attributes:
-        at_age: Number of reports so far at its age, its own included.
+        at_age: Number of reports so far at its age, to the nearest generation, its own included.
         better: How many of them are better.
         num_donors: Number of living others whose last score is not NaN.
         donor: The `index`-th best of those, from 0.
@@ -61,7 +62,7 @@ class Flow:
 
     def __init__(self, consider: Consider) -> None:
         self._consider = consider
-        #: Badness of all that was reported, by age. A member that failed since still says what is usual at its age.
+        #: Badness of all that was reported, by age in generations. A member that failed since still says what is usual.
         self._at_age: dict[int, Ordered[float]] = {}
         #: Badness and number of the living whose last score is not NaN.
         self._donors: Ordered[tuple[float, int]] = Ordered()
@@ -81,7 +82,7 @@ class Flow:
                 self._leave(member)
                 return []
             case SegmentReported(member=member):
-                self._note(member, task.mode, roster)
+                self._note(member, task, roster)
                 idle = [member]
             case Extended():
                 idle = roster.idle()
@@ -100,14 +101,14 @@ class Flow:
         self._donors = Ordered(places)
         self._place = {place[1]: place for place in places}
 
-    def _note(self, member: int, mode: Mode, roster: Roster) -> None:
+    def _note(self, member: int, task: Task, roster: Roster) -> None:
         standing = _standing(member, roster)
         self._leave(member)
         if not math.isnan(standing.score):
-            self._place[member] = _place(standing, mode)
+            self._place[member] = _place(standing, task.mode)
             self._donors.add(self._place[member])
         if not roster[member].was_cut_short:  # it comes again, and is compared then
-            self._at_age.setdefault(standing.age, Ordered()).add(badness(standing.score, mode))
+            self._peers(standing, task).add(badness(standing.score, task.mode))
 
     def _leave(self, member: int) -> None:
         if member in self._place:
@@ -115,13 +116,20 @@ class Flow:
 
     def _go_on(self, cause: str, member: int, task: Task, roster: Roster) -> list[Action]:
         generation = roster[member].generation
-        verdict = self._consider(task, generation, _standing(member, roster), self._company(member, task.mode, roster))
+        verdict = self._consider(task, generation, _standing(member, roster), self._company(member, task, roster))
         changes = [] if verdict is None else roster.carry_out(cause, verdict)
         return [*changes, roster.train(cause, task, member, generation + 1)]
 
-    def _company(self, member: int, mode: Mode, roster: Roster) -> Company:
+    def _peers(self, standing: Standing, task: Task) -> Ordered[float]:
+        steps = task.budget.steps
+        age = (2 * standing.age + steps) // (2 * steps)
+        if age not in self._at_age:
+            self._at_age[age] = Ordered()
+        return self._at_age[age]
+
+    def _company(self, member: int, task: Task, roster: Roster) -> Company:
         standing = _standing(member, roster)
-        peers = self._at_age.get(standing.age, Ordered())
+        peers = self._peers(standing, task)
         own = self._place.get(member)
         own_index = math.inf if own is None else self._donors.count_below(own)
 
@@ -130,7 +138,7 @@ class Flow:
 
         return Company(
             at_age=len(peers),
-            better=peers.count_below(badness(standing.score, mode)),
+            better=peers.count_below(badness(standing.score, task.mode)),
             num_donors=len(self._donors) - (own is not None),
             donor=donor,
         )

@@ -18,19 +18,14 @@ from pbt.strategy import Action, Extended, MemberFailed, SegmentReported, Task
 Evolve: TypeAlias = Callable[[Task, int, Sequence[Standing]], list[Verdict]]
 
 
-def nobody(task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
-    """An `Evolve` that lets every member go on as it is."""
-    return []
-
-
 class Rounds:
     """The pace of synchronous generations.
 
     Args:
-        evolve: Decides at the end of every generation but the last.
+        evolve: Decides at the end of every generation but the last; None lets every member go on as it is.
     """
 
-    def __init__(self, evolve: Evolve) -> None:
+    def __init__(self, evolve: Evolve | None = None) -> None:
         self._evolve = evolve
         self._generation = 0
 
@@ -49,10 +44,15 @@ class Rounds:
         # Their own reports are the causes, not the last to come in: in which order they come in makes no difference.
         extension = event.id if isinstance(event, Extended) else None
         causes = {member: extension or report_id(member, roster[member]) for member in roster.idle()}
-        verdicts = self._evolve(task, self._generation, rank(roster.standings(), task.mode))
+        verdicts = self._decide(task, roster)
         self._generation += 1
         changes = [action for it in verdicts for action in roster.carry_out(causes[_about(it)], it)]
         return changes + [roster.train(cause, task, member, self._generation) for member, cause in causes.items()]
+
+    def _decide(self, task: Task, roster: Roster) -> list[Verdict]:
+        if self._evolve is None:
+            return []
+        return self._evolve(task, self._generation, rank(roster.standings(), task.mode))
 
     def snapshot(self) -> dict[str, Any]:
         """The generation under way."""

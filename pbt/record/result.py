@@ -138,8 +138,8 @@ class Result:
     @property
     def winner(self) -> int | None:
         """The announced winner's id; None while the sweep has not finished, or where no member survived."""
-        finish = self._rows("decisions", kind="finish")
-        return finish[-1]["member"] if finish else None
+        ends = [row for row in to_rows(self.tables["decisions"]) if row["kind"] in ("finish", "extend")]
+        return ends[-1]["member"] if ends and ends[-1]["kind"] == "finish" else None  # an extension begins anew
 
     @property
     def best(self) -> Best:

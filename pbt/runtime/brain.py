@@ -463,8 +463,11 @@ class Brain:
         return extensions
 
     def _done_before(self, ended: SegmentEnded) -> None:
+        member = self._members[ended.event.member]
         self._saving.was_at(SegmentKey(ended.event.member, ended.segment), ended.consumed)
-        slot = self._members[ended.event.member].slot
+        is_short = isinstance(ended.event, SegmentReported) and ended.consumed < (member.until or 0)
+        self._was_cut |= self._plan.synchronous and is_short  # the others of its generation may not have reported yet
+        slot = member.slot
         draft = self._drafts.setdefault(slot.stack, Draft())
         if slot.index in draft.fetch:
             self._tokens.read(draft.fetch[slot.index].token, _reader(slot))
@@ -478,6 +481,7 @@ class Brain:
     def _told_before(self, event: Event) -> None:
         if isinstance(event, BudgetEnded):
             self._purse.end()
+            self._was_cut = False
             return
         member = self._members[event.member]  # type: ignore[union-attr]
         self._draft(member.slot).examine.pop(member.slot.index, None)
@@ -507,7 +511,7 @@ class Brain:
         self._purse.extend(task.budget)
         for draft in self._drafts.values():
             draft.examine.clear()  # who was announced before is no winner any more
-        self.finished, self.best, self._is_closing = False, None, False
+        self.finished, self.best, self._is_closing, self._was_cut = False, None, False, False
         return Extended(id=f"extended:{number}", task=task, slots=self._slots)
 
     # ------------------------------------------------------------------------------- training again what was lost

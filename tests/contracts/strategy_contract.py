@@ -842,7 +842,7 @@ class SynchronousContract(StrategyContract):
 
     @EXAMPLES
     @given(case=eventful())
-    def test_members_are_compared_at_equal_age(self, options, case):
+    def test_members_are_compared_after_equally_many_steps(self, options, case):
         """Everybody is told to train to the end of the same generation, newcomers in a single segment."""
         for told in play(options, case).told:
             for action in of_kind(told.actions, ContinueUntil):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 
 import pbt
 from pbt import PBT, Budget, Checkpoints, Fixed, Hosts, Result, Sweep
-from pbt.errors import LedgerError, SpecError
+from pbt.errors import LedgerError, RunNotFound, SpecError
 from pbt.record.ledger import is_written
+from pbt.record.runs import rewrite_run
 from searchspaces import Choice, Float, Int
 from tests.integration.test_sweep import SPACE
 from trainables import Quadratic
@@ -98,6 +100,22 @@ def test_a_finished_run_has_nothing_to_resume(tmp_path: Path) -> None:
     result = sweep(tmp_path).run(progress=False)
     with pytest.raises(LedgerError, match=r"has finished. `pbt extend .* --generations N` goes on"):
         pbt.resume(result.path)
+
+
+def test_a_run_that_died_before_its_ledger_is_begun(tmp_path: Path) -> None:
+    """There is only `run.json`: reading says so, stopping and extending too, and resuming begins it."""
+    alone = sweep(tmp_path / "alone").run(progress=False)
+    run = tmp_path / "died" / alone.run.id
+    run.mkdir(parents=True)
+    shutil.copy(alone.path / "run.json", run)
+    for ask in (pbt.load, lambda path: pbt.extend(path, generations=9)):
+        with pytest.raises(RunNotFound, match="nothing is recorded yet. `pbt resume .*` begins it"):
+            ask(run)
+    with pytest.raises(LedgerError, match="is not running. `pbt resume .*` goes on with it"):
+        pbt.stop(run)
+    begun = pbt.resume(run, progress=False)
+    assert (begun.status, begun.digest()) == ("finished", alone.digest())
+    assert [row["reason"] for row in begun.rows["sessions"]] == ["start"]
 
 
 def test_a_run_that_nobody_trains_cannot_be_stopped(tmp_path: Path) -> None:
@@ -198,6 +216,34 @@ def test_more_generations_later_are_as_good_as_at_once(tmp_path: Path) -> None:
         "extend",
         "finish",
     ]
+
+
+def test_an_extension_that_died_before_it_was_on_record_is_forgotten(tmp_path: Path) -> None:
+    """`run.json` had the new numbers already: the ledger is what counts, and `run.json` is put right."""
+    first = sweep(tmp_path, generations=150)
+    with meanwhile(tmp_path, 5, lambda run: pbt.stop(run, wait=False)), pytest.raises(KeyboardInterrupt):
+        first.run(progress=False)
+    run = pbt.load(only_run(tmp_path)).run
+    spec = dict(run.info["spec"])
+    larger = {**spec, "budget": {**spec["budget"], "generations": 500}}
+    rewrite_run(run, {**run.info, "begun": spec, "spec": larger})
+    resumed = pbt.resume(run.path, progress=False)
+    assert resumed.run.info["spec"] == spec
+    assert pbt.load(run.path).run.info["spec"] == spec
+    assert {row["consumed_end"] for row in resumed.rows["outcomes"]} >= {1500}
+
+
+def test_an_extended_sweep_has_no_winner_until_it_ends_again(tmp_path: Path) -> None:
+    """The old one was announced before the extension; a limit may be set where there was none."""
+    first = sweep(tmp_path, generations=3).run(progress=False)
+    assert first.winner is not None
+    with meanwhile(tmp_path, 20, lambda run: pbt.stop(run, wait=False)), pytest.raises(KeyboardInterrupt):
+        pbt.extend(first.path, generations=500, wall_minutes=60, progress=False)
+    stopped = pbt.load(first.path)
+    assert (stopped.status, stopped.winner) == ("stopped", None)
+    with pytest.raises(LedgerError, match="has no winner: it has not finished"):
+        stopped.best
+    assert stopped.run.info["spec"]["budget"]["wall_minutes"] == 60
 
 
 @pytest.mark.parametrize("strategy", [PBT(quantile=0.3), Fixed()], ids=["pbt", "fixed"])

@@ -91,6 +91,31 @@ class Sweep:
         return self.tell(BudgetEnded(id=f"budget:{number}", reason=f"reason {number}"))
 
 
+# --- the end
+
+
+@BOTH
+def test_the_answer_about_a_winner_that_died_is_not_heard(synchronous):
+    """The sweep has ended without one; that is its only end."""
+    sweep = Sweep(PBT(synchronous=synchronous), make_task(members=1, generations=1))
+    sweep.tell(reported(0, 0, 0.5, 10))
+    (finish,) = sweep.tell(MemberFailed(id="failed:0:0", member=0, reason="its host is gone"))
+    assert Finish(cause="failed:0:0", best=None, reason="every member failed") == finish
+    assert [] == sweep.tell(evaluated("evaluation:0:0:test"))
+
+
+@BOTH
+def test_who_diverges_twice_begins_twice_elsewhere(synchronous):
+    """Each time with another seed and other hyperparameters: the same would diverge for ever."""
+    sweep = Sweep(PBT(synchronous=synchronous), make_task(members=1, generations=4))
+    starts = of_kind(sweep.start, Start)
+    for segment in range(2):
+        starts += of_kind(sweep.tell(reported(0, segment, NAN, 10 * (segment + 1))), Start)
+    assert len(starts) == 3
+    assert len({start.seed for start in starts}) == 3
+    assert len({json.dumps(dict(start.hparams), sort_keys=True) for start in starts}) == 3
+
+
 # --- the budget ends
 
 
@@ -264,7 +289,7 @@ def test_what_was_cut_short_is_no_measure_of_others():
     sweep.end_budget()
     sweep.tell(reported(0, 1, 0.9, 10), reported(1, 0, 0.2, 10))
     (copy,) = of_kind(sweep.extend(), Copy)
-    assert copy.reason == "Q 0.2 is rank 2 of 2 at age 10; donor 0 has 0.9 at age 10"
+    assert copy.reason == "Q 0.2 is rank 2 of 2 around age 10; donor 0 has 0.9 at age 10"
 
 
 @BOTH

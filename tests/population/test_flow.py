@@ -3,6 +3,7 @@
 import collections
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from tests.contracts.strategy_contract import (
     of_kind,
     play,
 )
+from tests.population.test_evolution import Sweep, evaluated, reported
 
 NAN = math.nan
 SPACE = Space({"a": Float(0.0, 1000.0), "b": Float(0.0, 1000.0)})
@@ -42,6 +44,11 @@ class TestContract(StrategyContract):
     )
     def options(self, request):
         return request.param
+
+
+def aged(member, segment, score, age, consumed=None):
+    consumed = age if consumed is None else consumed
+    return replace(reported(member, segment, score, consumed), age=age)
 
 
 def test_it_says_so():
@@ -89,7 +96,7 @@ def test_what_a_report_orders():
     task = make_task(members=2, generations=2, steps=7, space=SPACE)
     first, second = play(options, Case(task=task, scores=[[0.9, 0.0], [0.1, 0.0]])).told[1:3]
     assert [ContinueUntil(cause="report:0:0", member=0, consumed=14, generation=1)] == first.actions
-    why = "Q 0.1 is rank 2 of 2 at age 7; donor 0 has 0.9 at age 7"
+    why = "Q 0.1 is rank 2 of 2 around age 7; donor 0 has 0.9 at age 7"
     assert [
         Copy(cause="report:1:0", donor=0, receiver=1, reason=why),
         Set(cause="report:1:0", member=1, hparams={"a": 2.0, "b": 4.0}),
@@ -104,9 +111,9 @@ def company(at_age, better, donors=()):
     return Company(at_age, better, len(known), known.__getitem__)
 
 
-def consider(options, score, others, mode="max"):
+def consider(options, score, others, mode="max", members=2, generation=0):
     member = Standing(3, score, {"a": 2.0, "b": 2.0}, age=10)
-    return options.consider(make_task(members=20, mode=mode, space=SPACE), 0, member, others)
+    return options.consider(make_task(members=members, mode=mode, space=SPACE), generation, member, others)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +121,11 @@ def consider(options, score, others, mode="max"):
     [
         (1, 0, 0.5, False),  # the first at its age
         (2, 0, 0.5, False),
-        (2, 1, 0.2, True),
-        (3, 1, 0.2, False),  # the other two: one better, one no better
-        (3, 2, 0.2, True),
+        (2, 1, 0.5, True),
+        (5, 4, 0.2, True),
+        (5, 3, 0.2, False),  # the other four: three better, one no better
         (9, 8, 0.2, True),
-        (9, 7, 0.2, False),
+        (9, 6, 0.2, False),
         (10, 8, 0.2, True),  # now two are replaced
         (10, 7, 0.2, False),
         (20, 10, 0.5, True),
@@ -127,9 +134,31 @@ def consider(options, score, others, mode="max"):
     ],
 )
 def test_the_worst_so_far_at_an_age_are_replaced(at_age, better, quantile, is_replaced):
-    """Among the `max(1, floor(quantile * n))` worst of the n that were as old; equals are no worse."""
-    verdict = consider(PBT(synchronous=False, quantile=quantile), 0.5, company(at_age, better, donors=[0.9]))
-    assert is_replaced == (verdict is not None)
+    """Among the `quantile * n` worst of the n that were as old; equals are no worse."""
+    options = PBT(synchronous=False, quantile=quantile)
+    for generation in range(50):
+        others = company(at_age, better, donors=[0.9])
+        verdict = consider(options, 0.5, others, members=20, generation=generation)
+        assert is_replaced == (verdict is not None)
+
+
+@pytest.mark.parametrize(
+    ("at_age", "better", "quantile", "members", "chance"),
+    [
+        (2, 1, 0.2, 20, 0.4),
+        (3, 2, 0.2, 20, 0.6),
+        (9, 7, 0.2, 20, 0.8),
+        (2, 1, 0.01, 100, 0.02),
+        (2, 1, 0.2, 3, 2 / 3),  # one of three at least
+        (2, 1, 0.2, 9, 2 / 9),  # one of nine: 1.8, rounded down as in rounds
+    ],
+)
+def test_what_is_no_whole_number_is_right_in_the_mean(at_age, better, quantile, members, chance):
+    """Over 2,000 generations; three standard deviations."""
+    options, others = PBT(synchronous=False, quantile=quantile), company(at_age, better, donors=[0.9])
+    verdicts = [consider(options, 0.5, others, members=members, generation=number) for number in range(2000)]
+    found = sum(verdict is not None for verdict in verdicts) / 2000
+    assert abs(chance - found) < 3 * math.sqrt(chance * (1 - chance) / 2000)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -138,7 +167,8 @@ def test_a_donor_that_became_worse_is_declined(mode):
     sign = 1.0 if mode == "max" else -1.0
     worse = consider(FLOW, sign * 0.5, company(2, 1, donors=[sign * 0.4]), mode)
     score, donor = sign * 0.5, sign * 0.4
-    assert Keep(3, f"Q {score:g} is rank 2 of 2 at age 10; donor 10 has {donor:g} at age 20, which is worse") == worse
+    why = f"Q {score:g} is rank 2 of 2 around age 10; donor 10 has {donor:g} at age 20, which is worse"
+    assert Keep(3, why) == worse
     assert consider(FLOW, sign * 0.5, company(2, 1, donors=[sign * 0.5]), mode).donor == 10
 
 
@@ -177,21 +207,22 @@ def test_members_are_compared_at_equal_age(mode):
 def test_a_copy_is_of_the_last_report_whoever_owns_it_trains_with_by_now():
     """Explored are the values that earned the donor its score, not those it was given since."""
     initial = ({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}, {"a": 100.0, "b": 100.0})
-    options = PBT(synchronous=False, initial=initial, resample_probability=0.0, factors=(2.0, 2.0))
+    options = PBT(synchronous=False, quantile=0.5, initial=initial, resample_probability=0.0, factors=(2.0, 2.0))
+    # Member 3 comes too late to matter.
     # Member 1 is good by now, but was worse than member 0 at its age: it copies 0, and is then copied by 2.
     case = Case(
-        task=make_task(members=3, generations=2, space=SPACE),
-        scores=[[0.5, 0.1], [0.4, 0.0], [0.3, 0.0]],
-        durations=[[1, 1], [3, 9], [4, 1]],
+        task=make_task(members=4, generations=2, space=SPACE),
+        scores=[[0.5, 0.1], [0.4, 0.0], [0.3, 0.0], [0.0, 0.0]],
+        durations=[[1, 1], [3, 9], [4, 1], [99, 1]],
     )
     story = play(options, case)
     answers = {told.event.id: told.actions for told in story.told}
     assert [Decline] == [type(action) for action in answers["report:1:0"][:-1]]  # 0 reported 0.1 in the meantime
     assert [1] == [copy.donor for copy in of_kind(answers["report:2:0"], Copy)]
     case = Case(
-        task=make_task(members=3, generations=2, space=SPACE),
-        scores=[[0.5, 0.0], [0.4, 0.0], [0.3, 0.0]],
-        durations=[[1, 3], [2, 9], [5, 1]],
+        task=make_task(members=4, generations=2, space=SPACE),
+        scores=[[0.5, 0.0], [0.4, 0.0], [0.3, 0.0], [0.0, 0.0]],
+        durations=[[1, 3], [2, 9], [5, 1], [99, 1]],
     )
     answers = {told.event.id: told.actions for told in play(options, case).told}
     assert [{"a": 2.0, "b": 2.0}] == [change.hparams for change in of_kind(answers["report:1:0"], Set)]
@@ -200,15 +231,39 @@ def test_a_copy_is_of_the_last_report_whoever_owns_it_trains_with_by_now():
     assert (copy.donor, change.hparams) == (1, {"a": 20.0, "b": 20.0})
 
 
-def test_about_as_many_are_replaced_as_in_rounds():
-    """A fifth in every generation, however long each member takes: with 20 members 4, over 30 generations 120."""
-    rng = random.Random(1)
-    scores = [[rng.random() for _ in range(31)] for _ in range(20)]
-    durations = [[rng.randint(1, 3) for _ in range(31)] for _ in range(20)]
-    case = Case(task=make_task(members=20, generations=31, space=SPACE), scores=scores, durations=durations)
-    in_rounds, in_flow = (len(of_kind(play(options, case).actions, Copy)) for options in (PBT(), FLOW))
-    assert in_rounds == 120
-    assert 90 < in_flow < 150
+@pytest.mark.parametrize(
+    ("members", "quantile", "replaced"), [(20, 0.2, 4), (9, 0.2, 1), (5, 0.2, 1), (20, 0.05, 1), (100, 0.01, 1)]
+)
+def test_about_as_many_are_replaced_as_in_rounds(members, quantile, replaced):
+    """However long each member takes; the first at an age has nobody to be compared with. Four standard deviations."""
+    rng, generations = random.Random(1), 31
+    scores = [[rng.random() for _ in range(generations)] for _ in range(members)]
+    durations = [[rng.randint(1, 3) for _ in range(generations)] for _ in range(members)]
+    task = make_task(members=members, generations=generations, space=SPACE)
+    case = Case(task=task, scores=scores, durations=durations)
+    counts = []
+    for synchronous in (True, False):
+        actions = play(PBT(synchronous=synchronous, quantile=quantile), case).actions
+        counts.append(len(of_kind(actions, Copy | Decline)))
+    in_rounds, in_flow = counts
+    assert (generations - 1) * replaced == in_rounds
+    expected = in_rounds * (members - 1) / members
+    assert abs(expected - in_flow) < 4 * math.sqrt(expected)
+
+
+def test_weights_that_were_cut_short_are_compared_too():
+    """Nobody else has exactly their age: to the nearest generation, others have."""
+    sweep = Sweep(PBT(synchronous=False, quantile=0.5), make_task(members=4, generations=3))
+    sweep.end_budget()
+    scores = [0.9, 0.5, 0.6, 0.1]
+    sweep.tell(*(aged(member, 0, score, 4 if member == 0 else 10) for member, score in enumerate(scores)))
+    sweep.tell(evaluated("evaluation:0:0:test"))
+    (copy,) = [copy for copy in of_kind(sweep.extend(generations=5), Copy) if copy.receiver == 3]
+    assert copy.donor == 0  # at age 4
+    sweep.tell(aged(1, 1, 0.5, 20), aged(2, 1, 0.6, 20))
+    (copy,) = of_kind(sweep.tell(aged(3, 1, -1000.0, 14, consumed=20)), Copy)
+    assert copy.receiver == 3
+    assert "is rank 4 of 4 around age 14" in copy.reason  # with the three that reported at age 10
 
 
 # --- NaN
@@ -224,6 +279,14 @@ def test_nobody_goes_on_diverged(case, quantile):
         if math.isnan(told.scores[told.event.member]):
             others = [score for score in told.scores.values() if not math.isnan(score)]
             assert [Copy if others else Start] == [type(a) for a in told.actions if isinstance(a, Copy | Start)]
+
+
+def test_who_diverged_counts_among_those_of_its_age():
+    """The second of three, with the third diverged before it, is rank 2 of 3: not one of the worst third."""
+    for seed in range(10):
+        sweep = Sweep(PBT(synchronous=False, quantile=0.4), make_task(members=3, generations=3, seed=seed))
+        sweep.tell(aged(0, 0, 0.9, 10), aged(1, 0, NAN, 10))
+        assert [ContinueUntil] == [type(action) for action in sweep.tell(aged(2, 0, 0.5, 10))]
 
 
 def test_who_begins_again_is_compared_with_beginners():

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -434,3 +435,33 @@ def test_time_of_earlier_sessions_counts(tmp_path, monkeypatch):
         max(row["wall_s"] for row in again.rows("usage") if row["session"] == 1),
         max(row["wall_s"] for row in again.rows("usage") if row["session"] == 2) <= 30.0,
     ]
+
+
+@pytest.mark.parametrize("options", [Fixed(), PBT(quantile=0.5)], ids=["fixed", "pbt"])
+def test_a_segment_cut_short_before_a_crash_ends_the_sweep_after_it(tmp_path, monkeypatch, options):
+    """One stack was cut short and reported, the other was under way: nobody is compared at unequal age after that."""
+    run = new_run(tmp_path)
+
+    def stage(step_s):
+        trainable = Slow(monkeypatch, step_s, 0.0)
+        sweep = {"stacks": 2, "generations": 6, "steps": 20, "joules": 65.0, "checkpoints": Checkpoints(every_steps=1)}
+        made = Stage(run, options, trainable=trainable, clock=trainable.clock, **sweep)
+        measured = made.carry_out
+        made.carry_out = lambda stack: replace(report := measured(stack), joules=report.wall_s)
+        return made, trainable
+
+    before, trainable = stage(0.5)
+    while len(before.rows("outcomes")) < 8:
+        before.turn()
+    trainable._step_s = 0.6
+    while len(before.rows("outcomes")) < 9:
+        before.turn()
+    cut = [row["consumed_end"] for row in before.rows("outcomes")[8:]]
+    assert {40 < consumed < 60 for consumed in cut} == {True}
+    before.brain.abandon()
+    after, _ = stage(0.1)  # a faster machine, that has energy left for more
+    after.play()
+    assert [2] * 4 == [row["segment"] for row in after.rows("outcomes")[8:]]
+    (end,) = [row for row in after.rows("decisions") if row["kind"] == "budget"]
+    assert "segments had to be cut short" in end["reason"]
+    assert after.brain.finished
