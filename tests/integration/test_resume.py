@@ -109,9 +109,9 @@ def test_a_run_that_died_before_its_ledger_is_begun(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     shutil.copy(alone.path / "run.json", run)
     for ask in (pbt.load, lambda path: pbt.extend(path, generations=9)):
-        with pytest.raises(RunNotFound, match="nothing is recorded yet. `pbt resume .*` begins it"):
+        with pytest.raises(RunNotFound, match=r"nothing is recorded yet. `pbt resume .*` begins it"):
             ask(run)
-    with pytest.raises(LedgerError, match="is not running. `pbt resume .*` goes on with it"):
+    with pytest.raises(LedgerError, match=r"is not running. `pbt resume .*` goes on with it"):
         pbt.stop(run)
     begun = pbt.resume(run, progress=False)
     assert (begun.status, begun.digest()) == ("finished", alone.digest())
@@ -242,7 +242,7 @@ def test_an_extended_sweep_has_no_winner_until_it_ends_again(tmp_path: Path) -> 
     stopped = pbt.load(first.path)
     assert (stopped.status, stopped.winner) == ("stopped", None)
     with pytest.raises(LedgerError, match="has no winner: it has not finished"):
-        stopped.best
+        _ = stopped.best
     assert stopped.run.info["spec"]["budget"]["wall_minutes"] == 60
 
 
