@@ -119,7 +119,7 @@ class Result:
         joined = joined.sort_by([("member", "ascending"), ("segment", "ascending")])
         values = [json.loads(text) for text in joined["hparams"].to_pylist()]
         for name in sorted({name for row in values for name in row}):
-            joined = joined.append_column(f"hparams/{name}", _column([row.get(name) for row in values]))
+            joined = joined.append_column(f"hparams/{name}", provenance.column([row.get(name) for row in values]))
         return joined
 
     @property
@@ -222,10 +222,3 @@ def load(path: str | Path) -> Result:
         RunNotFound: It is not a run folder.
     """
     return Result(open_run(Path(path)))
-
-
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else str(value) for value in values])
