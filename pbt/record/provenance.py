@@ -95,8 +95,8 @@ def lineage_table(lineage: Lineage) -> pa.Table:
     roots = lineage.roots()
     own = [roots[segment.key] for segment in segments]
     found = segment_table(lineage, segments)
-    found = found.appendcolumn("root_member", pa.array([root.member for root in own], _INT))
-    return found.appendcolumn("root_segment", pa.array([root.index for root in own], _INT))
+    found = found.append_column("root_member", pa.array([root.member for root in own], _INT))
+    return found.append_column("root_segment", pa.array([root.index for root in own], _INT))
 
 
 def schedule_table(steps: Sequence[ScheduleStep]) -> pa.Table:
@@ -209,7 +209,7 @@ def _table(columns: Mapping[str, pa.DataType], rows: Sequence[Mapping[str, Any]]
 
 def _with_hparams(table: pa.Table, values: Sequence[Hparams]) -> pa.Table:
     for name in sorted({name for row in values for name in row}):
-        table = table.appendcolumn(f"hparams/{name}", column([row.get(name) for row in values]))
+        table = table.append_column(f"hparams/{name}", column([row.get(name) for row in values]))
     return table
 
 

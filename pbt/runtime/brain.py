@@ -199,7 +199,7 @@ class Brain:
         work = [report for report, known in fresh if known.draft is not None]
         happened = self._budget_events(work)
         for report, known in fresh:
-            happened += self._take_in(report) if known.draft is not None else self._rescued(report)
+            happened += self._take_in(report) if known.draft is not None else self._rescued(report, known.order)
             if known.draft is not None:
                 for item in known.order.fetch:
                     self._tokens.read(item.token, _reader(Slot(report.stack, item.slot)))
@@ -574,11 +574,11 @@ class Brain:
         older = "its segments are trained again from an older one, or from the start"
         self._incident("checkpoint_damaged", key, f"{problem} {older}.")
 
-    def _rescued(self, report: StackReport) -> list[Happening]:
+    def _rescued(self, report: StackReport, order: WorkOrder) -> list[Happening]:
         """A step of a recovery was done; that is no news to the strategy."""
         assert self._rescue is not None
         for result in report.segments:
-            self._rescue.check(result, self._purse.is_limited)
+            self._rescue.check(result, is_limited=order.stop_after_s is not None)
             if (problem := self._rescue.difference(result, self._score(result))) is not None:
                 self._incident("differs", SegmentKey(result.member, result.segment), problem)
         self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")
