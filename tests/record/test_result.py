@@ -257,5 +257,5 @@ def test_what_is_no_run_is_refused(tmp_path, name):
 def test_a_run_without_a_ledger_is_refused(tmp_path):
     """`run.json` alone is no result."""
     ledgers.run_json(tmp_path, members=2, generations=1, steps=1)
-    with pytest.raises(RunNotFound, match=r"^no run at"):
+    with pytest.raises(RunNotFound, match=r": nothing is recorded yet\. `pbt resume .*` begins it\.$"):
         load(tmp_path)
