@@ -22,12 +22,11 @@ from trainables.base import (
     Stack,
     TrainableError,
 )
-from trainables.core import ops
+from trainables.core import ops, schedules
 from trainables.core.data import TokenFeed
 from trainables.core.model import Parameter, Program
 from trainables.core.optim import CLIP_NORM, AdamW
 from trainables.core.rng import Draws, site
-from trainables.core.schedules import WarmupCosine
 from trainables.core.stack import CoreStack
 
 _VOCABULARY = 256
@@ -47,6 +46,12 @@ class Language:
         data: Path of the text, or None for the standard library's; see `trainables.corpus`.
         domains: Domains of the corpus to use; None uses all.
         eval_bytes: Bytes of a split that an evaluation reads.
+        schedule: Learning rate over the age of the weights: `constant`, `linear`, `cosine`, `inverse_sqrt`, `wsd` (with
+            a 1-sqrt decay), `wsd_linear`, `wsd_exponential`, `wsd_cosine`, `power`, `piecewise`, `piecewise_linear` or
+            `rewarmed_cosine`; see `trainables.core.schedules`. It decides which hyperparameters there are beside the
+            optimizer's, all live.
+        schedule_unit: `steps`, or `tokens` (bytes) for durations such as `warmup_tokens` instead of `warmup_steps`.
+        schedule_knots: Knots of the piecewise schedules.
     """
 
     width: int = 64
@@ -57,10 +62,13 @@ class Language:
     data: str | None = None
     domains: tuple[str, ...] | None = None
     eval_bytes: int = 16_384
+    schedule: str = "cosine"
+    schedule_unit: str = "steps"
+    schedule_knots: int = 8
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
-        for name in ("width", "depth", "heads", "context", "batch", "eval_bytes"):
+        for name in ("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
@@ -68,6 +76,7 @@ class Language:
             raise TrainableError(f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)")
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
+        self._schedule()
 
     def describe(self) -> Capabilities:
         """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live."""
@@ -86,8 +95,9 @@ class Language:
 
     def bucket(self, hparams: Hparams) -> str:
         """All members of one `Language` share its bucket: every hyperparameter is live."""
-        shape = "-".join(f"{f.name}{getattr(self, f.name)}" for f in fields(self) if f.name in _SHAPE_FIELDS)
-        return f"language-{shape}"
+        # Bucket names are on record: options that came later are named only where they are not the default.
+        named = (f for f in fields(self) if f.name in _SHAPE_FIELDS or f.name in self._changed_schedule())
+        return "-".join(["language", *(f"{f.name}{getattr(self, f.name)}" for f in named)])
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
@@ -125,9 +135,21 @@ class Language:
                 evaluation_windows=max(1, self.eval_bytes // self.context),
             ),
             optimizer=AdamW(lr=3e-3, weight_decay=0.1),
-            schedule=WarmupCosine(),
+            schedule=self._schedule(),
             extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
         )
+
+    def _changed_schedule(self) -> set[str]:
+        """Names of the options of the schedule that are not the default."""
+        return {f.name for f in fields(self) if f.name.startswith("schedule") and getattr(self, f.name) != f.default}
+
+    def _schedule(self) -> schedules.Schedule:
+        setting = schedules.Setting(
+            batch_size=self.batch,
+            tokens_per_step=self.batch * self.context,
+            num_knots=self.schedule_knots,
+        )
+        return schedules.build(self.schedule, setting, self.schedule_unit)
 
 
 _NO_TOKENS: Mapping[Any, Tensor] = {}

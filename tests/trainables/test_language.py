@@ -16,6 +16,8 @@ from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close
 from trainables import Language, Place, TrainableError
 from trainables.core.rng import Draws, below, keep, normal, site
+from trainables.core.schedules import SCHEDULES, UNITS, Setting, WarmupCosine
+from trainables.core.schedules import build as schedule_named
 from trainables.core.step import compiler
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "context": 8, "batch": 2, "eval_bytes": 128}
@@ -70,6 +72,27 @@ class TestContract(StackContract):
         assert metrics["lr"] == pytest.approx(0.4 * 11 / 20)
         donor, receiver = stack.state(0), stack.state(1)
         assert_close(donor, receiver, 1e-12)
+
+
+class TestContractOfAnotherSchedule(StackContract):
+    """The contract holds whatever the schedule, in tokens too."""
+
+    SAMPLES = (
+        {"lr": 3e-3, "warmup_tokens": 40, "stable_tokens": 100, "decay_tokens": 100},
+        {"lr": 1e-3, "warmup_tokens": 0, "decay_tokens": 90, "final_lr_ratio": 0.5},
+        {"lr": 2e-3},
+    )
+    CHANGES: ClassVar = {
+        **{name: change for name, change in TestContract.CHANGES.items() if not name.endswith("_steps")},
+        "warmup_tokens": Change(to=160),
+        "stable_tokens": Change(to=16),
+        "decay_tokens": Change(to=50),
+        "final_lr_ratio": Change(to=0.75),
+    }
+
+    @pytest.fixture
+    def trainable(self, text):
+        return Language(**TINY, data=text, schedule="wsd", schedule_unit="tokens")
 
 
 # --- an independent reference
@@ -240,6 +263,34 @@ def test_lr_in_effect_is_reported(text):
     assert stack.run([6])["lr"][0] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_schedule_chosen_is_in_effect(text, name, unit):
+    """Each step of each member has the learning rate of the schedule, for its own hyperparameters and age."""
+    trainable = Language(**TINY, data=text, schedule=name, schedule_unit=unit, schedule_knots=2)
+    schedule = schedule_named(name, Setting(batch_size=2, tokens_per_step=16, num_knots=2), unit)
+    specs = trainable.describe().hparams
+    assert schedule.hparams.items() <= specs.items()
+    step = 16 if unit == "tokens" else 1
+    durations = {n: 2 * i * step for i, n in enumerate((n for n in specs if n.endswith(f"_{unit}")), start=1)}
+    ratios = {n: 0.25 for n in specs if n.endswith("_lr_ratio")}
+    members = [{"lr": 0.1}, {"lr": 0.2, **durations, **ratios}]
+    stack = trainable.build(trainable.bucket({}), 2, Place(compile="never"))
+    for slot, hparams in enumerate(members):
+        stack.admit(slot, hparams, seed=slot)
+    rows = {n: torch.tensor([stack.hparams(i)[n] for i in range(2)], dtype=torch.float64) for n in specs}
+    for age in range(12):
+        wanted = rows["lr"] * schedule(torch.tensor([age, age]), rows)
+        assert stack.run([age + 1] * 2)["lr"].tolist() == wanted.tolist()
+
+
+def test_schedules_are_documented():
+    """The docstring names every schedule; the default's hyperparameters have the names that recorded runs have."""
+    assert all(f"`{name}`" in Language.__doc__ for name in SCHEDULES)
+    assert Language(**TINY)._program({}).schedule == WarmupCosine()
+    assert list(WarmupCosine().hparams) == ["warmup_steps", "decay_steps", "final_lr_ratio"]
+
+
 def test_describes_its_data_and_objective(text):
     """The corpus's hash and sizes, the bytes of a step and the direction of the metrics are there before a build."""
     described = Language(**TINY, data=text).describe()
@@ -307,6 +358,16 @@ def test_other_shapes_are_other_buckets(text):
         small.build(large.bucket({}), 1, Place())
 
 
+def test_the_schedule_is_in_the_bucket(text):
+    """Another schedule is another program; the default one leaves the names of recorded buckets as they were."""
+    cosine, wsd, tokens = (
+        Language(**TINY, data=text, **o) for o in ({}, {"schedule": "wsd"}, {"schedule_unit": "tokens"})
+    )
+    assert cosine.bucket({}) == "language-width8-depth1-heads2-context8-batch2"
+    assert wsd.bucket({}) == f"{cosine.bucket({})}-schedulewsd"
+    assert tokens.bucket({}) == f"{cosine.bucket({})}-schedule_unittokens"
+
+
 def test_a_path_is_made_absolute(text, monkeypatch):
     """Workers start in other folders than the driver: a relative path means the driver's."""
     monkeypatch.chdir(text.parent)
@@ -325,6 +386,10 @@ def test_a_path_is_made_absolute(text, monkeypatch):
         ({"width": 10, "heads": 4}, "width is 10; give a multiple of 8"),
         ({"domains": "prose"}, "domains is 'prose'; give a list"),
         ({"domains": []}, r"domains is \[\]"),
+        ({"schedule": "cosin"}, r"schedule 'cosin' is unknown; did you mean 'cosine'\?"),
+        ({"schedule": ["cosine"]}, r"schedule \['cosine'\] is unknown; did you mean 'cosine'\?"),
+        ({"schedule_unit": "token"}, r"schedule unit 'token' is unknown; did you mean 'tokens'\?"),
+        ({"schedule_knots": 0}, "schedule_knots is 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):
