@@ -512,6 +512,7 @@ def test_nothing_is_read_from_the_device(name, unit):
     assert (found.device.type, found.dtype, found.shape) == ("meta", torch.float64, (5,))
 
 
+@pytest.mark.full
 # torch's own, while it imports its compiler.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
