@@ -100,7 +100,7 @@ def _program() -> Program:
     return Program(
         model=_Hill(),
         feed=_NoData(),
-        optimizer=SGD(lr=0.01),
+        optimizer=SGD(lr=0.01, decay=None),
         schedule=Constant(),
         extra_hparams={
             name: HparamSpec(kind="live", default=1.0, doc=f"curvature of theta_{i} as trained")

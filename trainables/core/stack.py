@@ -22,6 +22,7 @@ from trainables.base import (
 from trainables.core.arena import Arena, copy_slots
 from trainables.core.hparams import HparamTable
 from trainables.core.model import Parameter, Program
+from trainables.core.optim import MEMBER, Buffer
 from trainables.core.rng import mix, normal, seed_word, site
 from trainables.core.step import STEP_METRICS, Tensors, step_function
 
@@ -56,16 +57,21 @@ class CoreStack:
         self._dtype = getattr(torch, place.dtype)
         self._table = HparamTable(program.hparams, capacity, self._device)
         shapes = {name: p.shape for name, p in self._parameters.items()}
-        self._params, *moments = (
-            Arena(shapes, capacity, self._dtype, self._device) for _ in range(1 + len(program.optimizer.moments))
-        )
-        self._moments = dict(zip(program.optimizer.moments, moments, strict=True))
+        self._params = Arena(shapes, capacity, self._dtype, self._device)
+        self._buffers: dict[str, Buffer] = {
+            **{moment: Buffer(shapes=shapes) for moment in program.optimizer.moments},
+            **program.optimizer.buffers(self._params.tensors),
+        }
+        self._moments = {
+            kind: Arena(buffer.shapes, capacity, buffer.dtype or self._dtype, self._device)
+            for kind, buffer in self._buffers.items()
+        }
         # The clocks are arenas too, so that copying and freezing a slot treats every tensor alike.
         self._lineage = self._clocks("age", "updates")
         self._own = self._clocks("seed", "consumed")
         self._members: list[_Member | None] = [None] * capacity
         self._tensors = self._bind()
-        self._step = step_function(place)
+        self._step = step_function(place, compiles=program.optimizer.compiles)
 
     def admit(
         self,
@@ -182,9 +188,9 @@ class CoreStack:
         member = self._member(slot)
         tensors = {f"params.{name}": t for name, t in self._params.gather(slot).items()}
         prefix = self._program.optimizer.name
-        for moment, arena in self._moments.items():
+        for kind, arena in self._moments.items():
             for name, tensor in arena.gather(slot).items():
-                tensors[f"{prefix}.{moment}.{name}"] = tensor
+                tensors[_label(f"{prefix}.{kind}", name)] = tensor
         tensors[f"{prefix}.step"] = self._lineage.gather(slot)["updates"]
         shards = tuple(Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim) for name, tensor in tensors.items())
         return State(shards, member.age, member.consumed, member.seed)
@@ -239,24 +245,26 @@ class CoreStack:
             "params": {name: _initial(name, parameter, key) for name, parameter in self._parameters.items()},
             "updates": {"updates": torch.tensor(0)},
         }
-        for moment in self._moments:
-            values[moment] = {name: torch.zeros(parameter.shape) for name, parameter in self._parameters.items()}
+        for kind, buffer in self._buffers.items():
+            # float64 holds any start exactly; the arena casts it.
+            values[kind] = {
+                name: torch.full(shape, buffer.start, dtype=torch.float64) for name, shape in buffer.shapes.items()
+            }
         return values
 
     def _loaded(self, state: State) -> dict[str, dict[str, Tensor]]:
         """The state's tensors by kind and name, checked against this stack's."""
         given = {shard.name: shard for shard in state.shards}
         prefix = self._program.optimizer.name
-        kinds = {"params": "params", **{m: f"{prefix}.{m}" for m in self._moments}}
-        wanted = {
-            f"{label}.{name}": parameter.shape
-            for label in kinds.values()
-            for name, parameter in self._parameters.items()
+        shapes = {"params": {name: p.shape for name, p in self._parameters.items()}}
+        shapes |= {kind: dict(buffer.shapes) for kind, buffer in self._buffers.items()}
+        labels = {
+            kind: {name: _label("params" if kind == "params" else f"{prefix}.{kind}", name) for name in named}
+            for kind, named in shapes.items()
         }
+        wanted = {labels[kind][name]: shape for kind, named in shapes.items() for name, shape in named.items()}
         _check_shards(given, {**wanted, f"{prefix}.step": ()})
-        values = {
-            kind: {name: given[f"{label}.{name}"].tensor for name in self._parameters} for kind, label in kinds.items()
-        }
+        values = {kind: {name: given[label].tensor for name, label in named.items()} for kind, named in labels.items()}
         values["updates"] = {"updates": given[f"{prefix}.step"].tensor}
         return values
 
@@ -286,6 +294,11 @@ def _initial(name: str, parameter: Parameter, key: Tensor) -> Tensor:
         return torch.full(parameter.shape, parameter.mean, dtype=torch.float64)
     draws = normal(mix(key + site(f"init.{name}")), size)[0]
     return (parameter.mean + parameter.std * draws).view(parameter.shape)
+
+
+def _label(prefix: str, name: str) -> str:
+    """Name in a state; what belongs to the whole member has no parameter's name."""
+    return prefix if name == MEMBER else f"{prefix}.{name}"
 
 
 def _check_shards(given: dict[str, Shard], wanted: dict[str, tuple[int, ...]]) -> None:

@@ -34,7 +34,7 @@ class Tensors:
 
     Attributes:
         params: `[K, *shape]` by name.
-        moments: Optimizer buffers `[K, *shape]` by moment and name.
+        moments: The optimizer's state `[K, *shape]` by kind and name.
         hparams: `(K,)` float64 by name.
         seed: `(K,)` int64.
         consumed: `(K,)` int64.
@@ -90,15 +90,22 @@ def _advance(tensors: Tensors, metrics: Tensor) -> None:
         counter.add_(tensors.active)
 
 
-def step_function(place: Place) -> StepFunction:
+def step_function(place: Place, *, compiles: bool = True) -> StepFunction:
     """Return the step to use at a place: eager, or compiled where that is asked for or pays.
 
     `auto` means eager on the CPU and compiled on CUDA. Measured on one thread of a shared 2-core EPYC with torch 2.13,
     the default `Language` and 8 members: eager 81 to 98 member-steps/s, compiled 94 to 103, but compiling takes 77 s
     (5 s from inductor's cache). The 4,000 member-steps of a short run last some 45 s: compiling never repays itself
     there. Matrix products are half of the eager step and run near the core's peak, so there is little to gain.
+
+    Args:
+        place: Where the step runs.
+        compiles: False if the optimizer cannot be compiled; then the step is eager, with one notice.
     """
     if not _wants_compiling(place):
+        return train_step
+    if not compiles:
+        _notice_eager_optimizer()
         return train_step
     if compiler() is None:
         warn_if_not_compiled(place)
@@ -127,6 +134,14 @@ def _notice_no_compiler() -> None:
     _log.warning(
         "no C++ compiler found: training runs eagerly, slower than compiled; "
         "install g++ (Debian: apt-get install g++) or set CXX"
+    )
+
+
+@cache
+def _notice_eager_optimizer() -> None:
+    _log.warning(
+        "this optimizer is torch's own and runs eagerly only: training is slower than with a stacked optimizer, "
+        "such as adamw"
     )
 
 

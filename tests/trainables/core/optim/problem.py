@@ -1,0 +1,89 @@
+"""A small problem that keeps every optimizer moving, and stacks that train on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.base import HparamSpec, Place
+from trainables.core.model import Parameter, Program
+from trainables.core.optim import Optimizer
+from trainables.core.schedules import Constant
+from trainables.core.stack import CoreStack
+
+K = 3
+#: Weight decay acts on `weight` and on `gate`, which begins at zero: a norm of 0.
+PARAMETERS = {
+    "weight": Parameter(shape=(4, 3), std=1.0, decay=True),
+    "bias": Parameter(shape=(4,), std=1.0),
+    "gate": Parameter(shape=(2, 5), decay=True),
+}
+DECAYED = {name for name, parameter in PARAMETERS.items() if parameter.decay}
+
+
+def gradient(x: Any, consumed: int) -> Any:
+    """Of the loss below, elementwise, at a member's step `consumed`, from 0."""
+    sin = torch.sin if isinstance(x, Tensor) else np.sin
+    return x + 0.6 * sin(3.0 * x) + push(consumed)
+
+
+def push(consumed: Any) -> Any:
+    """What keeps gradients from vanishing, where Adam and its kin run into chaos and rounding grows to any size."""
+    return torch.cos(0.7 * consumed.double()) if isinstance(consumed, Tensor) else math.cos(0.7 * consumed)
+
+
+@dataclass(frozen=True)
+class Bumpy:
+    """`x^2 / 2 - 1/5 cos(3 x) + push x`, summed over all elements; `scale` multiplies a member's loss."""
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        return PARAMETERS
+
+    def loss(self, params, batch, hparams, draws, off: Collection[str] = ()) -> Tensor:
+        pushes = push(draws.consumed)
+        total = torch.zeros_like(pushes)
+        for x in params.values():
+            flat = x.flatten(1).double()
+            total = total + (flat**2 / 2 - 0.2 * torch.cos(3 * flat) + pushes[:, None] * flat).sum(1)
+        return total * hparams["scale"]
+
+    def evaluate(self, params, batch) -> dict[str, Tensor]:
+        return {}
+
+
+class NoData:
+    """Nothing to read."""
+
+    def batch(self, draws) -> Tensor:
+        return draws.seed
+
+    def evaluation(self, split) -> Iterator[tuple[Tensor, int]]:
+        yield torch.empty(0), 1
+
+
+def stack(optimizer: Optimizer, hparams: Sequence[Mapping[str, Any]], place: Place | None = None) -> CoreStack:
+    """Member i in slot i, with seed i."""
+    program = Program(
+        model=Bumpy(),
+        feed=NoData(),
+        optimizer=optimizer,
+        schedule=Constant(),
+        extra_hparams={"scale": HparamSpec(kind="live", default=1.0)},
+    )
+    made = CoreStack(program, len(hparams), place or Place(dtype="float64", compile="never"))
+    for slot, values in enumerate(hparams):
+        made.admit(slot, values, seed=slot)
+    return made
+
+
+def weights(made: CoreStack, slot: int) -> dict[str, Tensor]:
+    """A member's parameters by name."""
+    prefix = "params."
+    shards = made.state(slot).shards
+    return {s.name.removeprefix(prefix): s.tensor for s in shards if s.name.startswith(prefix)}

@@ -1,0 +1,119 @@
+"""What an optimizer is to the training core, and the helpers that stacked optimizers share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from trainables.base import HparamSpec
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+#: Stands for a parameter's name in a buffer that has one value for the whole member.
+MEMBER = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """State of one kind that is not a moment: of other shapes, another dtype, or another beginning.
+
+    Attributes:
+        shapes: Shapes without the capacity dimension, by parameter; `{MEMBER: ()}` is one number per member.
+        dtype: None for the parameters'.
+        start: Every element in a fresh member.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtype: torch.dtype | None = None
+    start: float = 0.0
+
+
+class Optimizer(Protocol):
+    """An update rule, the state it keeps and the live hyperparameters it reads.
+
+    Attributes:
+        name: Prefix of its tensors in a member's state.
+        moments: Those of its buffers that have the parameters' shapes and dtype, and begin at zero.
+        hparams: Specifications of what it reads, by name; `lr` is one of them.
+        compiles: Whether `update` can be part of a compiled step.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def moments(self) -> tuple[str, ...]: ...
+    @property
+    def hparams(self) -> Mapping[str, HparamSpec]: ...
+    @property
+    def compiles(self) -> bool: ...
+
+    def buffers(self, params: Tensors) -> Mapping[str, Buffer]:
+        """The rest of its state by kind, kept, copied and saved like the moments.
+
+        Args:
+            params: `[K, *shape]` by name; for their shapes, dtype and device only.
+        """
+
+    def update(
+        self,
+        params: Tensors,
+        grads: Tensors,
+        moments: Mapping[str, Tensors],
+        step: Tensor,
+        lr: Tensor,
+        hparams: Tensors,
+        decayed: Collection[str],
+    ) -> None:
+        """Change `params` and `moments` in place.
+
+        Args:
+            params: `[K, *shape]` by name.
+            grads: The same, of the per-member losses; may be overwritten.
+            moments: The optimizer's state, moments and further buffers, by kind and parameter name.
+            step: `(K,)` int64 number of this update in each member's life, from 1.
+            lr: `(K,)` float64 learning rate in effect.
+            hparams: `(K,)` float64 by name.
+            decayed: Names of the parameters that weight decay acts on.
+        """
+
+
+def live(default: float, doc: str, high: float | None = None) -> HparamSpec:
+    """Specification of a live hyperparameter in `[0, high]`."""
+    return HparamSpec(kind="live", default=default, low=0.0, high=high, doc=doc)
+
+
+def lr_spec(default: float) -> HparamSpec:
+    """Specification of `lr`."""
+    return live(default, "peak learning rate")
+
+
+def beta_specs(beta1: float, beta2: float) -> dict[str, HparamSpec]:
+    """Specifications of the decay rates of Adam's moments; at 1 the bias correction would divide by 0."""
+    return {
+        "beta1": live(beta1, "decay of the first moment", high=0.999999),
+        "beta2": live(beta2, "decay of the second moment", high=0.999999),
+    }
+
+
+def member_norm(tensor: Tensor) -> Tensor:
+    """Euclidean norm of each member's part of `[K, *shape]`, `(K,)` float64."""
+    return torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1).double()
+
+
+@dataclass(slots=True)
+class Scalars:
+    """One float64 scalar per member, ready to broadcast over `[K, *shape]` tensors in their dtype."""
+
+    values: Tensor
+    cache: dict[int, Tensor] = field(default_factory=dict)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """The scalars as `[K, 1, ..., 1]` in the tensor's dtype."""
+        if tensor.ndim not in self.cache:
+            shape = (-1,) + (1,) * (tensor.ndim - 1)
+            self.cache[tensor.ndim] = self.values.to(tensor.dtype).view(shape)
+        return self.cache[tensor.ndim]

@@ -1,0 +1,88 @@
+"""Adam with a trust ratio for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trainables.base import HparamSpec
+from trainables.core.optim.base import Buffer, Scalars, Tensors, beta_specs, live, lr_spec, member_norm
+
+
+@dataclass(frozen=True)
+class LAMB:
+    """Layerwise adaptive moments for batch training; a layer is a parameter tensor of one member.
+
+    For a parameter `x` with gradient `g`, at a member's update `t`::
+
+        m <- beta1 m + (1 - beta1) g
+        v <- beta2 v + (1 - beta2) g^2
+        u  = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay x
+        x <- x - lr |x| / |u| u
+
+    The trust ratio `|x| / |u|` (phi is the identity) is 1 where a norm is 0, so that what begins at zero can leave it.
+    Every tensor has a trust ratio, as in the algorithm; only decay spares norms and biases. Not to be confused with
+    `LARS`, the same idea on momentum SGD.
+
+    Source: You et al. 2020 (arXiv 1904.00962), algorithm 2.
+    """
+
+    eps: float = 1e-6
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    name: str = "lamb"
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    compiles: ClassVar[bool] = True
+
+    @property
+    def hparams(self) -> Mapping[str, HparamSpec]:
+        """`lr`, `weight_decay`, `beta1`, `beta2`."""
+        return {
+            "lr": lr_spec(self.lr),
+            "weight_decay": live(self.weight_decay, "part of the update, inside the trust ratio"),
+            **beta_specs(0.9, 0.999),
+        }
+
+    def buffers(self, params: Tensors) -> Mapping[str, Buffer]:
+        """None but the moments."""
+        return {}
+
+    def update(
+        self,
+        params: Tensors,
+        grads: Tensors,
+        moments: Mapping[str, Tensors],
+        step: Tensor,
+        lr: Tensor,
+        hparams: Tensors,
+        decayed: Collection[str],
+    ) -> None:
+        """One LAMB update; see `Optimizer.update`."""
+        beta1, beta2 = hparams["beta1"], hparams["beta2"]
+        correction1 = 1.0 - beta1**step
+        correction2 = (1.0 - beta2**step).sqrt()
+        # As in AdamW, both corrections are moved into the scalars.
+        scale = Scalars(correction2 / correction1)
+        eps = Scalars(self.eps * correction2)
+        rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
+        decay = Scalars(hparams["weight_decay"])
+        for name, param in params.items():
+            grad = grads[name]
+            exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
+            exp_avg.lerp_(grad, rate1.like(param))
+            exp_avg_sq.lerp_(grad * grad, rate2.like(param))
+            direction = exp_avg / exp_avg_sq.sqrt().add_(eps.like(param)) * scale.like(param)
+            if name in decayed:
+                direction = direction + param * decay.like(param)
+            rate = -lr * _trust_ratio(param, direction)
+            param.addcmul_(direction, Scalars(rate).like(param))
+
+
+def _trust_ratio(param: Tensor, direction: Tensor) -> Tensor:
+    """`|x| / |u|` of each member, `(K,)` float64; 1 where either is 0."""
+    length, wanted = member_norm(param), member_norm(direction)
+    return torch.where((length > 0) & (wanted > 0), length / wanted, torch.ones_like(length))
