@@ -25,7 +25,7 @@ from trainables.base import (
 from trainables.core import ops, schedules
 from trainables.core.data import TokenFeed
 from trainables.core.model import Parameter, Program
-from trainables.core.optim import CLIP_NORM, AdamW
+from trainables.core.optim import CLIP_NORM, ready
 from trainables.core.rng import Draws, site
 from trainables.core.stack import CoreStack
 
@@ -52,6 +52,9 @@ class Language:
             optimizer's, all live.
         schedule_unit: `steps`, or `tokens` (bytes) for durations such as `warmup_tokens` instead of `warmup_steps`.
         schedule_knots: Knots of the piecewise schedules.
+        optimizer: Name of the optimizer, one of `trainables.core.optim.REGISTERED`: `adamw`, `nadamw`, `lamb`, `lars`,
+            `sgd` (heavy ball), `nesterov`, `sgdw` (heavy ball, decoupled decay), or, eager only, `torch.rmsprop`. It
+            decides which hyperparameters there are beside the schedule's, `dropout` and `clip_norm`.
     """
 
     width: int = 64
@@ -65,6 +68,7 @@ class Language:
     schedule: str = "cosine"
     schedule_unit: str = "steps"
     schedule_knots: int = 8
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
@@ -74,6 +78,7 @@ class Language:
                 raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
         if self.width % (2 * self.heads):
             raise TrainableError(f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)")
+        ready(self.optimizer)
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
         self._schedule()
@@ -96,8 +101,9 @@ class Language:
     def bucket(self, hparams: Hparams) -> str:
         """All members of one `Language` share its bucket: every hyperparameter is live."""
         # Bucket names are on record: options that came later are named only where they are not the default.
-        named = (f for f in fields(self) if f.name in _SHAPE_FIELDS or f.name in self._changed_schedule())
-        return "-".join(["language", *(f"{f.name}{getattr(self, f.name)}" for f in named)])
+        changed = {f.name for f in fields(self) if f.name in _LATER_FIELDS and getattr(self, f.name) != f.default}
+        named = (f.name for f in fields(self) if f.name in _SHAPE_FIELDS | changed)
+        return "-".join(["language", *(f"{name}{getattr(self, name)}" for name in named)])
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
@@ -134,14 +140,10 @@ class Language:
                 batch_size=self.batch,
                 evaluation_windows=max(1, self.eval_bytes // self.context),
             ),
-            optimizer=AdamW(lr=3e-3, weight_decay=0.1),
+            optimizer=ready(self.optimizer),
             schedule=self._schedule(),
             extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
         )
-
-    def _changed_schedule(self) -> set[str]:
-        """Names of the options of the schedule that are not the default."""
-        return {f.name for f in fields(self) if f.name.startswith("schedule") and getattr(self, f.name) != f.default}
 
     def _schedule(self) -> schedules.Schedule:
         setting = schedules.Setting(
@@ -155,6 +157,7 @@ class Language:
 _NO_TOKENS: Mapping[Any, Tensor] = {}
 _Drop: TypeAlias = Callable[[Tensor, str], Tensor]
 _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
+_LATER_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer"}
 
 
 def _path(data: object) -> str | None:

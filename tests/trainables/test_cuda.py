@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainables import test_language, test_quadratic
+from tests.trainables import test_language, test_language_optimizers, test_quadratic
 from trainables import Place
 
 pytestmark = pytest.mark.gpu
@@ -12,6 +12,22 @@ pytestmark = pytest.mark.gpu
 
 class TestLanguage(test_language.TestContract):
     """`Language` keeps the contract on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestNAdamW(test_language_optimizers.TestNAdamW):
+    """An optimizer with state for each member keeps it on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestTorchRMSprop(test_language_optimizers.TestTorchRMSprop):
+    """A class of torch.optim keeps it on CUDA."""
 
     @pytest.fixture
     def place(self) -> Place:
