@@ -117,7 +117,7 @@ def test_the_bucket_names_what_is_not_the_default(text):
     assert len(set(buckets.values())) == len(REGISTERED)
     assert buckets["adamw"] == Language(**TINY, data=text).bucket({})
     assert buckets["adamw"] == "language-width8-depth1-heads2-context8-batch2"
-    assert buckets["nadamw"] == buckets["adamw"] + "-nadamw"
+    assert buckets["nadamw"] == buckets["adamw"] + "-optimizernadamw"
 
 
 def test_a_wrong_optimizer_is_refused(text):
