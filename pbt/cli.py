@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,9 +51,18 @@ def _explained(command: Callable[..., Any]) -> Callable[..., Any]:
             if debug:
                 raise
             click.echo(f"pbt: {_how_it_stopped(interrupt)}", err=True)
-            sys.exit(130)
+            _leave(130)
 
     return _DEBUG(wrapper)
+
+
+def _leave(code: int) -> None:
+    """Leave, also while threads still train: Python would end them in the midst of C++, which aborts."""
+    if any(thread.name.startswith("stack-") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _how_it_stopped(interrupt: KeyboardInterrupt) -> str:
@@ -107,7 +117,10 @@ def run(
     }
     from pbt.config import read_sweep
 
-    spec = read_sweep(sweep, {key: value for key, value in overrides.items() if value is not None})
+    chosen: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    if local and address is None:
+        chosen["hosts.address"] = None  # the file's is of no use here
+    spec = read_sweep(sweep, chosen)
     from pbt.sweep import Sweep
 
     _make_importable(sweep.absolute().parent)
@@ -189,7 +202,8 @@ def extend(
     from pbt.config import read_space
     from pbt.control import extend as go_on
 
-    wider = read_space(Path(space)) if space and Path(space).is_file() else space
+    is_file = space is not None and (Path(space).is_file() or space.endswith((".yaml", ".yml", ".json")))
+    wider = read_space(Path(space or "")) if is_file else space
     _show_end(go_on(found, space=wider, hosts=hosts, **budget))  # type: ignore[arg-type]
 
 
@@ -259,8 +273,10 @@ def list_(storage: Path, as_json: bool) -> None:
     from pbt.record.runs import list_damaged, list_runs
     from pbt.report import show as report
 
-    report.show_list(list_runs(storage), storage, as_json=as_json)
-    for error in list_damaged(storage):
+    runs, damaged = list_runs(storage), list_damaged(storage)
+    if runs or as_json or not damaged:
+        report.show_list(runs, storage, as_json=as_json)
+    for error in damaged:
         click.echo(f"pbt: {error}", err=True)
 
 

@@ -16,7 +16,6 @@ from pbt.member import Slot, lay_out
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
-from pbt.record.schema import canonical
 from pbt.runtime.budget import Limits, Usage, exceeded
 from pbt.runtime.history import read_history
 from pbt.spec import Budget, SweepSpec, from_dict, require, to_dict
@@ -25,6 +24,9 @@ from pbt.sweep import Sweep, check_wider, space_data
 from searchspaces import Space
 from trainables import Place, Trainable
 from trainables.core.step import warn_if_not_compiled
+
+#: The option that raises the limit of which a reason says that it is used up.
+_OPTIONS = {"token": "--tokens", "GPU": "--gpu-hours", "energy": "--joules"}
 
 #: Seconds between two looks whether a run has stopped.
 _LOOK_S = 0.2
@@ -147,7 +149,7 @@ def _take_up(
         return _begin(run, progress, trainable, strategy, hosts)
     reader = LedgerReader(run.path)
     if reason == "resume" and reader.finished:
-        raise LedgerError(f"{run.id} has finished. `pbt extend {run.path} --generations N` goes on beyond its end.")
+        raise LedgerError(_beyond_its_end(run, reader))
     begun = _with_hosts(_begun(run), hosts)
     told = [row["data"] for row in reader.rows(("decisions",))["decisions"] if row["kind"] == "extend"]
     extension = (len(told), told[-1]) if told else None
@@ -156,11 +158,21 @@ def _take_up(
     in_force = _in_force(run, extension)
     with _brought_back(run, begun, in_force.budget, trainable, strategy, hosts) as (resolved, place):
         if reason == "extend":
+            _check_limits_left(reader, in_force, changes.get("budget", {}))
             _check_room(reader, in_force, resolved.capabilities.tokens_per_step)
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
             run = _remember(run, in_force)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
     return Result(run)
+
+
+def _beyond_its_end(run: Run, reader: LedgerReader) -> str:
+    """How to go on with a run that has finished: what ended it is what has to be raised."""
+    ends = [row for row in reader.rows(("decisions",))["decisions"] if row["kind"] in ("budget", "extend")]
+    if ends and ends[-1]["kind"] == "budget":
+        option = next((option for word, option in _OPTIONS.items() if word in ends[-1]["reason"]), "--wall-minutes")
+        return f"{run.id} has finished: {ends[-1]['reason']}. `pbt extend {run.path} {option} N` goes on with more."
+    return f"{run.id} has finished. `pbt extend {run.path} --generations N` goes on beyond its end."
 
 
 def _is_begun(run: Run) -> bool:
@@ -172,6 +184,21 @@ def _is_begun(run: Run) -> bool:
     return True
 
 
+def _check_untouched(run: Run) -> None:
+    """A run that has trained has a ledger; where it is gone, beginning anew would cost what is left.
+
+    Raises:
+        LedgerError: Its ledger is missing.
+    """
+    left = [name for name in ("checkpoints", "plots", "end.json") if (run.path / name).exists()]
+    if left or "begun" in run.info:
+        has = f" though it has {left[0]}" if left else ""
+        raise LedgerError(
+            f"{run.path / 'ledger'} is missing{has}. Restore it from a backup; checkpoints are good without it, but "
+            "nobody knows what they are."
+        )
+
+
 def _begin(
     run: Run,
     progress: bool,
@@ -179,6 +206,7 @@ def _begin(
     strategy: StrategyOptions | None,
     hosts: Mapping[str, Any],
 ) -> Result:
+    _check_untouched(run)
     spec = _with_hosts(_begun(run), hosts)
     with _brought_back(run, spec, spec.budget, trainable, strategy, hosts) as (resolved, place):
         launch(Job(run, spec, resolved, place), progress=progress)
@@ -205,6 +233,21 @@ def _brought_back(
         yield resolved, place
 
 
+def _check_limits_left(reader: LedgerReader, spec: SweepSpec, changed: Mapping[str, Any]) -> None:
+    """Refuse a new limit that the sweep has used up already."""
+    usage = _usage(reader, spec)
+    for name in changed.keys() & {"tokens", "wall_minutes", "gpu_hours", "joules"}:
+        only = Budget(members=1, generations=1, steps=1, **{name: changed[name]})
+        used = dataclasses.replace(usage, joules=usage.joules or 0.0)
+        if (reason := exceeded(Limits.of(only), used, Usage())) is not None:
+            raise SpecError(f"budget.{name}", reason, "Write more than that, or leave it out")
+
+
+def _usage(reader: LedgerReader, spec: SweepSpec) -> Usage:
+    """What all sessions have used."""
+    return read_history(reader, spec.objective.metric, spec.objective.split).usage
+
+
 def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> None:
     """Refuse an extension of which not even the first round fits into the budget."""
     budget, full = spec.budget, spec.budget.generations * spec.budget.steps
@@ -215,8 +258,7 @@ def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> 
     newcomers = [member for member in range(budget.members) if member not in consumed]
     steps = sum(min(budget.steps, full - consumed[member]) for member in consumed.keys() - failed)
     steps += len(newcomers) * min(full, reached + budget.steps)
-    usage = read_history(reader, spec.objective.metric, spec.objective.split).usage
-    reason = exceeded(Limits.of(budget), usage, Usage(tokens=steps * tokens_per_step))
+    reason = exceeded(Limits.of(budget), _usage(reader, spec), Usage(tokens=steps * tokens_per_step))
     if steps and reason is not None:
         raise SpecError("budget", reason, "Raise that limit as well, for example with --tokens or --wall-minutes")
 
@@ -234,6 +276,8 @@ def _remember(run: Run, spec: SweepSpec) -> Run:
 
 
 def _with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
+    if changes.get("kind") == "local":
+        changes = {"address": None, **changes}
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, **changes))
 
 
@@ -245,7 +289,7 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     """The extended spec and its slots, as the ledger keeps them."""
     old = _in_force(run, before)
     budget = dataclasses.replace(old.budget, **changes["budget"])
-    new = dataclasses.replace(old, budget=budget, space=changes.get("space", old.space))
+    new = dataclasses.replace(old, budget=budget, space=_in_old_order(changes.get("space"), old.space))
     for name in ("members", "generations", "tokens", "wall_minutes", "gpu_hours", "joules"):
         _check_no_less(f"budget.{name}", getattr(old.budget, name), getattr(budget, name))
     check_wider(load_space(old.space), load_space(new.space))
@@ -255,7 +299,17 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     added = _more_slots(slots, budget.members)
     stacks = 1 + max(slot.stack for slot in added)
     new = dataclasses.replace(new, hosts=dataclasses.replace(new.hosts, stacks=stacks))
-    return canonical({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added]})
+    # Not sorted: in which order a space names its hyperparameters decides what is drawn for which.
+    return json.dumps({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added]})
+
+
+def _in_old_order(wider: str | Mapping[str, Any] | None, old: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    """The wider space with its hyperparameters in the order of the old one: what is drawn depends on it."""
+    if wider is None:
+        return old
+    names, found = list(load_space(old)), load_space(wider).to_json()
+    ordered = [name for name in names if name in found] + [name for name in found if name not in names]
+    return wider if list(found) == ordered else {name: found[name] for name in ordered}
 
 
 def _check_no_less(field: str, old: float | None, new: float | None) -> None:

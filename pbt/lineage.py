@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 from pbt.errors import LedgerError, PbtError
 from pbt.member import Hparams, SegmentKey
@@ -398,8 +398,10 @@ def parse(reference: Reference) -> tuple[int, int | None]:
     """
     if isinstance(reference, SegmentKey):
         return reference.member, reference.index
-    if not isinstance(reference, str):
+    if isinstance(reference, SupportsIndex):
         return operator.index(reference), None
+    if not isinstance(reference, str):
+        reference = repr(reference)
     found = re.fullmatch(r"\s*([0-9]{1,9})(?::([0-9]{1,9}))?\s*", reference)
     if found is None:
         raise MemberNotFound(f"MEMBER: {reference!r} names no member. Write its number (3), or a segment of it (3:5).")

@@ -174,6 +174,12 @@ class Hosts:
             f"{self.compile!r} is unknown",
             "Write auto, never or always",
         )
+        require(
+            self.address is None or self.kind == "ray",
+            "hosts.address",
+            f"is {self.address!r}, but hosts.kind is local",
+            "Leave the address out, or write kind: ray",
+        )
         if self.stacks is not None:
             _at_least(1, "hosts.stacks", self.stacks)
 

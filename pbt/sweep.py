@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import searchspaces
 import trainables
@@ -36,6 +36,8 @@ from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Trainable
 from trainables.core.step import warn_if_not_compiled
 from trainables.registry import REGISTERED
+
+T = TypeVar("T")
 
 #: Ready strategies by the name a sweep file uses.
 STRATEGIES: Mapping[str, str] = {"pbt": "pbt.population:PBT", "fixed": "pbt.population:Fixed"}
@@ -69,15 +71,15 @@ class Sweep:
         *,
         trainable: str | Component | Trainable,
         space: str | Space | Mapping[str, Any],
-        objective: str | Objective,
+        objective: str | Objective | Mapping[str, Any],
         budget: Budget | Mapping[str, Any],
         strategy: str | Component | StrategyOptions = "pbt",
         seed: int = 0,
         name: str = "sweep",
-        hosts: Hosts | None = None,
+        hosts: Hosts | Mapping[str, Any] | None = None,
         storage: str | Path = "pbt-runs",
-        tracking: Tracking | bool = True,
-        checkpoints: Checkpoints | None = None,
+        tracking: Tracking | bool | Mapping[str, Any] = True,
+        checkpoints: Checkpoints | Mapping[str, Any] | None = None,
         archive: str | None = None,
     ) -> None:
         self._trainable = None if isinstance(trainable, str | Component) else trainable
@@ -85,15 +87,15 @@ class Sweep:
         self.spec = SweepSpec(
             trainable=_component(trainable),
             space=space_data(space),
-            objective=objective if isinstance(objective, Objective) else Objective(metric=objective),
-            budget=budget if isinstance(budget, Budget) else _budget(budget),
+            objective=_part(Objective, "objective", {"metric": objective} if isinstance(objective, str) else objective),
+            budget=_part(Budget, "budget", budget),
             strategy=_component(strategy),
             seed=seed,
             name=name,
-            hosts=hosts or Hosts(),
+            hosts=_part(Hosts, "hosts", hosts or {}),
             storage=str(storage),
-            tracking=Tracking(enabled=tracking) if isinstance(tracking, bool) else tracking,
-            checkpoints=checkpoints or Checkpoints(),
+            tracking=_part(Tracking, "tracking", {"enabled": tracking} if isinstance(tracking, bool) else tracking),
+            checkpoints=_part(Checkpoints, "checkpoints", checkpoints or {}),
             archive=archive,
         )
         _check_recordable(self.spec)
@@ -257,13 +259,24 @@ def _load_strategy(component: Component) -> StrategyOptions:
     return made
 
 
-def _budget(data: Mapping[str, Any]) -> Budget:
-    known = [field.name for field in dataclasses.fields(Budget)]
-    for name in data:
-        require(name in known, f"budget.{name}", "is not a known key", nearest(name, known))
-    for name in ("members", "generations", "steps"):
-        require(name in data, f"budget.{name}", "is missing", f"Add {name!r}")
-    return Budget(**data)
+def _part(kind: type[T], where: str, given: T | Mapping[str, Any]) -> T:
+    """A part of a spec, itself or as a mapping of its fields.
+
+    Raises:
+        SpecError: A field is unknown or missing, or it is something else altogether.
+    """
+    if isinstance(given, kind):
+        return given
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(given, Mapping):
+        mend = f"Write a pbt.{kind.__name__}, or a mapping with {', '.join(fields)}"
+        raise SpecError(where, f"{given!r} is no {kind.__name__}", mend)
+    for name in given:
+        require(name in fields, f"{where}.{name}", "is not a known key", nearest(str(name), fields))
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        require(optional or name in given, f"{where}.{name}", "is missing", f"Add {name!r}")
+    return kind(**given)
 
 
 def _check_recordable(spec: SweepSpec) -> None:

@@ -96,13 +96,16 @@ def specs():
         ),
         name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
         seed=st.integers(0, 2**63 - 1),
-        hosts=st.builds(
-            Hosts,
-            kind=st.sampled_from(["ray", "local"]),
-            stacks=st.none() | count,
-            device=word,
-            compile=st.sampled_from(["auto", "never", "always"]),
-            address=st.none() | word,
+        hosts=st.one_of(
+            st.builds(
+                Hosts,
+                kind=st.just(kind),
+                stacks=st.none() | count,
+                device=word,
+                compile=st.sampled_from(["auto", "never", "always"]),
+                address=st.none() | word if kind == "ray" else st.none(),
+            )
+            for kind in ("ray", "local")
         ),
         storage=word,
         tracking=st.builds(Tracking, enabled=st.booleans(), uri=uri, experiment=st.none() | word),
@@ -236,6 +239,10 @@ NAME = "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter
             lambda: Objective(metric="Q", split="test"),
             "objective.split: 'test' may not decide. "
             "Write validation (or train); the test split is kept for the announced winner",
+        ),
+        (
+            lambda: Hosts(kind="local", address="auto"),
+            "hosts.address: is 'auto', but hosts.kind is local. Leave the address out, or write kind: ray",
         ),
         (lambda: Hosts(kind="slurm"), "hosts.kind: 'slurm' is unknown. Write ray or local"),
         (lambda: Hosts(compile="maybe"), "hosts.compile: 'maybe' is unknown. Write auto, never or always"),

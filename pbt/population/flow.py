@@ -6,7 +6,8 @@ Nobody waits for a slower member, except at the very end. Two questions are aske
   fault and being ahead no merit. With the last scores of all, whatever their age, members on slow hosts would be
   replaced again and again and those on fast hosts never. Among the first k at an age, the k-th is one of the worst
   `n(k)` with probability `n(k) / k` if the order says nothing about quality: where `n(k)` is a share of k, summed over
-  a generation about as many are replaced as if all had been compared at its end.
+  a generation about as many are replaced as if all had been compared at its end, but for the first of each age. The
+  order does say something where the same members are always first: those that are bad then pass more often.
 - *Who is worth copying?* Those whose weights are best as they are: the last scores of all the living, whatever their
   age. What is copied is the state that earned the score, though its owner may be under way since.
 

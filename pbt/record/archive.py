@@ -267,7 +267,9 @@ def _unreadable(where: str, error: Exception) -> StorageError:
 
 
 def _unwritable(where: str, error: Exception) -> StorageError:
-    mend = "Free some space or choose another storage folder."
+    mend = "Free some space."
+    if getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM):
+        mend = "Make it writable, or choose another storage folder for new runs."
     if "://" in where:
         mend = "Check that it can be reached, and who may write it."
     return StorageError(f"cannot write {where}: {_why(error)}. {mend}")

@@ -462,6 +462,9 @@ class LedgerReader:
         try:
             manifest = read_manifest(self._archive)
         except FileNotFoundError as error:
+            if (self.run / "checkpoints").exists():
+                problem = f"{self._folder} is missing, or has no manifest"
+                raise RunNotFound(f"{problem}. Restore it from a backup.") from error
             if (self.run / "run.json").exists():  # its driver has just begun, or did not live to begin
                 raise RunNotFound(f"{self.run}: nothing is recorded yet. `pbt resume {self.run}` begins it.") from error
             raise RunNotFound(f"no run at {self.run}. `pbt list` shows the runs there are.") from error

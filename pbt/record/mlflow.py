@@ -40,7 +40,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag, ViewType
 
-from pbt.errors import SpecError, first_line
+from pbt.errors import SpecError, StorageError, first_line
 from pbt.record.ledger import LedgerReader, Tail
 from pbt.record.mirrored import TAG_CHARS, Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
 from pbt.record.schema import canonical
@@ -442,6 +442,8 @@ def _connect(uri: str) -> MlflowClient:
 def _make_database(file: Path) -> None:
     """Make a database aside and put it in place whole: one whose making was interrupted could never be used again."""
     if file.exists():
+        if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+            raise StorageError(f"cannot write {file}. Make it and its folder writable, or name another tracking.uri.")
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:

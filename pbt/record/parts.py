@@ -90,7 +90,8 @@ def verified(archive: Archive, part: Part) -> Data:
     data = archive.read(part.file)
     if _sha256(data) != part.sha256:
         raise LedgerError(
-            f"{archive.where(part.file)} is damaged (its SHA-256 is not the manifest's). Restore it from a backup."
+            f"{archive.where(part.file)} is damaged (its SHA-256 is not the manifest's). Restore it from a backup; "
+            "`pbt.record.salvage` reads the rest (docs/ledger.md)."
         )
     return data
 

@@ -161,9 +161,13 @@ def find_run(reference: str, storage: Path) -> Run:
     Raises:
         RunNotFound: None fits, or several do.
     """
+    if not reference:
+        raise RunNotFound("RUN: is empty. Write its name, the beginning of it, its folder, or latest.")
     for path in (Path(reference), storage / reference):
         if (path / "run.json").exists():
             return open_run(path)
+        if (path / "ledger").exists():
+            raise RunNotFound(f"RUN: {path / 'run.json'} is missing. Restore it from a backup.")
     runs = list_runs(storage)
     if not runs:
         raise RunNotFound(f"RUN: there is no run in {storage}. Start one with `pbt demo`, or name its --storage.")
@@ -173,5 +177,6 @@ def find_run(reference: str, storage: Path) -> Run:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise RunNotFound(f"RUN: {reference!r} fits {len(fitting)} runs in {storage}. Write more of its name.")
+        some = ", ".join(run.id for run in fitting[:5]) + (", ..." if len(fitting) > 5 else "")
+        raise RunNotFound(f"RUN: {reference!r} fits {len(fitting)} runs in {storage}: {some}. Write more of its name.")
     raise RunNotFound(f"RUN: no run {reference!r} in {storage}. {nearest(reference, (run.id for run in runs))}")

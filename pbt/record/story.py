@@ -275,9 +275,16 @@ def _checkpoints(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:
         yield tell(row["at"], row.get("status") or "saved", detail=row.get("digest") or "")
 
 
+def is_routine(incident: Mapping[str, Any]) -> bool:
+    """Whether nothing went wrong: a sweep was taken up, and everybody's state was loaded."""
+    return incident["kind"] == "recovered" and str(incident.get("message")).endswith(" 0 segments trained again")
+
+
 def _incidents(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:
     """Those of the member, those of the stack it was on, and those of the whole sweep."""
     for row in rows.get("incidents", ()):
+        if is_routine(row):
+            continue
         whose, stack = row.get("member"), row.get("stack")
         is_everybodys = whose is None and stack is None and track.has_begun(row["at"])
         if whose == member or is_everybodys or (whose is None and track.is_on(stack, row["at"])):

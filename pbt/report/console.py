@@ -63,6 +63,7 @@ class Progress:
         done = list(self._population.ended(after=0))
         self._told_generations = done[-1].generation if done else 0
         self._told.update(_failure(member, row) for member, row in self._population.failures.items())
+        self._told.update(_tell(row) for row in self._population.incidents)
         self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
 
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
@@ -86,8 +87,9 @@ class Progress:
         self._console.print(Text(line, style=style), soft_wrap=True)
 
     def _tell_news(self) -> None:
-        """Failures in any case, generations where no table shows them, in the order they happened."""
+        """Failures and incidents in any case, generations where no table shows them, in the order they happened."""
         news = [(row["at"], _failure(member, row), "red") for member, row in self._population.failures.items()]
+        news += [(row["at"], _tell(row), "yellow") for row in self._population.incidents]
         news = [entry for entry in news if entry[1] not in self._told]
         self._told.update(line for _, line, _ in news)
         if not self._live:
@@ -197,6 +199,11 @@ def _failure(member: int, row: Row) -> str:
     return f"member {member} failed{where}: {row.get('reason') or 'no reason given'}"
 
 
+def _tell(incident: Row) -> str:
+    message = str(incident.get("message") or incident["kind"].replace("_", " "))
+    return message[:1].upper() + message[1:]
+
+
 def _closing(info: Mapping[str, Any], population: Population) -> str:
     took, best = text.duration(population.elapsed), population.best
     done = f"{text.count(population.num_exploits, 'exploit')}, {text.count(len(population.failures), 'failure')}"
@@ -205,4 +212,5 @@ def _closing(info: Mapping[str, Any], population: Population) -> str:
     if best is None:
         return f"{info['run_id']} finished after {took}: no member survived, {done}"
     score = f"{info['objective']['metric']} {text.score(best.score)}"
-    return f"{info['run_id']} finished after {took}: best is member {best.member}, {score}; {done}"
+    early = f"; {population.budget_end}" if population.budget_end else ""
+    return f"{info['run_id']} finished after {took}: best is member {best.member}, {score}; {done}{early}"

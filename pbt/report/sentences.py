@@ -80,7 +80,7 @@ def _failed(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _running(entry: Entry, names: Sequence[str]) -> str:
-    return f"is training with {values(entry.hparams or {}, names)}"
+    return f"began to train with {values(entry.hparams or {}, names)}; no report yet"
 
 
 def _evaluated(entry: Entry, names: Sequence[str]) -> str:

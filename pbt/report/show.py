@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pbt.errors import LedgerError
 from pbt.lineage import ScheduleStep
 from pbt.record.result import Result
 from pbt.record.runs import Run
+from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
 from pbt.report.tables import ExploitRow, Population, exploit_rows
@@ -45,7 +46,7 @@ def show(result: Result, console: Console | None = None, *, brief: bool = False)
     best = population.best
     console.print(_summary_table(_summary(result, population)))
     if not brief:
-        _show_members(console, population, list(info["hparams"]))
+        _show_members(console, population, list(info["hparams"]), result.status == "running")
     if best:
         steps = result.lineage.schedule(best.member)
         _heading(console, f"Schedule of member {best.member}: what its weights were trained with", len(steps))
@@ -59,8 +60,10 @@ def show(result: Result, console: Console | None = None, *, brief: bool = False)
     _show_page(console, result.path)
 
 
-def _show_members(console: Console, population: Population, hparams: Sequence[str]) -> None:
+def _show_members(console: Console, population: Population, hparams: Sequence[str], is_running: bool) -> None:
     members, best = population.ranked(), population.best
+    if not is_running:  # nobody trains: what was under way was stopped, or lost
+        members = [replace(row, status="stopped") if row.status == "running" else row for row in members]
     _heading(console, "Members", len(members))
     table, left_out = fitting_table(console, members[:_ROWS], hparams, best.member if best else None)
     console.print(table)
@@ -140,6 +143,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "run": info["run_id"],
         "status": result.status,
         "reason": result.reason,
+        "ended_early": population.budget_end or "",
         "created": info["created"],
         "seconds": population.elapsed,
         "trainable": info["spec"]["trainable"]["name"],
@@ -212,6 +216,7 @@ def _plain(value: Any) -> Any:
 def _summary_table(facts: Mapping[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
+    grid.add_column(overflow="fold")  # names of files whole
     for name, words in _summary_lines(facts).items():
         grid.add_row("" if name.endswith(" ") else name, Text(words, style="bold green" if name == "best" else ""))
     return grid
@@ -239,7 +244,10 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     declined = f", {facts['declined']} declined" if facts["declined"] else ""
     lines["exploits"] = f"{facts['exploits']}{declined}"
     lines |= _session_lines(facts["sessions"])
-    for number, incident in enumerate(facts["incidents"][-_INCIDENTS:]):
+    if facts["ended_early"]:
+        lines["ended early"] = facts["ended_early"]
+    told = [incident for incident in facts["incidents"] if not is_routine(incident)]
+    for number, incident in enumerate(told[-_INCIDENTS:]):
         lines["incidents" + " " * number] = incident["message"]  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]

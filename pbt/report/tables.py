@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from pbt.lineage import Lineage, better
 from pbt.member import Hparams, SegmentKey
+from pbt.record.story import is_routine
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -139,6 +140,8 @@ class Population:
         generation: The newest generation under way, counted from 1.
         paused_s: Seconds in which nobody trained it, between being stopped and resumed.
         finish: The decision that ended the sweep, once there is one.
+        budget_end: Why the budget ended it before its last generation, if it did.
+        incidents: What went wrong, newest last; what was only loaded again is left out.
     """
 
     def __init__(self, info: Mapping[str, Any]) -> None:
@@ -149,6 +152,8 @@ class Population:
         self.mode: str = info["objective"]["mode"]
         self.created: float = info["created"]
         self.finish: Row | None = None
+        self.budget_end: str | None = None
+        self.incidents: list[Row] = []
         self.last_at: float = self.created
         self.paused_s = 0.0
         self.generation = 1
@@ -168,6 +173,7 @@ class Population:
             ("metrics", self._metric),
             ("outcomes", self._outcome),
             ("decisions", self._decision),
+            ("incidents", self._incident),
         ):
             for table, row in rows:
                 if table == name:
@@ -214,10 +220,16 @@ class Population:
         if row["kind"] == "finish":
             self.finish = row
         elif row["kind"] == "extend":
-            self.finish = None
+            self.finish, self.budget_end = None, None
+        elif row["kind"] == "budget":
+            self.budget_end = row.get("reason")
         elif row["kind"] == "decline":
             key = row["member"], row.get("segment")
             self._generations[self._generation_of.get(key, 0) + 1].declined += 1  # type: ignore[arg-type]
+
+    def _incident(self, row: Row) -> None:
+        if not is_routine(row):
+            self.incidents.append(row)
 
     # ------------------------------------------------------------------------------------------------ asking
 

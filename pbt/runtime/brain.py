@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -299,7 +300,11 @@ class Brain:
 
     def _take_in(self, report: StackReport) -> list[Happening]:
         share = report.joules / len(report.segments) if report.joules is not None and report.segments else None
-        happened: list[Happening] = [self._ended(result, report.wall_s, share) for result in report.segments]
+        results = list(report.segments)
+        if not self._plan.synchronous:
+            # All at the same moment; always in slot order, the first would never be compared with the others.
+            random.Random(report.order).shuffle(results)
+        happened: list[Happening] = [self._ended(result, report.wall_s, share) for result in results]
         just_ended = {result.member: result.segment for result in report.segments}
         for examination in report.examinations:
             segment = just_ended.get(examination.member, self._members[examination.member].ended)
@@ -534,6 +539,8 @@ class Brain:
             rescue = Rescue(rows, targets, extra, slots, self._saving.saved)
             if (broken := self._offer(rescue)) is None:
                 self._rescue = rescue
+                if rescue.outlook is not None:
+                    self._ledger.append("incidents", kind="recovering", message=rescue.outlook)
             else:
                 self._give_up_checkpoint(*broken)
 

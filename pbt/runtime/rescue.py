@@ -63,6 +63,12 @@ class Rescue:
         return f"{loaded} states were loaded from checkpoints, {trained} segments trained again"
 
     @property
+    def outlook(self) -> str | None:
+        """What will have to be trained again, for people; None if nothing."""
+        trained = len(self._recovery.trained)
+        return f"{trained} segments had not been saved and are trained again" if trained else None
+
+    @property
     def rest(self) -> str:
         """What is not done yet, for people."""
         rest = self._recovery.waves[self._wave :]

@@ -227,7 +227,7 @@ def test_extend_goes_on_beyond_the_end(folder: Path) -> None:
     assert (done.exit_code, done.exception) == (0, None)
     assert "6 members x 5 generations x 5 steps" in done.output
     assert "taken up   extended 1 time" in done.output
-    assert "incidents  4 states were loaded from checkpoints, 0 segments trained again" in done.output
+    assert "incidents" not in done.output  # everybody's state was loaded
     facts = json.loads(pbt("show", "latest", "--json").output)
     assert [session["reason"] for session in facts["summary"]["sessions"]] == ["start", "extend"]
     assert facts["summary"]["sessions"][0]["software"]["torch"]

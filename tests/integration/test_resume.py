@@ -118,6 +118,19 @@ def test_a_run_that_died_before_its_ledger_is_begun(tmp_path: Path) -> None:
     assert [row["reason"] for row in begun.rows["sessions"]] == ["start"]
 
 
+def test_a_run_whose_ledger_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    """Its checkpoints would go; what is missing is named, and everything stays."""
+    result = sweep(tmp_path).run(progress=False)
+    shutil.rmtree(result.path / "ledger")
+    before = sorted(result.path.rglob("*"))
+    for ask in (pbt.load, lambda path: pbt.extend(path, generations=9)):
+        with pytest.raises(RunNotFound, match=r"ledger is missing, or has no manifest. Restore it"):
+            ask(result.path)
+    with pytest.raises(LedgerError, match=r"ledger is missing though it has checkpoints. Restore it"):
+        pbt.resume(result.path)
+    assert sorted(result.path.rglob("*")) == before
+
+
 def test_a_run_that_nobody_trains_cannot_be_stopped(tmp_path: Path) -> None:
     """It names the way to go on, or that there is nothing left."""
     result = sweep(tmp_path).run(progress=False)
@@ -203,10 +216,11 @@ def test_one_interrupt_saves_and_stops(tmp_path: Path) -> None:
 # --- extend
 
 
-def test_more_generations_later_are_as_good_as_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("space", [SPACE, dict(reversed(SPACE.items()))], ids=["a to z", "z to a"])
+def test_more_generations_later_are_as_good_as_at_once(tmp_path: Path, space: Any) -> None:
     """Six generations extended to ten have the digest of ten: no decision was lost by stopping in between."""
-    alone = sweep(tmp_path / "alone", generations=10).run(progress=False)
-    first = sweep(tmp_path / "extended", generations=6).run(progress=False)
+    alone = sweep(tmp_path / "alone", generations=10, space=space).run(progress=False)
+    first = sweep(tmp_path / "extended", generations=6, space=space).run(progress=False)
     extended = pbt.extend(first.path, generations=10, progress=False)
     assert extended.digest() == alone.digest()
     assert extended.finished
@@ -261,6 +275,16 @@ def test_new_members_catch_up(tmp_path: Path, strategy: Any) -> None:
     assert (late["start"], late["consumed_start"], late["until"]) == ("fresh", 0, 50)
 
 
+def test_a_wider_space_keeps_the_order_of_the_old_one(tmp_path: Path) -> None:
+    """What is drawn for which hyperparameter depends on it: a space that is no wider changes no decision."""
+    turned = dict(reversed(SPACE.items()))
+    alone = sweep(tmp_path / "alone", generations=10, space=turned).run(progress=False)
+    first = sweep(tmp_path / "extended", generations=6, space=turned).run(progress=False)
+    extended = pbt.extend(first.path, generations=10, space=SPACE, progress=False)
+    assert list(extended.run.info["spec"]["space"]) == list(turned)
+    assert extended.digest() == alone.digest()
+
+
 def test_a_wider_space_is_used_from_then_on(tmp_path: Path) -> None:
     """Members find values that the old space did not hold."""
     narrow = {**SPACE, "lr": Float(1e-3, 2e-3, log=True)}
@@ -275,6 +299,8 @@ def test_a_wider_space_is_used_from_then_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tokens": 100}, "budget.tokens: the tokens are used up: 420 of 100"),
+        ({"wall_minutes": 1e-9}, "budget.wall_minutes: the wall time is used up"),
         ({"members": 6}, "budget.members: 6 is less than the 7 there are"),
         ({"generations": 3}, "budget.generations: 3 is less than the 6 there are"),
         ({}, "extend: changes nothing"),
@@ -339,6 +365,8 @@ def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path) -> None:
     finish = [row for row in limited.rows["decisions"] if row["kind"] == "finish"][-1]
     assert "the tokens are used up: 280 of 283" in finish["reason"]
     assert limited.best.checkpoint is not None
+    with pytest.raises(LedgerError, match=r"has finished: the tokens are used up: 280 of 283.* --tokens N` goes on"):
+        pbt.resume(limited.path)
     with pytest.raises(SpecError, match=r"the tokens are used up: 280 of 283.* Raise that limit as well"):
         pbt.extend(limited.path, generations=7, progress=False)
     extended = pbt.extend(limited.path, tokens=6 * one, progress=False)

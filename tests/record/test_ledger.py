@@ -349,7 +349,8 @@ def test_a_flipped_bit_in_a_part_is_named(tmp_path, table):
         with pytest.raises(LedgerError) as raised:
             LedgerReader(tmp_path).rows()
         assert str(raised.value) == (
-            f"{part} is damaged (its SHA-256 is not the manifest's). Restore it from a backup."
+            f"{part} is damaged (its SHA-256 is not the manifest's). Restore it from a backup; "
+            "`pbt.record.salvage` reads the rest (docs/ledger.md)."
         )
 
 
@@ -1408,9 +1409,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch, c
     monkeypatch.setattr(os, call, no_room)
     with pytest.raises(StorageError) as raised:
         write_atomically(path, b"new")
-    assert one_line(raised) == (
-        f"cannot write {path}: No space left on device. Free some space or choose another storage folder."
-    )
+    assert one_line(raised) == (f"cannot write {path}: No space left on device. Free some space.")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -165,7 +165,11 @@ def test_a_run_is_found_by_its_path(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("small", "RUN: 'small' fits 2 runs in {}. Write more of its name."),
+        (
+            "small",
+            "RUN: 'small' fits 2 runs in {}: small-20231114-221321, small-20231114-221320. Write more of its name.",
+        ),
+        ("", "RUN: is empty. Write its name, the beginning of it, its folder, or latest."),
         ("smal-20231114-221320", "RUN: no run 'smal-20231114-221320' in {}. Did you mean 'small-20231114-221320'?"),
         ("zzz", "RUN: no run 'zzz' in {}. Known: small-20231114-221320, small-20231114-221321."),
     ],

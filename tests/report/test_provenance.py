@@ -241,7 +241,7 @@ def test_why_of_a_member_that_is_training(storage: Path) -> None:
     """The story ends in the present."""
     lines = _printed(provenance.show_why, load(storage / "half"), "5", times=True, width=150)
     assert lines[0] == "member 5 of half: living, last bits_per_byte 1.6000"
-    assert re.match(r"  3   200         200                   now   is training with lr 0\.002, optimizer", lines[-1])
+    assert re.match(r"  3   200         200 +now   began to train with lr 0\.002, optimizer", lines[-1])
 
 
 def test_why_as_json(told: Result) -> None:
@@ -286,7 +286,7 @@ def test_why_as_json(told: Result) -> None:
             {"kind": "failed", "hparams": {"lr": 0.1}, "in_effect": {"lr": None}, "reason": "deaf"},
             "failed; not in effect: lr was - where 0.1 was ordered: deaf",
         ),
-        ({"kind": "running", "hparams": {"lr": 0.1}}, "is training with lr 0.1"),
+        ({"kind": "running", "hparams": {"lr": 0.1}}, "began to train with lr 0.1; no report yet"),
         ({"kind": "decline", "reason": "too close"}, "kept its weights: too close"),
         ({"kind": "evaluate", "reason": "on the test split"}, "to be evaluated: on the test split"),
         (

@@ -420,7 +420,7 @@ def test_a_full_disk_leaves_no_rubbish(store, monkeypatch):
         store.save(make_state(torch.ones(3)), {})
     monkeypatch.undo()
     assert re.fullmatch(
-        r"cannot write \S+\.safetensors: No space left on device\. Free some space .*\.", str(error.value)
+        r"cannot write \S+\.safetensors: No space left on device\. Free some space\.", str(error.value)
     )
     assert len(list(saved.path.parent.iterdir())) == 2
     assert same(state, store.load(saved.digest))
@@ -560,7 +560,7 @@ def test_a_disk_that_is_full_for_a_while(saver, store, news, monkeypatch):
     saver.save("0:1", lambda: state_of(1), {})
     assert saver.flush(timeout=20.0)
     (_, reason), (_, saved) = news.heard
-    assert re.fullmatch(r"cannot write \S+\.safetensors: No space left on device\. Free some space .*\.", reason)
+    assert re.fullmatch(r"cannot write \S+\.safetensors: No space left on device\. Free some space\.", reason)
     assert store.digests() == {saved.digest}
 
 

@@ -268,7 +268,7 @@ def test_what_a_host_held_is_trained_again(make):
     assert (10.0, 4.0) == (report.repeated_s, report.lost_s)
     assert 2 == report.recoveries
     assert (70 - 10) / (2 * 45) == report.utilisation
-    assert ["host_lost", "recovered"] == [row["kind"] for row in sweep.rows["incidents"]]
+    assert ["host_lost", "recovering", "recovered"] == [row["kind"] for row in sweep.rows["incidents"]]
 
 
 def test_with_a_checkpoint_nothing_is_trained_again(make):
