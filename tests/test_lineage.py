@@ -188,7 +188,7 @@ def test_members_and_segments_are_named(reference, expected):
     assert expected == parse(reference)
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "3:", ":5", "3:5:1", "3.5", "1e3", "9" * 5000, "٣"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "3:", ":5", "3:5:1", "3.5", "1e3", "9" * 5000, "٣", None, 2.5])
 def test_what_names_no_member_is_refused(text):
     """In one line that says what to write."""
     with pytest.raises(MemberNotFound) as raised:

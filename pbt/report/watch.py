@@ -222,6 +222,7 @@ def catch_up(run: Run) -> str:
     else:
         end_mirror(mirror, result, "finished" if result.finished else "stopped")
     if mirror.last_error:
-        raise HostError(f"MLflow is still behind ({mirror.last_error}). Start its server and try again.")
+        told = mirror.last_error.rstrip(".")
+        raise HostError(f"MLflow is still behind ({told}). Mend that, or start its server, and try again.")
     remember_page(run, mirror)
     return f"MLflow has everything of {run.id}."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,58 @@ def test_what_cannot_be_taken_up_is_refused_in_one_line(
     for words in says:
         assert words in line
     assert before == pbt("show", "latest", "--json").output
+
+
+def test_an_address_for_a_sweep_that_runs_here_is_refused(folder: Path) -> None:
+    """Nobody is to believe that it trains on the cluster; `--local` sets the file's address aside."""
+    refused = pbt("run", with_change(folder, "seed", 1), "--address", "10.0.0.1:6379")
+    assert refused.exit_code == 2
+    assert "hosts.address: is '10.0.0.1:6379', but hosts.kind is local" in refused.stderr
+    hosts = {"kind": "ray", "address": "10.0.0.1:6379", "stacks": 1}
+    assert pbt("run", with_change(folder, "hosts", hosts), "--local").exit_code == 0
+
+
+def test_a_space_file_that_is_not_there_is_named(folder: Path) -> None:
+    """And not taken for the name of a ready space."""
+    assert pbt("run", with_change(folder, "seed", 1)).exit_code == 0
+    refused = pbt("extend", "latest", "--space", "nofile.yaml")
+    assert refused.exit_code == 2
+    assert "nofile.yaml: cannot be read (No such file or directory). Check the path" in refused.stderr
+
+
+def test_an_end_before_the_last_generation_is_told(folder: Path) -> None:
+    """By the summary, in words and as a fact, and by what resuming such a run says."""
+    one = GOOD["budget"]["members"] * GOOD["budget"]["steps"]
+    done = pbt("run", with_change(folder, "budget", {**GOOD["budget"], "tokens": one}))
+    assert done.exit_code == 0, done.output
+    assert re.search(r"ended early +the tokens are used up: ", done.output)
+    assert json.loads(pbt("show", "latest", "--json").output)["summary"]["ended_early"].startswith(
+        "the tokens are used"
+    )
+    again = pbt("resume", "latest")
+    assert again.exit_code == 2
+    assert "--tokens N` goes on with more" in again.stderr
+
+
+def test_a_run_whose_description_is_damaged_is_not_a_run_that_is_not_there(folder: Path) -> None:
+    """The list names the damage, and does not say that there are no runs."""
+    assert pbt("run", with_change(folder, "seed", 1)).exit_code == 0
+    (file,) = folder.glob("*/*/run.json")
+    file.write_text("{")
+    listed = pbt("list")
+    assert "There are no runs" not in listed.output
+    assert "run.json is damaged" in listed.stderr
+    file.unlink()
+    shown = pbt("show", str(file.parent))
+    assert f"RUN: {file} is missing. Restore it from a backup." in shown.stderr
+
+
+def test_a_database_that_cannot_be_written_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, with the mend."""
+    assert pbt("run", with_change(folder, "tracking", {"enabled": True})).exit_code == 0
+    known = os.access
+    monkeypatch.setattr("os.access", lambda path, mode, **more: mode != os.W_OK and known(path, mode, **more))
+    behind = pbt("sync", "latest")
+    assert behind.exit_code == 1
+    wanted = r"pbt: MLflow is still behind \(.*cannot write \S+mlflow.db. Make it .* try again\.\n"
+    assert re.fullmatch(wanted, behind.stderr)

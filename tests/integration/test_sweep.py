@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pbt
-from pbt import PBT, Budget, Hosts, Result, Sweep
+from pbt import PBT, Budget, Checkpoints, Hosts, Objective, Result, Sweep, Tracking
+from pbt.errors import SpecError
 from searchspaces import Float
 from trainables import Language, Quadratic
 
@@ -145,3 +147,52 @@ def test_a_language_model_population_learns(tmp_path: Path) -> None:
     assert result.best.score < min(first)
     assert result.best.score < 6
     assert result.run.info["data"]["sha256"]
+
+
+def test_parts_may_be_mappings(tmp_path: Path) -> None:
+    """As in a sweep file: the same spec as with objects."""
+    parts: dict[str, Any] = {
+        "objective": {"metric": "Q"},
+        "budget": {"members": 2, "generations": 2, "steps": 3},
+        "hosts": {"kind": "local", "stacks": 1},
+        "tracking": {"enabled": False},
+        "checkpoints": {"keep": 3},
+    }
+    objects = {
+        "objective": Objective(metric="Q"),
+        "budget": Budget(members=2, generations=2, steps=3),
+        "hosts": Hosts(kind="local", stacks=1),
+        "tracking": Tracking(enabled=False),
+        "checkpoints": Checkpoints(keep=3),
+    }
+    common: dict[str, Any] = {"trainable": Quadratic(), "space": SPACE, "storage": tmp_path}
+    assert Sweep(**common, **objects).spec == Sweep(**common, **parts).spec
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"hosts": {"knd": "local"}}, "hosts.knd: is not a known key. Did you mean 'kind'?"),
+        ({"objective": {}}, "objective.metric: is missing. Add 'metric'"),
+        (
+            {"objective": 3},
+            "objective: 3 is no Objective. Write a pbt.Objective, or a mapping with metric",
+        ),
+        ({"tracking": "off"}, "tracking: 'off' is no Tracking. Write a pbt.Tracking, or a mapping with enabled"),
+        (
+            {"checkpoints": 5},
+            "checkpoints: 5 is no Checkpoints. Write a pbt.Checkpoints, or a mapping with every",
+        ),
+    ],
+)
+def test_parts_that_are_none(part: dict[str, Any], message: str) -> None:
+    """Field, value and mend, as everywhere."""
+    fields: dict[str, Any] = {
+        "trainable": Quadratic(),
+        "space": SPACE,
+        "objective": "Q",
+        "budget": Budget(members=2, generations=2, steps=3),
+    }
+    with pytest.raises(SpecError) as caught:
+        Sweep(**(fields | part))
+    assert str(caught.value).startswith(message)

@@ -419,9 +419,7 @@ def test_a_full_disk_leaves_no_rubbish(store, monkeypatch):
     with pytest.raises(StorageError) as error:
         store.save(make_state(torch.ones(3)), {})
     monkeypatch.undo()
-    assert re.fullmatch(
-        r"cannot write \S+\.safetensors: No space left on device\. Free some space\.", str(error.value)
-    )
+    assert re.fullmatch(r"cannot write \S+\.safetensors: No space left on device\. Free some space\.", str(error.value))
     assert len(list(saved.path.parent.iterdir())) == 2
     assert same(state, store.load(saved.digest))
 
