@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ from trainables.core.rng import Draws
 
 #: What the step accumulates over a run, in the order of `Tensors.totals`.
 STEP_METRICS = ("loss", "grad_norm", "lr")
+
+#: How inductor must compile whatever draws random numbers. It would fold `arange * constant` into an index expression
+#: of C++, where int64 overflow is undefined: torch 2.13 on a CPU then hashes wrongly what is left over from whole
+#: vectors (pytorch issue 175966 is the same folding in int32 on CUDA). Tensors of int64 wrap.
+COMPILER_OPTIONS: dict[str, Any] = {"constant_and_index_propagation": False}
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +153,7 @@ def _notice_eager_optimizer() -> None:
 def _compiled() -> StepFunction:
     from torch._dynamo import config
 
-    compiled = torch.compile(train_step, fullgraph=True, dynamic=False)
+    compiled = torch.compile(train_step, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
 
     def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
         # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
