@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec, Split
 from trainables.core.optim import Optimizer
-from trainables.core.rng import Draws
+from trainables.core.rng import Draws, mix, normal, seed_word, site, uniform
 from trainables.core.schedules import Schedule
 
 
@@ -20,15 +22,41 @@ class Parameter:
 
     Attributes:
         shape: Its shape, without the capacity dimension.
-        mean: Mean of the normal distribution it starts from.
-        std: Standard deviation of it; 0 starts every element at `mean`.
+        mean: Mean of the distribution it starts from.
+        std: Standard deviation of the normal distribution it starts from; 0 starts every element at `mean`.
+        uniform: Where not 0, it starts from a uniform distribution in `[mean - uniform, mean + uniform)` instead.
+        draw: Its initial value as a function of a `(1,)` int64 key, where no distribution above gives it.
         decay: Whether weight decay acts on it.
     """
 
     shape: tuple[int, ...]
     mean: float = 0.0
     std: float = 0.0
+    uniform: float = 0.0
+    draw: Callable[[Tensor], Tensor] | None = None
     decay: bool = False
+
+    def initial(self, key: Tensor) -> Tensor:
+        """The value that one member starts from, in float64 (`draw` decides for itself), by a `(1,)` key.
+
+        Shapes are one member's, so that nothing depends on how many are stacked.
+        """
+        if self.draw is not None:
+            return self.draw(key)
+        size = math.prod(self.shape)
+        if self.uniform:
+            draws = self.uniform * (2.0 * uniform(key, size)[0] - 1.0)
+        elif self.std:
+            draws = self.std * normal(key, size)[0]
+        else:
+            return torch.full(self.shape, self.mean, dtype=torch.float64)
+        return (self.mean + draws).view(self.shape)
+
+
+def initial_values(parameters: Mapping[str, Parameter], seed: int) -> dict[str, Tensor]:
+    """One member's initial parameters by name, drawn on the CPU: a function of its seed alone, on every device."""
+    key = mix(torch.tensor([seed_word(seed)]))
+    return {name: parameter.initial(mix(key + site(f"init.{name}"))) for name, parameter in parameters.items()}
 
 
 class Model(Protocol):

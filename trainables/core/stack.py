@@ -21,9 +21,9 @@ from trainables.base import (
 )
 from trainables.core.arena import Arena, copy_slots
 from trainables.core.hparams import HparamTable
-from trainables.core.model import Parameter, Program
+from trainables.core.model import Program, initial_values
 from trainables.core.optim import MEMBER, Buffer
-from trainables.core.rng import mix, normal, seed_word, site
+from trainables.core.rng import seed_word
 from trainables.core.step import STEP_METRICS, Tensors, step_function
 
 _SPLITS = ("train", "validation", "test")
@@ -240,9 +240,8 @@ class CoreStack:
 
     def _fresh(self, seed: int) -> dict[str, dict[str, Tensor]]:
         """Initial values, drawn on the CPU so that they are the same on every device."""
-        key = mix(torch.tensor([seed_word(seed)]))
         values = {
-            "params": {name: _initial(name, parameter, key) for name, parameter in self._parameters.items()},
+            "params": initial_values(self._parameters, seed),
             "updates": {"updates": torch.tensor(0)},
         }
         for kind, buffer in self._buffers.items():
@@ -286,14 +285,6 @@ class CoreStack:
         for slot in slots:
             if not 0 <= slot < self.capacity:
                 raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
-
-
-def _initial(name: str, parameter: Parameter, key: Tensor) -> Tensor:
-    size = int(np.prod(parameter.shape, dtype=np.int64))
-    if parameter.std == 0.0:
-        return torch.full(parameter.shape, parameter.mean, dtype=torch.float64)
-    draws = normal(mix(key + site(f"init.{name}")), size)[0]
-    return (parameter.mean + parameter.std * draws).view(parameter.shape)
 
 
 def _label(prefix: str, name: str) -> str:
