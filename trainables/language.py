@@ -26,6 +26,7 @@ from trainables.core import ops, schedules
 from trainables.core.data import TokenFeed
 from trainables.core.model import Parameter, Program
 from trainables.core.optim import CLIP_NORM, ready
+from trainables.core.parametrization import STANDARD, Multipliers, Scaling
 from trainables.core.rng import Draws, site
 from trainables.core.stack import CoreStack
 
@@ -55,6 +56,14 @@ class Language:
         optimizer: Name of the optimizer, one of `trainables.core.optim.REGISTERED`: `adamw`, `nadamw`, `lamb`, `lars`,
             `sgd` (heavy ball), `nesterov`, `sgdw` (heavy ball, decoupled decay), or, eager only, `torch.rmsprop`. It
             decides which hyperparameters there are beside the schedule's, `dropout` and `clip_norm`.
+        parametrization: How initial weights and the effect of hyperparameters follow the size: `standard`; `mup` (Yang
+            et al. 2022), in width, for `adamw`, `nadamw` and those of SGD; or `completep` (Dey et al. 2025), in width
+            and depth, for `adamw` and `nadamw`. Under the latter two, hyperparameters mean those of a base model, tuned
+            at its size and used at others; at the base's own size all three are the same, bit for bit. See
+            `trainables.core.parametrization`.
+        base_width: Width of the base model; without effect under `standard`.
+        base_depth: Depth of the base model; of effect under `completep` only.
+        base_heads: Heads of the base model, which give the head size at which attention has its usual scale.
     """
 
     width: int = 64
@@ -69,16 +78,25 @@ class Language:
     schedule_unit: str = "steps"
     schedule_knots: int = 8
     optimizer: str = "adamw"
+    parametrization: str = "standard"
+    base_width: int = 64
+    base_depth: int = 2
+    base_heads: int = 2
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
-        for name in ("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
         if self.width % (2 * self.heads):
             raise TrainableError(f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)")
-        ready(self.optimizer)
+        if self.base_width % (2 * self.base_heads):
+            multiple = 2 * self.base_heads
+            raise TrainableError(
+                f"language base_width is {self.base_width}; give a multiple of {multiple} (2 * base_heads)"
+            )
+        self._scaling()
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
         self._schedule()
@@ -133,7 +151,7 @@ class Language:
 
     def _program(self, tokens: Mapping[Any, Tensor]) -> Program:
         return Program(
-            model=Transformer(self.width, self.depth, self.heads),
+            model=Transformer(self.width, self.depth, self.heads, self._scaling(), self.base_width // self.base_heads),
             feed=TokenFeed(
                 tokens=tokens,
                 window=self.context + 1,
@@ -143,6 +161,15 @@ class Language:
             optimizer=ready(self.optimizer),
             schedule=self._schedule(),
             extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
+        )
+
+    def _scaling(self) -> Scaling:
+        return Scaling(
+            name=self.parametrization,
+            optimizer=self.optimizer,
+            family=ready(self.optimizer).family,
+            width=self.width / self.base_width,
+            depth=self.depth / self.base_depth,
         )
 
     def _schedule(self) -> schedules.Schedule:
@@ -157,7 +184,9 @@ class Language:
 _NO_TOKENS: Mapping[Any, Tensor] = {}
 _Drop: TypeAlias = Callable[[Tensor, str], Tensor]
 _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
-_LATER_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer"}
+_BASE_FIELDS = {"base_width", "base_depth", "base_heads"}
+_LATER_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer", "parametrization"} | _BASE_FIELDS
+_COUNTS = ("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots", *sorted(_BASE_FIELDS))
 
 
 def _path(data: object) -> str | None:
@@ -179,28 +208,40 @@ class Transformer:
 
     Source: Vaswani et al. 2017 (decoder), with the changes of GPT-2 (norm first, branches initialised smaller with
     depth), RMSNorm and rotary positions.
+
+    Attributes:
+        width: Width of the residual stream.
+        depth: Blocks.
+        heads: Attention heads.
+        scaling: The parametrization at this size.
+        base_head_dim: Head size at which attention has its usual scale.
     """
 
     width: int
     depth: int
     heads: int
+    scaling: Scaling = STANDARD
+    base_head_dim: int = 32
 
     def parameters(self) -> Mapping[str, Parameter]:
         """Weight decay acts on the matrices of the blocks and the head, not on norms or the embedding."""
-        width, inner = self.width, 4 * self.width
-        found = {"embedding": Parameter(shape=(_VOCABULARY, width), std=1.0)}
-        branch = 1.0 / math.sqrt(2 * self.depth)
+        width, inner, scaling = self.width, 4 * self.width, self.scaling
+        embedding, output = scaling.tensor("embedding"), scaling.tensor("output")
+        gain, hidden = scaling.tensor("gain", branch=True), scaling.tensor("hidden", branch=True)
+        found = {"embedding": Parameter(shape=(_VOCABULARY, width), std=embedding.std, scale=embedding.scale)}
+        # Where the residual multiplier takes care of further depth, branches begin as they do at the base depth.
+        branch = 1.0 / math.sqrt(2 * self.depth * scaling.residual)
         for i in range(self.depth):
             block = f"blocks.{i}"
-            found[f"{block}.attention.norm"] = _norm(width)
-            found[f"{block}.attention.qkv"] = _matrix(3 * width, width)
-            found[f"{block}.attention.out"] = _matrix(width, width, branch)
-            found[f"{block}.mlp.norm"] = _norm(width)
-            found[f"{block}.mlp.up"] = _matrix(inner, width)
-            found[f"{block}.mlp.down"] = _matrix(width, inner, branch)
-        found["norm"] = _norm(width)
+            found[f"{block}.attention.norm"] = _norm(width, gain)
+            found[f"{block}.attention.qkv"] = _matrix(3 * width, width, hidden)
+            found[f"{block}.attention.out"] = _matrix(width, width, hidden, branch)
+            found[f"{block}.mlp.norm"] = _norm(width, gain)
+            found[f"{block}.mlp.up"] = _matrix(inner, width, hidden)
+            found[f"{block}.mlp.down"] = _matrix(width, inner, hidden, branch)
+        found["norm"] = _norm(width, scaling.tensor("gain"))
         # Zero: the first prediction is uniform, whatever the width.
-        found["head"] = _matrix(_VOCABULARY, width, 0.0)
+        found["head"] = _matrix(_VOCABULARY, width, output, 0.0)
         return found
 
     def loss(
@@ -231,28 +272,49 @@ class Transformer:
         hits = (logits.argmax(-1) == targets).to(loss.dtype).mean(1)
         return {"bits_per_byte": loss / math.log(2.0), "loss": loss, "accuracy": hits}
 
-    def _logits(self, params: Mapping[str, Tensor], tokens: Tensor, drop: _Drop) -> Tensor:
-        """`[K, B * T, 256]` for tokens `[K, B, T]`."""
+    def activations(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+        """What the residual stream holds after the embedding and each block, what each branch gives, and the logits."""
+        seen: dict[str, Tensor] = {}
+        windows = batch.expand(len(params["embedding"]), *batch.shape)
+        seen["head"] = self._logits(params, windows[:, :, :-1], lambda x, where: seen.setdefault(where, x), seen)
+        return seen
+
+    def _logits(
+        self, params: Mapping[str, Tensor], tokens: Tensor, drop: _Drop, seen: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """`[K, B * T, 256]` for tokens `[K, B, T]`; `seen` takes the residual stream as it grows."""
         length = tokens.shape[-1]
         x = ops.embedding(tokens.flatten(1), params["embedding"])
+        if seen is not None:
+            seen["embedding"] = x
         for i in range(self.depth):
             block = f"blocks.{i}"
-            x = x + drop(self._attention(params, f"{block}.attention", x, length), f"{block}.attention")
-            x = x + drop(self._mlp(params, f"{block}.mlp", x), f"{block}.mlp")
-        return ops.linear(ops.rms_norm(x, params["norm"]), params["head"])
+            branch = drop(self._attention(params, f"{block}.attention", x, length), f"{block}.attention")
+            x = x + _times(branch, self.scaling.residual)
+            x = x + _times(drop(self._mlp(params, f"{block}.mlp", x), f"{block}.mlp"), self.scaling.residual)
+            if seen is not None:
+                seen[block] = x
+        logits = ops.linear(ops.rms_norm(x, params["norm"]), params["head"])
+        return _times(logits, self.scaling.tensor("output").forward)
 
     def _attention(self, params: Mapping[str, Tensor], at: str, x: Tensor, length: int) -> Tensor:
         qkv = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.qkv"])
-        return ops.linear(ops.causal_attention(qkv, length, self.heads), params[f"{at}.out"])
+        scale = self.scaling.attention(self.width // self.heads, self.base_head_dim)
+        return ops.linear(ops.causal_attention(qkv, length, self.heads, scale), params[f"{at}.out"])
 
     def _mlp(self, params: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
         up = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.up"])
         return ops.linear(F.gelu(up), params[f"{at}.down"])
 
 
-def _norm(width: int) -> Parameter:
-    return Parameter(shape=(width,), mean=1.0)
+def _times(x: Tensor, factor: float) -> Tensor:
+    """The product; at 1 nothing is computed, so that `standard` costs nothing."""
+    return x if factor == 1.0 else x * factor
 
 
-def _matrix(rows: int, columns: int, gain: float = 1.0) -> Parameter:
-    return Parameter(shape=(rows, columns), std=gain / math.sqrt(columns), decay=True)
+def _norm(width: int, own: Multipliers) -> Parameter:
+    return Parameter(shape=(width,), mean=1.0, scale=own.scale)
+
+
+def _matrix(rows: int, columns: int, own: Multipliers, gain: float = 1.0) -> Parameter:
+    return Parameter(shape=(rows, columns), std=gain / math.sqrt(columns) * own.std, decay=True, scale=own.scale)

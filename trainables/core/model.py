@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec, Split
-from trainables.core.optim import Optimizer
+from trainables.core.optim import UNIT, Optimizer, Scale
 from trainables.core.rng import Draws, mix, normal, seed_word, site, uniform
 from trainables.core.schedules import Schedule
 
@@ -27,6 +27,7 @@ class Parameter:
         uniform: Where not 0, it starts from a uniform distribution in `[mean - uniform, mean + uniform)` instead.
         draw: Its initial value as a function of a `(1,)` int64 key, where no distribution above gives it.
         decay: Whether weight decay acts on it.
+        scale: Multipliers of its learning rate, weight decay and eps, as a parametrization gives them.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class Parameter:
     uniform: float = 0.0
     draw: Callable[[Tensor], Tensor] | None = None
     decay: bool = False
+    scale: Scale = UNIT
 
     def initial(self, key: Tensor) -> Tensor:
         """The value that one member starts from, in float64 (`draw` decides for itself), by a `(1,)` key.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from trainables.base import (
 from trainables.core.arena import Arena, copy_slots
 from trainables.core.hparams import HparamTable
 from trainables.core.model import Program, initial_values
-from trainables.core.optim import MEMBER, Buffer
+from trainables.core.optim import MEMBER, UNIT, Buffer
 from trainables.core.rng import seed_word
 from trainables.core.step import STEP_METRICS, Tensors, step_function
 
@@ -53,6 +53,10 @@ class CoreStack:
         self.capacity = capacity
         self._program = program
         self._parameters = dict(program.model.parameters())
+        if not program.optimizer.family and any(p.scale != UNIT for p in self._parameters.values()):
+            raise TrainableError(
+                f"optimizer {program.optimizer.name} has no rule for the multipliers of a parametrization"
+            )
         self._device = torch.device(place.device)
         self._dtype = getattr(torch, place.dtype)
         self._table = HparamTable(program.hparams, capacity, self._device)
@@ -72,6 +76,16 @@ class CoreStack:
         self._members: list[_Member | None] = [None] * capacity
         self._tensors = self._bind()
         self._step = step_function(place, compiles=program.optimizer.compiles)
+
+    @property
+    def program(self) -> Program:
+        """What it trains."""
+        return self._program
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """The parameters of all slots, `[capacity, *shape]` by name: views, to be read only."""
+        return self._params.tensors
 
     def admit(
         self,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trainables.base import Place
 from trainables.core.model import Program
-from trainables.core.optim import clip, gradient_norm
+from trainables.core.optim import UNIT, clip, gradient_norm
 from trainables.core.rng import Draws
 
 #: What the step accumulates over a run, in the order of `Tensors.totals`.
@@ -83,8 +83,11 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
     if "clip_norm" in hparams and "clip_norm" not in off:
         grads = clip(grads, norm, hparams["clip_norm"])
     lr = hparams["lr"] * program.schedule(tensors.age, hparams)
-    decayed = {name for name, p in program.model.parameters().items() if p.decay}
-    program.optimizer.update(tensors.params, grads, tensors.moments, tensors.updates + 1, lr, hparams, decayed)
+    parameters = program.model.parameters()
+    decayed = {name for name, p in parameters.items() if p.decay}
+    scales = {name: p.scale for name, p in parameters.items() if p.scale != UNIT}
+    step = tensors.updates + 1
+    program.optimizer.update(tensors.params, grads, tensors.moments, step, lr, hparams, decayed, scales)
     _advance(tensors, torch.stack([loss.detach().double(), norm.double(), lr]))
 
 

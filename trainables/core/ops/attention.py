@@ -32,7 +32,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: floa
     return mixed.unflatten(0, (num_members, q.shape[1]))
 
 
-def causal_attention(qkv: Tensor, length: int, heads: int) -> Tensor:
+def causal_attention(qkv: Tensor, length: int, heads: int, scale: float | None = None) -> Tensor:
     """Multi-head causal self-attention with rotary positions.
 
     K is folded into the batch, so that q, k and v are four-dimensional and a fused kernel is chosen.
@@ -41,6 +41,7 @@ def causal_attention(qkv: Tensor, length: int, heads: int) -> Tensor:
         qkv: `[K, B * length, 3 * width]`, q, k and v side by side.
         length: Positions per sequence.
         heads: Heads; each has `width / heads` dimensions.
+        scale: What scores are multiplied by; None means `1 / sqrt(width / heads)`.
 
     Returns:
         `[K, B * length, width]`.
@@ -53,7 +54,7 @@ def causal_attention(qkv: Tensor, length: int, heads: int) -> Tensor:
     turned = rotate(split[:, :, :2].flatten(2, 3), angles)
     q, k = turned.transpose(1, 2).chunk(2, dim=1)
     v = split[:, :, 2].transpose(1, 2)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     return mixed.transpose(1, 2).reshape(num_members, rows, width)
 
 

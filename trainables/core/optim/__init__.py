@@ -7,7 +7,7 @@ graph. `TorchOptimizer` is the exception to the latter: it lets any class of tor
 """
 
 from trainables.core.optim.adamw import AdamW
-from trainables.core.optim.base import MEMBER, Buffer, Optimizer
+from trainables.core.optim.base import MEMBER, UNIT, Buffer, Optimizer, Scale
 from trainables.core.optim.bridge import TorchOptimizer
 from trainables.core.optim.clip import CLIP_NORM, clip, gradient_norm
 from trainables.core.optim.lamb import LAMB
@@ -23,10 +23,12 @@ __all__ = [
     "MEMBER",
     "REGISTERED",
     "SGD",
+    "UNIT",
     "AdamW",
     "Buffer",
     "NAdamW",
     "Optimizer",
+    "Scale",
     "TorchOptimizer",
     "clip",
     "gradient_norm",

@@ -9,7 +9,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.optim.base import Buffer, Scalars, Tensors, beta_specs, live, lr_spec
+from trainables.core.optim.base import (
+    NO_SCALES,
+    UNIT,
+    Buffer,
+    Scalars,
+    Scale,
+    Tensors,
+    beta_specs,
+    live,
+    lr_spec,
+    shrinking,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class AdamW:
     name: str = "adamw"
     moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     compiles: ClassVar[bool] = True
+    family: ClassVar[str] = "adam"
 
     @property
     def hparams(self) -> Mapping[str, HparamSpec]:
@@ -54,6 +66,7 @@ class AdamW:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One AdamW update; see `Optimizer.update`."""
         beta1, beta2 = hparams["beta1"], hparams["beta2"]
@@ -63,13 +76,13 @@ class AdamW:
         scale = Scalars(-lr * correction2 / correction1)
         eps = Scalars(self.eps * correction2)
         rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
-        shrink = Scalars(1.0 - lr * hparams["weight_decay"])
+        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
         for name, param in params.items():
-            grad = grads[name]
+            grad, own = grads[name], scales.get(name, UNIT)
             exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
             exp_avg.lerp_(grad, rate1.like(param))
             exp_avg_sq.lerp_(grad * grad, rate2.like(param))
             if name in decayed:
-                param.mul_(shrink.like(param))
-            denominator = exp_avg_sq.sqrt().add_(eps.like(param))
-            param.addcmul_(exp_avg / denominator, scale.like(param))
+                param.mul_(shrink[name].like(param))
+            denominator = exp_avg_sq.sqrt().add_(eps.times(own.eps).like(param))
+            param.addcmul_(exp_avg / denominator, scale.times(own.lr).like(param))

@@ -18,6 +18,26 @@ MEMBER = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What multiplies the hyperparameters of one parameter tensor; constants of the program, the same for all members.
+
+    Attributes:
+        lr: Of the learning rate.
+        decay: Of the weight decay, beside the learning rate: decay that the rule multiplies by lr takes both.
+        eps: Of what keeps Adam from dividing by 0.
+    """
+
+    lr: float = 1.0
+    decay: float = 1.0
+    eps: float = 1.0
+
+
+#: Leaves everything as it is.
+UNIT = Scale()
+NO_SCALES: Mapping[str, Scale] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
     """State of one kind that is not a moment: of other shapes, another dtype, or another beginning.
 
@@ -40,6 +60,8 @@ class Optimizer(Protocol):
         moments: Those of its buffers that have the parameters' shapes and dtype, and begin at zero.
         hparams: Specifications of what it reads, by name; `lr` is one of them.
         compiles: Whether `update` can be part of a compiled step.
+        family: The family whose rules of `trainables.core.parametrization` hold for it, `adam` or `sgd`; empty where
+            none is published: it is then never given any `scales`.
     """
 
     @property
@@ -50,6 +72,8 @@ class Optimizer(Protocol):
     def hparams(self) -> Mapping[str, HparamSpec]: ...
     @property
     def compiles(self) -> bool: ...
+    @property
+    def family(self) -> str: ...
 
     def buffers(self, params: Tensors) -> Mapping[str, Buffer]:
         """The rest of its state by kind, kept, copied and saved like the moments.
@@ -67,6 +91,7 @@ class Optimizer(Protocol):
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """Change `params` and `moments` in place.
 
@@ -78,6 +103,7 @@ class Optimizer(Protocol):
             lr: `(K,)` float64 learning rate in effect.
             hparams: `(K,)` float64 by name.
             decayed: Names of the parameters that weight decay acts on.
+            scales: Multipliers of hyperparameters, of those parameters that have any other than 1.
         """
 
 
@@ -110,6 +136,7 @@ class Scalars:
 
     values: Tensor
     cache: dict[int, Tensor] = field(default_factory=dict)
+    multiples: dict[float, Scalars] = field(default_factory=dict)
 
     def like(self, tensor: Tensor) -> Tensor:
         """The scalars as `[K, 1, ..., 1]` in the tensor's dtype."""
@@ -117,3 +144,26 @@ class Scalars:
             shape = (-1,) + (1,) * (tensor.ndim - 1)
             self.cache[tensor.ndim] = self.values.to(tensor.dtype).view(shape)
         return self.cache[tensor.ndim]
+
+    def times(self, factor: float) -> Scalars:
+        """The scalars multiplied by a constant; at 1 themselves, bit for bit and for free."""
+        if factor == 1.0:
+            return self
+        if factor not in self.multiples:
+            self.multiples[factor] = Scalars(self.values * factor)
+        return self.multiples[factor]
+
+
+def shrinking(rate: Tensor, decayed: Collection[str], scales: Mapping[str, Scale]) -> dict[str, Scalars]:
+    """What decoupled decay multiplies each decayed parameter by: 1 minus its share of `rate`.
+
+    Args:
+        rate: `(K,)` float64, learning rate times weight decay, before any multipliers.
+        decayed: Names of the parameters.
+        scales: As in `Optimizer.update`.
+    """
+    # lr times decay is a product of constants: where a parametrization keeps it at 1, it stays exactly 1.
+    factors = {name: scale.lr * scale.decay for name, scale in ((n, scales.get(n, UNIT)) for n in sorted(decayed))}
+    rates = Scalars(rate)
+    found = {factor: Scalars(1.0 - rates.times(factor).values) for factor in dict.fromkeys(factors.values())}
+    return {name: found[factor] for name, factor in factors.items()}

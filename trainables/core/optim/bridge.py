@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec, TrainableError
-from trainables.core.optim.base import Buffer, Tensors
+from trainables.core.optim.base import NO_SCALES, Buffer, Scale, Tensors
 from trainables.errors import nearest
 
 
@@ -46,6 +46,7 @@ class TorchOptimizer:
     name: str = ""
     moments: ClassVar[tuple[str, ...]] = ()
     compiles: ClassVar[bool] = False
+    family: ClassVar[str] = ""
     # Where each live hyperparameter is in a parameter group: its option, and the index if that is a tuple.
     _places: Mapping[str, tuple[str, int | None]] = field(init=False, repr=False)
     _defaults: Mapping[str, Any] = field(init=False, repr=False)
@@ -105,6 +106,7 @@ class TorchOptimizer:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One update by torch; see `Optimizer.update`."""
         # Built anew each time, which takes less than the update: nothing can be left over from other members.

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.optim.base import Buffer, Scalars, Tensors, beta_specs, live, lr_spec, member_norm
+from trainables.core.optim.base import (
+    NO_SCALES,
+    Buffer,
+    Scalars,
+    Scale,
+    Tensors,
+    beta_specs,
+    live,
+    lr_spec,
+    member_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class LAMB:
     name: str = "lamb"
     moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     compiles: ClassVar[bool] = True
+    family: ClassVar[str] = ""
 
     @property
     def hparams(self) -> Mapping[str, HparamSpec]:
@@ -60,6 +71,7 @@ class LAMB:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One LAMB update; see `Optimizer.update`."""
         beta1, beta2 = hparams["beta1"], hparams["beta2"]

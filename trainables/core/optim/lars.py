@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.optim.base import Buffer, Scalars, Tensors, live, lr_spec, member_norm
+from trainables.core.optim.base import NO_SCALES, Buffer, Scalars, Scale, Tensors, live, lr_spec, member_norm
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LARS:
     name: str = "lars"
     moments: tuple[str, ...] = ("momentum",)
     compiles: ClassVar[bool] = True
+    family: ClassVar[str] = ""
 
     @property
     def hparams(self) -> Mapping[str, HparamSpec]:
@@ -59,6 +60,7 @@ class LARS:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One LARS update; see `Optimizer.update`."""
         momentum, decay = Scalars(hparams["momentum"]), Scalars(hparams["weight_decay"])

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.optim.base import MEMBER, Buffer, Scalars, Tensors, beta_specs, live, lr_spec
+from trainables.core.optim.base import (
+    MEMBER,
+    NO_SCALES,
+    UNIT,
+    Buffer,
+    Scalars,
+    Scale,
+    Tensors,
+    beta_specs,
+    live,
+    lr_spec,
+    shrinking,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class NAdamW:
     name: str = "nadamw"
     moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     compiles: ClassVar[bool] = True
+    family: ClassVar[str] = "adam"
 
     @property
     def hparams(self) -> Mapping[str, HparamSpec]:
@@ -61,6 +74,7 @@ class NAdamW:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One NAdamW update; see `Optimizer.update`."""
         beta1, beta2 = hparams["beta1"], hparams["beta2"]
@@ -72,13 +86,14 @@ class NAdamW:
         scale_avg = Scalars(-lr * correction2 * mu_next / (1.0 - product * mu_next))
         eps = Scalars(self.eps * correction2)
         rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
-        shrink = Scalars(1.0 - lr * hparams["weight_decay"])
+        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
         for name, param in params.items():
-            grad = grads[name]
+            grad, own = grads[name], scales.get(name, UNIT)
             exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
             exp_avg.lerp_(grad, rate1.like(param))
             exp_avg_sq.lerp_(grad * grad, rate2.like(param))
             if name in decayed:
-                param.mul_(shrink.like(param))
-            direction = grad * scale_grad.like(param) + exp_avg * scale_avg.like(param)
-            param.addcdiv_(direction, exp_avg_sq.sqrt().add_(eps.like(param)))
+                param.mul_(shrink[name].like(param))
+            of_grad, of_avg = scale_grad.times(own.lr), scale_avg.times(own.lr)
+            direction = grad * of_grad.like(param) + exp_avg * of_avg.like(param)
+            param.addcdiv_(direction, exp_avg_sq.sqrt().add_(eps.times(own.eps).like(param)))

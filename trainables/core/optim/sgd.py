@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from trainables.base import HparamSpec, TrainableError
-from trainables.core.optim.base import Buffer, Scalars, Tensors, live, lr_spec
+from trainables.core.optim.base import NO_SCALES, UNIT, Buffer, Scalars, Scale, Tensors, live, lr_spec, shrinking
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SGD:
     weight_decay: float = 0.0
     name: str = "sgd"
     compiles: ClassVar[bool] = True
+    family: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
         """Refuse what torch.optim.SGD refuses, too."""
@@ -79,21 +80,22 @@ class SGD:
         lr: Tensor,
         hparams: Tensors,
         decayed: Collection[str],
+        scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One SGD update; see `Optimizer.update`."""
         rate = Scalars(-lr)
         momentum = Scalars(hparams["momentum"]) if self.momentum else None
         if self.decay is not None:
             decay = Scalars(hparams["weight_decay"])
-            shrink = Scalars(1.0 - lr * hparams["weight_decay"])
+            shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
         for name, param in params.items():
-            grad = grads[name]
+            grad, own = grads[name], scales.get(name, UNIT)
             if self.decay == "coupled" and name in decayed:
-                grad = grad + param * decay.like(param)
+                grad = grad + param * decay.times(own.decay).like(param)
             if self.decay == "decoupled" and name in decayed:
-                param.mul_(shrink.like(param))
+                param.mul_(shrink[name].like(param))
             if momentum is not None:
                 velocity = moments["momentum"][name]
                 velocity.mul_(momentum.like(param)).add_(grad)
                 grad = grad + velocity * momentum.like(param) if self.nesterov else velocity
-            param.addcmul_(grad, rate.like(param))
+            param.addcmul_(grad, rate.times(own.lr).like(param))
