@@ -64,6 +64,10 @@ class Language:
         base_width: Width of the base model; without effect under `standard`.
         base_depth: Depth of the base model; of effect under `completep` only.
         base_heads: Heads of the base model, which give the head size at which attention has its usual scale.
+        accumulate: Micro-batches that the windows of a step are split into, to save memory; it divides `batch`, which
+            stays what a step consumes. The step is the same to rounding. From 2 on the training metrics have the
+            gradient noise scale: `noise_scale`, in windows; see `trainables.core.noise`.
+        noise_decay: Decay of the noise scale's moving averages by one step.
     """
 
     width: int = 64
@@ -82,6 +86,8 @@ class Language:
     base_width: int = 64
     base_depth: int = 2
     base_heads: int = 2
+    accumulate: int = 1
+    noise_decay: float = 0.99
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
@@ -96,10 +102,12 @@ class Language:
             raise TrainableError(
                 f"language base_width is {self.base_width}; give a multiple of {multiple} (2 * base_heads)"
             )
+        if self.batch % self.accumulate:
+            raise TrainableError(f"language accumulate is {self.accumulate}; give a divisor of batch, {self.batch}")
         self._scaling()
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
-        self._schedule()
+        self._program(_NO_TOKENS)
 
     def describe(self) -> Capabilities:
         """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live."""
@@ -161,6 +169,8 @@ class Language:
             optimizer=ready(self.optimizer),
             schedule=self._schedule(),
             extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
+            accumulate=self.accumulate,
+            noise_decay=self.noise_decay,
         )
 
     def _scaling(self) -> Scaling:
@@ -185,8 +195,12 @@ _NO_TOKENS: Mapping[Any, Tensor] = {}
 _Drop: TypeAlias = Callable[[Tensor, str], Tensor]
 _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
 _BASE_FIELDS = {"base_width", "base_depth", "base_heads"}
-_LATER_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer", "parametrization"} | _BASE_FIELDS
-_COUNTS = ("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots", *sorted(_BASE_FIELDS))
+_CORE_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer", "accumulate", "noise_decay"}
+_LATER_FIELDS = _CORE_FIELDS | _BASE_FIELDS | {"parametrization"}
+_COUNTS = (
+    *("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots", "accumulate"),
+    *sorted(_BASE_FIELDS),
+)
 
 
 def _path(data: object) -> str | None:

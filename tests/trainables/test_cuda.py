@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainables import test_language, test_language_optimizers, test_quadratic
+from tests.trainables import test_language, test_language_accumulation, test_language_optimizers, test_quadratic
 from trainables import Place
 
 pytestmark = pytest.mark.gpu
@@ -12,6 +12,14 @@ pytestmark = pytest.mark.gpu
 
 class TestLanguage(test_language.TestContract):
     """`Language` keeps the contract on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestLanguageInMicroBatches(test_language_accumulation.TestContract):
+    """Micro-batches, and what is measured on them, keep it on CUDA."""
 
     @pytest.fixture
     def place(self) -> Place:

@@ -10,6 +10,7 @@ from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_same
 from trainables import Language, Place, TrainableError
 from trainables.core.model import initial_values
+from trainables.core.step import compiler
 
 TINY = {"width": 8, "depth": 2, "heads": 2, "context": 8, "batch": 2, "eval_bytes": 128}
 SMALLER = {"base_width": 4, "base_depth": 1, "base_heads": 2}
@@ -147,3 +148,23 @@ def test_bad_options_are_refused(options, message):
     with pytest.raises(TrainableError, match=message) as caught:
         Language(**options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.full
+# torch's own, while it imports its compiler.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
+def test_compiled_equals_eager(text):
+    """The multipliers are constants of the one graph, micro-batches included."""
+    trainable = Language(
+        **TINY | {"width": 16}, data=text, parametrization="completep", base_width=8, base_heads=1, accumulate=2
+    )
+    states = []
+    for how in ("never", "always"):
+        stack = trainable.build(trainable.bucket({}), 2, Place(dtype="float64", compile=how))
+        for slot in range(2):
+            stack.admit(slot, {"lr": 0.01 * (slot + 1), "dropout": 0.1 * slot}, seed=slot)
+        stack.run([5, 5])
+        states.append(stack.state(1))
+    for eager, compiled in zip(states[0].shards, states[1].shards, strict=True):
+        torch.testing.assert_close(eager.tensor, compiled.tensor, rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainables.base import HparamSpec, Split
+from trainables.base import HparamSpec, Split, TrainableError
 from trainables.core.optim import UNIT, Optimizer, Scale
 from trainables.core.rng import Draws, mix, normal, seed_word, site, uniform
 from trainables.core.schedules import Schedule
@@ -110,6 +110,11 @@ class Program:
         optimizer: The update rule.
         schedule: The learning rate over a member's age.
         extra_hparams: What the model itself reads; with a `clip_norm` among them, gradients are clipped.
+        accumulate: Micro-batches that each batch is split into, along its dimension 1 (the examples), to save memory:
+            their gradients are averaged before clipping and the update. It divides the batch. The step is the same to
+            rounding if the loss is a mean over examples that do not see each other, as batch norm lets them. From 2 on
+            the gradient noise scale is measured (`trainables.core.noise`), which needs two batch sizes.
+        noise_decay: Decay of the noise scale's moving averages by one step, in [0, 1).
     """
 
     model: Model
@@ -117,6 +122,25 @@ class Program:
     optimizer: Optimizer
     schedule: Schedule
     extra_hparams: Mapping[str, HparamSpec]
+    accumulate: int = 1
+    noise_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no step."""
+        if not isinstance(self.accumulate, int) or isinstance(self.accumulate, bool) or self.accumulate < 1:
+            raise TrainableError(f"accumulate is {self.accumulate!r}; give a whole number >= 1")
+        if not isinstance(self.noise_decay, int | float) or not 0.0 <= self.noise_decay < 1.0:
+            raise TrainableError(f"noise_decay is {self.noise_decay!r}; give a number in [0, 1)")
+
+    @property
+    def step_metrics(self) -> tuple[str, ...]:
+        """What a step reports for the mean over a run, in the order of `step.Tensors.totals`.
+
+        `diverged` is 1 in a step whose loss or gradient norm is not finite. `grad_noise_trace` and `grad_sq_norm` are
+        the moving averages that `noise_scale` is the ratio of; without micro-batches there is nothing to measure.
+        """
+        names = ("loss", "grad_norm", "lr", "diverged")
+        return (*names, "grad_noise_trace", "grad_sq_norm") if self.accumulate > 1 else names
 
     @property
     def hparams(self) -> dict[str, HparamSpec]:

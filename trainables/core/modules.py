@@ -190,6 +190,7 @@ class _Vmapped:
     def __call__(self, call: Call, inputs: Sequence[Any]) -> Any:
         draws = call.draws
         clocks = None if draws is None else (draws.seed, draws.consumed)
+        part = 0 if draws is None else draws.part
         self._module.train(call.training)
         batched = (dict(call.params), dict(call.buffers), dict(call.live), clocks, tuple(inputs))
         of_inputs = tuple(0 if isinstance(value, Tensor) else None for value in inputs)
@@ -208,7 +209,7 @@ class _Vmapped:
                 {name: value[None] for name, value in own.items()},
                 {name: value[None] for name, value in live.items()},
                 call.names,
-                None if clocks is None else Draws(*(clock[None] for clock in clocks)),
+                None if clocks is None else Draws(clocks[0][None], clocks[1][None], part),
                 call.training,
             )
             self._call = alone

@@ -52,9 +52,9 @@ def mix(h: Tensor) -> Tensor:
     return h ^ _shift_right(h, 31)
 
 
-def bits(key: Tensor, num: int) -> Tensor:
-    """`num` random int64 words per key: `(K,)` -> `(K, num)`."""
-    index = torch.arange(1, num + 1, dtype=torch.int64, device=key.device)
+def bits(key: Tensor, num: int, first: int = 0) -> Tensor:
+    """`num` random int64 words per key, from word `first` on: `(K,)` -> `(K, num)`."""
+    index = torch.arange(first + 1, first + num + 1, dtype=torch.int64, device=key.device)
     return mix(key[:, None] + index * _GAMMA)
 
 
@@ -74,7 +74,7 @@ def normal(key: Tensor, num: int) -> Tensor:
     return torch.erfinv(2.0 * half_open - 1.0) * 2.0**0.5
 
 
-def keep(key: Tensor, num: int, p: Tensor) -> Tensor:
+def keep(key: Tensor, num: int, p: Tensor, first: int = 0) -> Tensor:
     """Dropout's mask: True with probability `1 - p[k]`, `(K, num)`.
 
     One hashed word serves four elements with 16 bits each, so `p` acts rounded to a multiple of 2**-16.
@@ -83,18 +83,28 @@ def keep(key: Tensor, num: int, p: Tensor) -> Tensor:
         key: `(K,)` int64.
         num: Elements per key.
         p: `(K,)` probability of dropping, in [0, 1).
+        first: Where in the mask to begin: its elements before that are left out.
     """
-    lanes = bits(key, -(-num // 4)).view(torch.int16)[:, :num]
+    word, lane = divmod(first, 4)
+    lanes = bits(key, -(-(lane + num) // 4), word).view(torch.int16)[:, lane : lane + num]
     threshold = (p * 65536.0).round() - 32768.0
     return lanes >= threshold.clamp(max=32767.0).to(torch.int16)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The random draws of one step: the members' seeds and counters, `(K,)` int64 each."""
+    """The random draws of one step.
+
+    Attributes:
+        seed: The members' seeds, `(K,)` int64.
+        consumed: Their counters, `(K,)` int64.
+        part: Which micro-batch of the step this is, from 0. What is drawn for each example begins at element
+            `part * num` of the site's, so that the micro-batches together draw what the whole batch would.
+    """
 
     seed: Tensor
     consumed: Tensor
+    part: int = 0
 
     def key(self, where: int) -> Tensor:
         """The `(K,)` key of one site at this step."""

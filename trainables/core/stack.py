@@ -19,12 +19,13 @@ from trainables.base import (
     State,
     TrainableError,
 )
+from trainables.core import noise
 from trainables.core.arena import Arena, copy_slots
 from trainables.core.hparams import HparamTable
 from trainables.core.model import Program, initial_values
 from trainables.core.optim import MEMBER, UNIT, Buffer
-from trainables.core.rng import seed_word
-from trainables.core.step import STEP_METRICS, Tensors, step_function
+from trainables.core.rng import Draws, seed_word
+from trainables.core.step import Tensors, step_function
 
 _SPLITS = ("train", "validation", "test")
 
@@ -70,12 +71,16 @@ class CoreStack:
             kind: Arena(buffer.shapes, capacity, buffer.dtype or self._dtype, self._device)
             for kind, buffer in self._buffers.items()
         }
+        # Empty where nothing is measured.
+        self._noise_shapes: dict[str, tuple[int, ...]] = {n: () for n in noise.AVERAGES if program.accumulate > 1}
+        self._noise = Arena(self._noise_shapes, capacity, torch.float64, self._device)
         # The clocks are arenas too, so that copying and freezing a slot treats every tensor alike.
         self._lineage = self._clocks("age", "updates")
         self._own = self._clocks("seed", "consumed")
         self._members: list[_Member | None] = [None] * capacity
         self._tensors = self._bind()
         self._step = step_function(place, compiles=program.optimizer.compiles)
+        self._check_batch()
 
     @property
     def program(self) -> Program:
@@ -113,6 +118,7 @@ class CoreStack:
         self._params.scatter(slot, values["params"])
         for name, arena in self._moments.items():
             arena.scatter(slot, values[name])
+        self._noise.scatter(slot, values["noise"])
         updates = values["updates"]["updates"]
         self._lineage.scatter(slot, {"age": torch.tensor(member.age), "updates": updates})
         clocks = {"seed": seed_word(member.seed), "consumed": member.consumed}
@@ -206,6 +212,7 @@ class CoreStack:
             for name, tensor in arena.gather(slot).items():
                 tensors[_label(f"{prefix}.{kind}", name)] = tensor
         tensors[f"{prefix}.step"] = self._lineage.gather(slot)["updates"]
+        tensors |= {f"noise.{name}": t for name, t in self._noise.gather(slot).items()}
         shards = tuple(Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim) for name, tensor in tensors.items())
         return State(shards, member.age, member.consumed, member.seed)
 
@@ -229,11 +236,16 @@ class CoreStack:
             age=self._lineage.tensors["age"],
             updates=self._lineage.tensors["updates"],
             active=torch.zeros(self.capacity, dtype=torch.bool, device=self._device),
-            totals=torch.zeros(len(STEP_METRICS), self.capacity, dtype=torch.float64, device=self._device),
+            decayed=frozenset(name for name, p in self._parameters.items() if p.decay),
+            scales={name: p.scale for name, p in self._parameters.items() if p.scale != UNIT},
+            noise=self._noise.tensors,
+            totals=torch.zeros(
+                len(self._program.step_metrics), self.capacity, dtype=torch.float64, device=self._device
+            ),
         )
 
     def _weights(self) -> tuple[Arena, ...]:
-        return (self._params, *self._moments.values())
+        return (self._params, *self._moments.values(), self._noise)
 
     @torch.no_grad()
     def _train(self, active: list[bool], num_steps: int) -> None:
@@ -250,13 +262,19 @@ class CoreStack:
     def _means(self, steps: Sequence[int]) -> Metrics:
         totals = self._tensors.totals.cpu().numpy()  # the run's one synchronisation
         counts = np.array([count or np.nan for count in steps], dtype=np.float64)
-        return {name: totals[i] / counts for i, name in enumerate(STEP_METRICS)}
+        means = {name: totals[i] / counts for i, name in enumerate(self._program.step_metrics)}
+        if self._noise_shapes:
+            # The ratio of the means: a mean of ratios would be that of the step whose denominator is nearest to 0.
+            parts = (torch.from_numpy(means[name]) for name in ("grad_sq_norm", "grad_noise_trace"))
+            means["noise_scale"] = noise.noise_scale(noise.Estimate(*parts)).numpy()
+        return means
 
     def _fresh(self, seed: int) -> dict[str, dict[str, Tensor]]:
         """Initial values, drawn on the CPU so that they are the same on every device."""
         values = {
             "params": initial_values(self._parameters, seed),
             "updates": {"updates": torch.tensor(0)},
+            "noise": {name: torch.zeros(()) for name in self._noise_shapes},
         }
         for kind, buffer in self._buffers.items():
             # float64 holds any start exactly; the arena casts it.
@@ -275,11 +293,20 @@ class CoreStack:
             kind: {name: _label("params" if kind == "params" else f"{prefix}.{kind}", name) for name in named}
             for kind, named in shapes.items()
         }
+        shapes["noise"] = self._noise_shapes
+        labels["noise"] = {name: f"noise.{name}" for name in self._noise_shapes}
         wanted = {labels[kind][name]: shape for kind, named in shapes.items() for name, shape in named.items()}
         _check_shards(given, {**wanted, f"{prefix}.step": ()})
         values = {kind: {name: given[label].tensor for name, label in named.items()} for kind, named in labels.items()}
         values["updates"] = {"updates": given[f"{prefix}.step"].tensor}
         return values
+
+    def _check_batch(self) -> None:
+        count = self._program.accumulate
+        if count > 1:
+            shape = self._program.feed.batch(Draws(self._tensors.seed, self._tensors.consumed)).shape
+            if len(shape) < 2 or shape[1] % count:
+                raise TrainableError(f"accumulate is {count}; give a number that divides the batch, {list(shape)}")
 
     def _index(self, slots: Sequence[int]) -> Tensor:
         return torch.tensor(list(slots), dtype=torch.int64, device=self._device)

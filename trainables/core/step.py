@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from trainables.base import Place
+from trainables.core import noise
 from trainables.core.model import Program
-from trainables.core.optim import UNIT, clip, gradient_norm
+from trainables.core.optim import Scale, clip, gradient_norm
 from trainables.core.rng import Draws
-
-#: What the step accumulates over a run, in the order of `Tensors.totals`.
-STEP_METRICS = ("loss", "grad_norm", "lr")
 
 #: How inductor must compile whatever draws random numbers. It would fold `arange * constant` into an index expression
 #: of C++, where int64 overflow is undefined: torch 2.13 on a CPU then hashes wrongly what is left over from whole
@@ -35,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """Every tensor the step reads or changes in place; K is the stack's capacity.
+    """Every tensor the step reads or changes in place, and what it must know of them; K is the stack's capacity.
 
     Attributes:
         params: `[K, *shape]` by name.
@@ -46,7 +44,10 @@ class Tensors:
         age: `(K,)` int64.
         updates: `(K,)` int64, optimizer updates in the ancestry of the weights.
         active: `(K,)` bool, slots whose counters and totals advance.
-        totals: `(len(STEP_METRICS), K)` float64 sums over the active steps of a run.
+        decayed: Names of the parameters that weight decay acts on.
+        scales: Multipliers of hyperparameters, of those parameters that have any.
+        noise: `(K,)` float64 by the names in `noise.AVERAGES`; empty without micro-batches.
+        totals: `(len(program.step_metrics), K)` float64 sums over the active steps of a run.
     """
 
     params: dict[str, Tensor]
@@ -57,6 +58,9 @@ class Tensors:
     age: Tensor
     updates: Tensor
     active: Tensor
+    decayed: frozenset[str]
+    scales: dict[str, Scale]
+    noise: dict[str, Tensor]
     totals: Tensor
 
 
@@ -72,23 +76,64 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
     hparams = tensors.hparams
     draws = Draws(tensors.seed, tensors.consumed)
     batch = program.feed.batch(draws)
-    names = list(tensors.params)
-    with torch.enable_grad():
-        leaves = {name: t.detach().requires_grad_() for name, t in tensors.params.items()}
-        loss = program.model.loss(leaves, batch, hparams, draws, off)
-        # The sum's gradient is 1 for every member, so members do not mix, NaN or not.
-        found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
-    grads = dict(zip(names, found, strict=True))
-    norm = gradient_norm(grads)
+    measured: tuple[Tensor, ...] = ()
+    if program.accumulate == 1:
+        loss, grads = _gradients(program, tensors, batch, draws, off)
+        norm = gradient_norm(grads)
+    else:
+        loss, grads, small = _accumulated(program, tensors, batch, draws, off)
+        norm = gradient_norm(grads)
+        measured = _measured(program, tensors, small, norm.double().square(), batch.shape[1])
     if "clip_norm" in hparams and "clip_norm" not in off:
         grads = clip(grads, norm, hparams["clip_norm"])
     lr = hparams["lr"] * program.schedule(tensors.age, hparams)
-    parameters = program.model.parameters()
-    decayed = {name for name, p in parameters.items() if p.decay}
-    scales = {name: p.scale for name, p in parameters.items() if p.scale != UNIT}
-    step = tensors.updates + 1
+    step, decayed, scales = tensors.updates + 1, tensors.decayed, tensors.scales
     program.optimizer.update(tensors.params, grads, tensors.moments, step, lr, hparams, decayed, scales)
-    _advance(tensors, torch.stack([loss.detach().double(), norm.double(), lr]))
+    loss, norm = loss.detach().double(), norm.double()
+    diverged = ~torch.isfinite(loss + norm)  # a sum is finite where both are
+    _advance(tensors, torch.stack([loss, norm, lr, diverged.double(), *measured]))
+
+
+def _gradients(
+    program: Program, tensors: Tensors, batch: Tensor, draws: Draws, off: frozenset[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The members' losses `(K,)` on a batch or a part of one, and their gradients `[K, *shape]` by name."""
+    names = list(tensors.params)
+    with torch.enable_grad():
+        leaves = {name: t.detach().requires_grad_() for name, t in tensors.params.items()}
+        loss = program.model.loss(leaves, batch, tensors.hparams, draws, off)
+        # The sum's gradient is 1 for every member, so members do not mix, NaN or not.
+        found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
+    return loss, dict(zip(names, found, strict=True))
+
+
+def _accumulated(
+    program: Program, tensors: Tensors, batch: Tensor, draws: Draws, off: frozenset[str]
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Losses and gradients averaged over micro-batches, and the mean of these gradients' squared norms, `(K,)`."""
+    share = 1.0 / program.accumulate
+    losses, squares = [], []
+    grads: dict[str, Tensor] = {}
+    for number, part in enumerate(batch.chunk(program.accumulate, dim=1)):
+        loss, found = _gradients(program, tensors, part, Draws(draws.seed, draws.consumed, number), off)
+        losses.append(loss.detach())
+        squares.append(gradient_norm(found).double().square())
+        if number == 0:
+            # New tensors: autograd's own may share memory with one another, and are not to be added to.
+            grads = {name: grad * share for name, grad in found.items()}
+        else:
+            for name, grad in found.items():
+                grads[name].add_(grad, alpha=share)
+    return torch.stack(losses).mean(0), grads, torch.stack(squares).mean(0)
+
+
+def _measured(program: Program, tensors: Tensors, small: Tensor, big: Tensor, num_examples: int) -> tuple[Tensor, ...]:
+    """Take squared norms into the noise scale's averages, and return these: trace, squared norm."""
+    new = noise.estimate(small, big, num_examples // program.accumulate, num_examples)
+    for name, value in noise.averaged(tensors.noise, new, program.noise_decay).items():
+        tensors.noise[name].copy_(value)
+    sq_norm, trace = noise.corrected(tensors.noise, program.noise_decay)
+    return trace, sq_norm
 
 
 def _advance(tensors: Tensors, metrics: Tensor) -> None:

@@ -12,15 +12,17 @@ from trainables.core.rng import Draws, keep
 def dropout(x: Tensor, p: Tensor, draws: Draws, site: int) -> Tensor:
     """Zero elements with each member's probability and scale the rest by `1 / (1 - p)`.
 
-    `F.dropout` takes one p for all; here a counter hash is compared with `(K,)` of them.
+    `F.dropout` takes one p for all; here a counter hash is compared with `(K,)` of them. A micro-batch takes its own
+    examples' part of the whole batch's mask.
 
     Args:
-        x: `[K, ...]`.
+        x: `[K, ...]`, examples first.
         p: `(K,)` float64 in [0, 1).
         draws: The step's random draws.
         site: Where in the model this is; every place needs its own.
     """
-    kept = keep(draws.key(site), x[0].numel(), p).view(x.shape)
+    key, num = draws.key(site), x[0].numel()
+    kept = keep(key, num, p, draws.part * num).view(x.shape)
     return torch.where(kept, x * per_member(1.0 / (1.0 - p), x), 0.0)
 
 
