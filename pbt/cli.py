@@ -202,8 +202,9 @@ def extend(
     from pbt.config import read_space
     from pbt.control import extend as go_on
 
-    is_file = space is not None and (Path(space).is_file() or space.endswith((".yaml", ".yml", ".json")))
-    wider = read_space(Path(space or "")) if is_file else space
+    wider: Any = space
+    if space and (Path(space).is_file() or space.endswith((".yaml", ".yml", ".json"))):
+        wider = read_space(Path(space))
     _show_end(go_on(found, space=wider, hosts=hosts, **budget))  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
 from pbt.runtime.budget import Limits, Usage, exceeded
-from pbt.runtime.history import read_history
+from pbt.runtime.history import read_usage
 from pbt.spec import Budget, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep, check_wider, space_data
@@ -158,8 +158,9 @@ def _take_up(
     in_force = _in_force(run, extension)
     with _brought_back(run, begun, in_force.budget, trainable, strategy, hosts) as (resolved, place):
         if reason == "extend":
-            _check_limits_left(reader, in_force, changes.get("budget", {}))
-            _check_room(reader, in_force, resolved.capabilities.tokens_per_step)
+            usage = read_usage(reader)
+            _check_limits_left(usage, changes.get("budget", {}))
+            _check_room(reader, usage, in_force, resolved.capabilities.tokens_per_step)
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
             run = _remember(run, in_force)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
@@ -233,22 +234,16 @@ def _brought_back(
         yield resolved, place
 
 
-def _check_limits_left(reader: LedgerReader, spec: SweepSpec, changed: Mapping[str, Any]) -> None:
+def _check_limits_left(usage: Usage, changed: Mapping[str, Any]) -> None:
     """Refuse a new limit that the sweep has used up already."""
-    usage = _usage(reader, spec)
+    used = dataclasses.replace(usage, joules=usage.joules or 0.0)
     for name in changed.keys() & {"tokens", "wall_minutes", "gpu_hours", "joules"}:
         only = Budget(members=1, generations=1, steps=1, **{name: changed[name]})
-        used = dataclasses.replace(usage, joules=usage.joules or 0.0)
         if (reason := exceeded(Limits.of(only), used, Usage())) is not None:
             raise SpecError(f"budget.{name}", reason, "Write more than that, or leave it out")
 
 
-def _usage(reader: LedgerReader, spec: SweepSpec) -> Usage:
-    """What all sessions have used."""
-    return read_history(reader, spec.objective.metric, spec.objective.split).usage
-
-
-def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> None:
+def _check_room(reader: LedgerReader, usage: Usage, spec: SweepSpec, tokens_per_step: int) -> None:
     """Refuse an extension of which not even the first round fits into the budget."""
     budget, full = spec.budget, spec.budget.generations * spec.budget.steps
     outcomes = reader.rows(("outcomes",))["outcomes"]
@@ -258,7 +253,7 @@ def _check_room(reader: LedgerReader, spec: SweepSpec, tokens_per_step: int) -> 
     newcomers = [member for member in range(budget.members) if member not in consumed]
     steps = sum(min(budget.steps, full - consumed[member]) for member in consumed.keys() - failed)
     steps += len(newcomers) * min(full, reached + budget.steps)
-    reason = exceeded(Limits.of(budget), _usage(reader, spec), Usage(tokens=steps * tokens_per_step))
+    reason = exceeded(Limits.of(budget), usage, Usage(tokens=steps * tokens_per_step))
     if steps and reason is not None:
         raise SpecError("budget", reason, "Raise that limit as well, for example with --tokens or --wall-minutes")
 

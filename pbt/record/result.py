@@ -135,11 +135,12 @@ class Result:
         """Hash of all decisions; equal for two runs that decided the same."""
         return self._reader.digest()
 
-    @property
+    @cached_property
     def winner(self) -> int | None:
         """The announced winner's id; None while the sweep has not finished, or where no member survived."""
-        ends = [row for row in to_rows(self.tables["decisions"]) if row["kind"] in ("finish", "extend")]
-        return ends[-1]["member"] if ends and ends[-1]["kind"] == "finish" else None  # an extension begins anew
+        ends = self._rows("decisions", kind="finish") + self._rows("decisions", kind="extend")
+        last = max(ends, key=lambda row: row["at"], default=None)
+        return last["member"] if last and last["kind"] == "finish" else None  # an extension begins anew
 
     @property
     def best(self) -> Best:

@@ -808,9 +808,8 @@ class Brain:
         for stack in range(self.num_stacks):
             for key in self._unsafe(stack):
                 self._save(key, self._closing.setdefault(stack, Draft()))
-        for draft in self._drafts.values():
-            for token in sorted({item.token for item in draft.fetch.values()}):
-                self._save_published(token)
+        fetched = {item.token: None for draft in self._drafts.values() for item in draft.fetch.values()}
+        self._save_published(key_of(token) for token in fetched if self._tokens.is_published(token))
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""
@@ -826,13 +825,14 @@ class Brain:
         draft.publish[member.slot.index] = token_of(key)
         self._begin_to_save(key, member.trained)
 
-    def _save_published(self, token: str) -> None:
-        """Have a state saved that was copied from a donor which has trained on since, before the receiver has begun."""
-        key = key_of(token)
-        if self._tokens.is_published(token) and not self._saving.is_safe(key):
-            rows = LedgerReader(self._ledger.run).rows(("segments",))["segments"]
-            hparams = next(row["hparams"] for row in rows if (row["member"], row["segment"]) == (key.member, key.index))
-            self._begin_to_save(key, json.loads(hparams))
+    def _save_published(self, keys: Iterable[SegmentKey]) -> None:
+        """Have states saved that were copied from donors which have trained on since, before the receivers began."""
+        wanted = {(key.member, key.index): key for key in keys if not self._saving.is_safe(key)}
+        if not wanted:
+            return
+        for row in LedgerReader(self._ledger.run).rows(("segments",))["segments"]:
+            if (key := wanted.get((row["member"], row["segment"]))) is not None:
+                self._begin_to_save(key, json.loads(row["hparams"]))
 
     def _begin_to_save(self, key: SegmentKey, hparams: Hparams) -> None:
         about = {"member": key.member, "segment": key.index, "bucket": self._plan.bucket, "hparams": hparams}

@@ -97,6 +97,11 @@ def read_history(reader: LedgerReader, metric: str, split: str) -> History:
     )
 
 
+def read_usage(reader: LedgerReader) -> Usage:
+    """What a sweep has cost, all sessions together."""
+    return _usage(reader.rows(("usage",))["usage"])
+
+
 def _in_order(**tables: Sequence[Row]) -> tuple[tuple[str, Row], ...]:
     merged = [(name, row) for name, rows in tables.items() for row in rows]
     return tuple(sorted(merged, key=lambda entry: entry[1]["at"]))

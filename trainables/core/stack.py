@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +29,12 @@ from trainables.core.rng import Draws, seed_word
 from trainables.core.step import Tensors, step_function
 
 _SPLITS = ("train", "validation", "test")
+
+#: Name of the noise scale's averages among a stack's arenas, and in a state.
+_NOISE = "noise"
+
+#: Tensors by arena and name, without the capacity dimension.
+_Values: TypeAlias = dict[str, dict[str, Tensor]]
 
 
 @dataclass(slots=True)
@@ -63,17 +70,17 @@ class CoreStack:
         self._table = HparamTable(program.hparams, capacity, self._device)
         shapes = {name: p.shape for name, p in self._parameters.items()}
         self._params = Arena(shapes, capacity, self._dtype, self._device)
-        self._buffers: dict[str, Buffer] = {
-            **{moment: Buffer(shapes=shapes) for moment in program.optimizer.moments},
-            **program.optimizer.buffers(self._params.tensors),
+        #: All that belongs to the weights besides them: copied, frozen, saved and loaded alike, by its name in a state.
+        self._buffers = {
+            **{self._of_optimizer(moment): Buffer(shapes=shapes) for moment in program.optimizer.moments},
+            **{self._of_optimizer(k): b for k, b in program.optimizer.buffers(self._params.tensors).items()},
         }
-        self._moments = {
+        if program.accumulate > 1:
+            self._buffers[_NOISE] = Buffer(shapes=dict.fromkeys(noise.AVERAGES, ()), dtype=torch.float64)
+        self._arenas = {"params": self._params} | {
             kind: Arena(buffer.shapes, capacity, buffer.dtype or self._dtype, self._device)
             for kind, buffer in self._buffers.items()
         }
-        # Empty where nothing is measured.
-        self._noise_shapes: dict[str, tuple[int, ...]] = {n: () for n in noise.AVERAGES if program.accumulate > 1}
-        self._noise = Arena(self._noise_shapes, capacity, torch.float64, self._device)
         # The clocks are arenas too, so that copying and freezing a slot treats every tensor alike.
         self._lineage = self._clocks("age", "updates")
         self._own = self._clocks("seed", "consumed")
@@ -107,7 +114,7 @@ class CoreStack:
         """
         self._check_slots([slot])
         numbers = self._table.checked(hparams)
-        values = self._fresh(int(seed)) if state is None else self._loaded(state)
+        values, updates = self._fresh(int(seed)) if state is None else self._loaded(state)
         own = state.consumed if state is not None else 0
         member = _Member(
             seed=int(seed),
@@ -115,11 +122,8 @@ class CoreStack:
             consumed=own if consumed is None else int(consumed),
         )
         self._table.fill(slot, numbers)
-        self._params.scatter(slot, values["params"])
-        for name, arena in self._moments.items():
-            arena.scatter(slot, values[name])
-        self._noise.scatter(slot, values["noise"])
-        updates = values["updates"]["updates"]
+        for kind, arena in self._arenas.items():
+            arena.scatter(slot, values[kind])
         self._lineage.scatter(slot, {"age": torch.tensor(member.age), "updates": updates})
         clocks = {"seed": seed_word(member.seed), "consumed": member.consumed}
         self._own.scatter(slot, {name: torch.tensor(value) for name, value in clocks.items()})
@@ -197,7 +201,7 @@ class CoreStack:
         self._check_members([*src, *dst])
         if not src:
             return
-        copy_slots((*self._weights(), self._lineage), self._index(src), self._index(dst))
+        copy_slots((*self._arenas.values(), self._lineage), self._index(src), self._index(dst))
         ages = [self._member(slot).age for slot in src]
         for slot, age in zip(dst, ages, strict=True):
             self._member(slot).age = age
@@ -206,13 +210,12 @@ class CoreStack:
         """Copy out the member's state, leaving it in place."""
         self._check_members([slot])
         member = self._member(slot)
-        tensors = {f"params.{name}": t for name, t in self._params.gather(slot).items()}
-        prefix = self._program.optimizer.name
-        for kind, arena in self._moments.items():
-            for name, tensor in arena.gather(slot).items():
-                tensors[_label(f"{prefix}.{kind}", name)] = tensor
-        tensors[f"{prefix}.step"] = self._lineage.gather(slot)["updates"]
-        tensors |= {f"noise.{name}": t for name, t in self._noise.gather(slot).items()}
+        tensors = {
+            _label(kind, name): tensor
+            for kind, arena in self._arenas.items()
+            for name, tensor in arena.gather(slot).items()
+        }
+        tensors[self._of_optimizer("step")] = self._lineage.gather(slot)["updates"]
         shards = tuple(Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim) for name, tensor in tensors.items())
         return State(shards, member.age, member.consumed, member.seed)
 
@@ -229,7 +232,11 @@ class CoreStack:
         """Name the arenas' views as the step wants them."""
         return Tensors(
             params=self._params.tensors,
-            moments={name: arena.tensors for name, arena in self._moments.items()},
+            moments={
+                kind.removeprefix(self._of_optimizer("")): self._arenas[kind].tensors
+                for kind in self._buffers
+                if kind != _NOISE
+            },
             hparams=self._table.rows,
             seed=self._own.tensors["seed"],
             consumed=self._own.tensors["consumed"],
@@ -238,68 +245,61 @@ class CoreStack:
             active=torch.zeros(self.capacity, dtype=torch.bool, device=self._device),
             decayed=frozenset(name for name, p in self._parameters.items() if p.decay),
             scales={name: p.scale for name, p in self._parameters.items() if p.scale != UNIT},
-            noise=self._noise.tensors,
+            noise=self._arenas[_NOISE].tensors if _NOISE in self._arenas else {},
             totals=torch.zeros(
                 len(self._program.step_metrics), self.capacity, dtype=torch.float64, device=self._device
             ),
         )
 
-    def _weights(self) -> tuple[Arena, ...]:
-        return (self._params, *self._moments.values(), self._noise)
+    def _of_optimizer(self, kind: str) -> str:
+        return f"{self._program.optimizer.name}.{kind}"
 
     @torch.no_grad()
     def _train(self, active: list[bool], num_steps: int) -> None:
         """Run steps in which the active slots train; the others come out bit for bit as they went in."""
         self._tensors.active.copy_(torch.tensor(active))
         frozen = self._index([slot for slot, is_active in enumerate(active) if not is_active])
-        kept = [arena.read(frozen) for arena in self._weights()]
+        kept = [arena.read(frozen) for arena in self._arenas.values()]
         off = self._table.off()
         for _ in range(num_steps):
             self._step(self._program, self._tensors, off)
-        for arena, rows in zip(self._weights(), kept, strict=True):
+        for arena, rows in zip(self._arenas.values(), kept, strict=True):
             arena.write(frozen, rows)
 
     def _means(self, steps: Sequence[int]) -> Metrics:
         totals = self._tensors.totals.cpu().numpy()  # the run's one synchronisation
         counts = np.array([count or np.nan for count in steps], dtype=np.float64)
         means = {name: totals[i] / counts for i, name in enumerate(self._program.step_metrics)}
-        if self._noise_shapes:
+        if _NOISE in self._arenas:
             # The ratio of the means: a mean of ratios would be that of the step whose denominator is nearest to 0.
             parts = (torch.from_numpy(means[name]) for name in ("grad_sq_norm", "grad_noise_trace"))
             means["noise_scale"] = noise.noise_scale(noise.Estimate(*parts)).numpy()
         return means
 
-    def _fresh(self, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Initial values, drawn on the CPU so that they are the same on every device."""
-        values = {
-            "params": initial_values(self._parameters, seed),
-            "updates": {"updates": torch.tensor(0)},
-            "noise": {name: torch.zeros(()) for name in self._noise_shapes},
-        }
+    def _fresh(self, seed: int) -> tuple[_Values, Tensor]:
+        """Initial values, drawn on the CPU so that they are the same on every device, and no updates."""
+        values = {"params": initial_values(self._parameters, seed)}
         for kind, buffer in self._buffers.items():
             # float64 holds any start exactly; the arena casts it.
             values[kind] = {
                 name: torch.full(shape, buffer.start, dtype=torch.float64) for name, shape in buffer.shapes.items()
             }
-        return values
+        return values, torch.tensor(0)
 
-    def _loaded(self, state: State) -> dict[str, dict[str, Tensor]]:
-        """The state's tensors by kind and name, checked against this stack's."""
+    def _loaded(self, state: State) -> tuple[_Values, Tensor]:
+        """The state's tensors by kind and name, checked against this stack's, and its number of updates."""
         given = {shard.name: shard for shard in state.shards}
-        prefix = self._program.optimizer.name
-        shapes = {"params": {name: p.shape for name, p in self._parameters.items()}}
-        shapes |= {kind: dict(buffer.shapes) for kind, buffer in self._buffers.items()}
-        labels = {
-            kind: {name: _label("params" if kind == "params" else f"{prefix}.{kind}", name) for name in named}
-            for kind, named in shapes.items()
+        wanted = {
+            _label(kind, name): tuple(tensor.shape[1:])
+            for kind, arena in self._arenas.items()
+            for name, tensor in arena.tensors.items()
         }
-        shapes["noise"] = self._noise_shapes
-        labels["noise"] = {name: f"noise.{name}" for name in self._noise_shapes}
-        wanted = {labels[kind][name]: shape for kind, named in shapes.items() for name, shape in named.items()}
-        _check_shards(given, {**wanted, f"{prefix}.step": ()})
-        values = {kind: {name: given[label].tensor for name, label in named.items()} for kind, named in labels.items()}
-        values["updates"] = {"updates": given[f"{prefix}.step"].tensor}
-        return values
+        _check_shards(given, {**wanted, self._of_optimizer("step"): ()})
+        values = {
+            kind: {name: given[_label(kind, name)].tensor for name in arena.tensors}
+            for kind, arena in self._arenas.items()
+        }
+        return values, given[self._of_optimizer("step")].tensor
 
     def _check_batch(self) -> None:
         count = self._program.accumulate

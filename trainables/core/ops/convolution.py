@@ -60,8 +60,7 @@ def conv2d(
     Raises:
         TrainableError: `x` has no batch dimension, or no member dimension.
     """
-    if x.ndim != weight.ndim:
-        raise TrainableError(f"conv input has {x.ndim} dimensions; give {weight.ndim}: members, batch, channels, space")
+    _check_dimensions(x, weight)
     num_members = len(weight)
     folded = fold(x)
     if folded.device.type == "cpu":
@@ -97,11 +96,15 @@ def conv1d(
     Raises:
         TrainableError: `x` has no batch dimension, or no member dimension.
     """
-    if x.ndim != weight.ndim:
-        raise TrainableError(f"conv input has {x.ndim} dimensions; give {weight.ndim}: members, batch, channels, space")
+    _check_dimensions(x, weight)
     wide = padding if isinstance(padding, str) else (0, _one(padding))
     y = conv2d(x.unsqueeze(-2), weight.unsqueeze(-2), bias, (1, _one(stride)), wide, (1, _one(dilation)), groups)
     return y.squeeze(-2)
+
+
+def _check_dimensions(x: Tensor, weight: Tensor) -> None:
+    if x.ndim != weight.ndim:
+        raise TrainableError(f"conv input has {x.ndim} dimensions; give {weight.ndim}: members, batch, channels, space")
 
 
 def _one(value: Single) -> int:

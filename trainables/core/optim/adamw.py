@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from trainables.base import HparamSpec
+from trainables.core.optim.adam import MOMENTS, Averages
 from trainables.core.optim.base import (
     NO_SCALES,
     UNIT,
@@ -40,7 +41,7 @@ class AdamW:
     lr: float = 1e-3
     weight_decay: float = 0.01
     name: str = "adamw"
-    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    moments: tuple[str, ...] = MOMENTS
     compiles: ClassVar[bool] = True
     family: ClassVar[str] = "adam"
 
@@ -69,20 +70,13 @@ class AdamW:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One AdamW update; see `Optimizer.update`."""
-        beta1, beta2 = hparams["beta1"], hparams["beta2"]
-        correction1 = 1.0 - beta1**step
-        correction2 = (1.0 - beta2**step).sqrt()
+        averages = Averages.at(step, hparams, self.eps)
         # lr * (m / c1) / (sqrt(v) / c2 + eps), with both corrections moved into the scalars.
-        scale = Scalars(-lr * correction2 / correction1)
-        eps = Scalars(self.eps * correction2)
-        rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
+        scale = Scalars(-lr * averages.correction2 / (1.0 - hparams["beta1"] ** step))
         shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
         for name, param in params.items():
-            grad, own = grads[name], scales.get(name, UNIT)
-            exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
-            exp_avg.lerp_(grad, rate1.like(param))
-            exp_avg_sq.lerp_(grad * grad, rate2.like(param))
+            own = scales.get(name, UNIT)
+            exp_avg, denominator = averages.advance(name, grads[name], moments, own.eps)
             if name in decayed:
                 param.mul_(shrink[name].like(param))
-            denominator = exp_avg_sq.sqrt().add_(eps.times(own.eps).like(param))
             param.addcmul_(exp_avg / denominator, scale.times(own.lr).like(param))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
+from trainables.core.optim.adam import MOMENTS, Averages
 from trainables.core.optim.base import (
     NO_SCALES,
     Buffer,
@@ -45,7 +46,7 @@ class LAMB:
     lr: float = 1e-3
     weight_decay: float = 0.01
     name: str = "lamb"
-    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    moments: tuple[str, ...] = MOMENTS
     compiles: ClassVar[bool] = True
     family: ClassVar[str] = ""
 
@@ -74,20 +75,13 @@ class LAMB:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One LAMB update; see `Optimizer.update`."""
-        beta1, beta2 = hparams["beta1"], hparams["beta2"]
-        correction1 = 1.0 - beta1**step
-        correction2 = (1.0 - beta2**step).sqrt()
+        averages = Averages.at(step, hparams, self.eps)
         # As in AdamW, both corrections are moved into the scalars.
-        scale = Scalars(correction2 / correction1)
-        eps = Scalars(self.eps * correction2)
-        rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
+        scale = Scalars(averages.correction2 / (1.0 - hparams["beta1"] ** step))
         decay = Scalars(hparams["weight_decay"])
         for name, param in params.items():
-            grad = grads[name]
-            exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
-            exp_avg.lerp_(grad, rate1.like(param))
-            exp_avg_sq.lerp_(grad * grad, rate2.like(param))
-            direction = exp_avg / exp_avg_sq.sqrt().add_(eps.like(param)) * scale.like(param)
+            exp_avg, denominator = averages.advance(name, grads[name], moments)
+            direction = exp_avg / denominator * scale.like(param)
             if name in decayed:
                 direction = direction + param * decay.like(param)
             rate = -lr * _trust_ratio(param, direction)

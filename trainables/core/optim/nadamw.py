@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
+from trainables.core.optim.adam import MOMENTS, Averages
 from trainables.core.optim.base import (
     MEMBER,
     NO_SCALES,
@@ -47,7 +48,7 @@ class NAdamW:
     lr: float = 2e-3
     weight_decay: float = 0.01
     name: str = "nadamw"
-    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    moments: tuple[str, ...] = MOMENTS
     compiles: ClassVar[bool] = True
     family: ClassVar[str] = "adam"
 
@@ -77,23 +78,18 @@ class NAdamW:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One NAdamW update; see `Optimizer.update`."""
-        beta1, beta2 = hparams["beta1"], hparams["beta2"]
+        averages, beta1 = Averages.at(step, hparams, self.eps), hparams["beta1"]
         mu, mu_next = (beta1 * (1.0 - 0.5 * 0.96 ** (t * hparams["momentum_decay"])) for t in (step, step + 1))
         product = moments["mu_product"][MEMBER].mul_(mu)
-        correction2 = (1.0 - beta2**step).sqrt()
         # As in AdamW, the correction of v is moved into the scalars.
-        scale_grad = Scalars(-lr * correction2 * (1.0 - mu) / (1.0 - product))
-        scale_avg = Scalars(-lr * correction2 * mu_next / (1.0 - product * mu_next))
-        eps = Scalars(self.eps * correction2)
-        rate1, rate2 = Scalars(1.0 - beta1), Scalars(1.0 - beta2)
+        scale_grad = Scalars(-lr * averages.correction2 * (1.0 - mu) / (1.0 - product))
+        scale_avg = Scalars(-lr * averages.correction2 * mu_next / (1.0 - product * mu_next))
         shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
         for name, param in params.items():
             grad, own = grads[name], scales.get(name, UNIT)
-            exp_avg, exp_avg_sq = moments["exp_avg"][name], moments["exp_avg_sq"][name]
-            exp_avg.lerp_(grad, rate1.like(param))
-            exp_avg_sq.lerp_(grad * grad, rate2.like(param))
+            exp_avg, denominator = averages.advance(name, grad, moments, own.eps)
             if name in decayed:
                 param.mul_(shrink[name].like(param))
             of_grad, of_avg = scale_grad.times(own.lr), scale_avg.times(own.lr)
             direction = grad * of_grad.like(param) + exp_avg * of_avg.like(param)
-            param.addcdiv_(direction, exp_avg_sq.sqrt().add_(eps.times(own.eps).like(param)))
+            param.addcdiv_(direction, denominator)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.contracts.states import assert_close, assert_same, finite
 from trainables.base import HparamSpec, Place
 from trainables.core.model import Parameter, Program
 from trainables.core.optim import Optimizer
@@ -87,3 +88,29 @@ def weights(made: CoreStack, slot: int) -> dict[str, Tensor]:
     prefix = "params."
     shards = made.state(slot).shards
     return {s.name.removeprefix(prefix): s.tensor for s in shards if s.name.startswith(prefix)}
+
+
+def check_nan_stays(optimizer: Optimizer, hparams: Sequence[Mapping[str, Any]], bad: float) -> None:
+    """NaN or infinite weights and state of the member in slot 1 change no bit of the others."""
+    calm, poisoned = (stack(optimizer, hparams, Place(compile="never")) for _ in range(2))
+    state = poisoned.state(1)
+    for shard in state.shards:
+        if shard.tensor.is_floating_point():
+            shard.tensor.fill_(bad)
+    poisoned.admit(1, hparams[1], seed=1, state=state)
+    for members in (calm, poisoned):
+        members.run([5] * K)
+    for slot in (0, 2):
+        assert_same(calm.state(slot), poisoned.state(slot))
+    assert not finite(poisoned.state(1))
+
+
+def check_slot_does_not_matter(optimizer: Optimizer, hparams: Sequence[Mapping[str, Any]]) -> None:
+    """A member trains the same in whatever slot it sits, to rounding."""
+    straight, turned = stack(optimizer, hparams), stack(optimizer, hparams)
+    for slot, member in enumerate((2, 0, 1)):
+        turned.admit(slot, hparams[member], seed=member)
+    for members in (straight, turned):
+        members.run([20] * K)
+    for slot, member in enumerate((2, 0, 1)):
+        assert_close(straight.state(member), turned.state(slot), 1e-12)

@@ -10,8 +10,17 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.contracts.states import assert_close, assert_same, finite
-from tests.trainables.core.optim.problem import DECAYED, PARAMETERS, K, gradient, stack, weights
+from tests.contracts.states import assert_close, assert_same
+from tests.trainables.core.optim.problem import (
+    DECAYED,
+    PARAMETERS,
+    K,
+    check_nan_stays,
+    check_slot_does_not_matter,
+    gradient,
+    stack,
+    weights,
+)
 from trainables.base import Place, TrainableError
 from trainables.core.optim import LAMB, LARS, SGD, AdamW, NAdamW
 
@@ -210,30 +219,14 @@ def test_follows_its_twin(name):
 def test_nan_stays_with_its_member(name, bad):
     """NaN or infinite weights and state of one member change no bit of the others."""
     optimizer, hparams, _ = CASES[name]
-    calm, poisoned = (stack(optimizer, hparams, Place(compile="never")) for _ in range(2))
-    state = poisoned.state(1)
-    for shard in state.shards:
-        if shard.tensor.is_floating_point():
-            shard.tensor.fill_(bad)
-    poisoned.admit(1, hparams[1], seed=1, state=state)
-    for members in (calm, poisoned):
-        members.run([5] * K)
-    for slot in (0, 2):
-        assert_same(calm.state(slot), poisoned.state(slot))
-    assert not finite(poisoned.state(1))
+    check_nan_stays(optimizer, hparams, bad)
 
 
 @every
 def test_a_slot_does_not_matter(name):
     """A member trains the same in whatever slot it sits, to rounding."""
     optimizer, hparams, _ = CASES[name]
-    straight, turned = stack(optimizer, hparams), stack(optimizer, hparams)
-    for slot, member in enumerate((2, 0, 1)):
-        turned.admit(slot, hparams[member], seed=member)
-    for members in (straight, turned):
-        members.run([20] * K)
-    for slot, member in enumerate((2, 0, 1)):
-        assert_close(straight.state(member), turned.state(slot), 1e-12)
+    check_slot_does_not_matter(optimizer, hparams)
 
 
 @every
