@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from trainables.errors import TrainableError as TrainableError
 
 HparamValue: TypeAlias = float | int | str | bool
 Hparams: TypeAlias = Mapping[str, HparamValue]
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 Split: TypeAlias = Literal["train", "validation", "test"]
 #: Metric name -> float64 array `(capacity,)`; NaN in the slots that were not asked for.
 Metrics: TypeAlias = dict[str, np.ndarray]
@@ -89,22 +90,62 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a stack runs on its device: what is measured once, recorded, and kept to when a sweep goes on.
+
+    Attributes:
+        chunk: Slots trained together. A stack trains its slots chunk after chunk, each for all of its steps: what fits
+            the cache of a CPU is faster than one large stack.
+        compiled: Whether the step is one compiled graph, and on CUDA one CUDA graph.
+        accumulate: Micro-batches that every (micro-)batch is split into to save memory, where one member does not fit.
+        rates: Member-steps per second of everything that was measured, by names such as `4 eager`; for people.
+    """
+
+    chunk: int
+    compiled: bool
+    accumulate: int = 1
+    rates: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no plan."""
+        for name in ("chunk", "accumulate"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise TrainableError(f"plan {name} is {value!r}; give a whole number >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a stack is built.
 
     Attributes:
         device: A torch device string.
-        dtype: `float32`, or `float64` for exact comparisons.
+        dtype: Of parameters and optimizer: `float32`, or `float64` for exact comparisons.
+        precision: Of the model's arithmetic where `dtype` is `float32`: `fp32`; `tf32`, whose products on an NVIDIA GPU
+            keep 10 bits of the inputs' mantissas; or `bf16`, which computes with bfloat16 copies of the parameters, and
+            updates these in float32.
         compile: `auto` compiles where that pays and a compiler is found, `never` stays eager.
+        plan: How the stack runs, as it was measured or recorded before; None runs all slots together.
         rank: This process's rank in a gang of `world_size` processes that share one member.
         world_size: 1 unless a member spans several processes.
     """
 
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Precision = "fp32"
     compile: Literal["auto", "never", "always"] = "auto"
+    plan: Plan | None = None
     rank: int = 0
     world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.precision not in get_args(Precision):
+            raise TrainableError(f"precision is {self.precision!r}; give one of {', '.join(get_args(Precision))}")
+        if self.precision != "fp32" and self.dtype != "float32":
+            raise TrainableError(
+                f"precision is {self.precision!r} with dtype {self.dtype}; give fp32, or dtype float32"
+            )
 
 
 @dataclass(frozen=True, slots=True)

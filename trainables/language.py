@@ -24,7 +24,7 @@ from trainables.base import (
 )
 from trainables.core import ops, schedules
 from trainables.core.data import TokenFeed
-from trainables.core.model import Parameter, Program
+from trainables.core.model import Batch, Buffers, Parameter, Program
 from trainables.core.optim import CLIP_NORM, ready
 from trainables.core.parametrization import STANDARD, Multipliers, Scaling
 from trainables.core.rng import Draws, site
@@ -258,13 +258,18 @@ class Transformer:
         found["head"] = _matrix(_VOCABULARY, width, output, 0.0)
         return found
 
+    def buffers(self) -> Mapping[str, Tensor]:
+        """None."""
+        return {}
+
     def loss(
         self,
         params: Mapping[str, Tensor],
-        batch: Tensor,
+        batch: Batch,
         hparams: Mapping[str, Tensor],
         draws: Draws,
         off: Collection[str] = (),
+        buffers: Buffers | None = None,
     ) -> Tensor:
         """Mean cross entropy in nats per byte, `(K,)`, of windows `[K, B, context + 1]`."""
 
@@ -276,7 +281,7 @@ class Transformer:
         logits = self._logits(params, batch[:, :, :-1], drop)
         return ops.cross_entropy(logits, batch[:, :, 1:].flatten(1))
 
-    def evaluate(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None) -> dict[str, Tensor]:
         """Metrics of windows `[B, context + 1]`, without dropout."""
         num_members = len(params["embedding"])
         windows = batch.expand(num_members, *batch.shape)

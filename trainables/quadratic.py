@@ -21,7 +21,7 @@ from trainables.base import (
     Stack,
     TrainableError,
 )
-from trainables.core.model import Parameter, Program
+from trainables.core.model import NO_HPARAMS, Batch, Buffers, Parameter, Program
 from trainables.core.optim import SGD
 from trainables.core.rng import Draws
 from trainables.core.schedules import Constant
@@ -69,19 +69,23 @@ class _Hill:
     def parameters(self) -> Mapping[str, Parameter]:
         return {"theta": Parameter(shape=(2,), mean=0.9)}
 
+    def buffers(self) -> Mapping[str, Tensor]:
+        return {}
+
     def loss(
         self,
         params: Mapping[str, Tensor],
-        batch: Tensor,
+        batch: Batch,
         hparams: Mapping[str, Tensor],
         draws: Draws,
         off: Collection[str] = (),
+        buffers: Buffers | None = None,
     ) -> Tensor:
         theta = params["theta"]
         shape = torch.stack([hparams["h0"], hparams["h1"]], dim=1).to(theta.dtype)
         return (shape * theta.square()).sum(1) - 1.2
 
-    def evaluate(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None) -> dict[str, Tensor]:
         return {"Q": 1.2 - params["theta"].square().sum(1)}
 
 
@@ -89,7 +93,10 @@ class _Hill:
 class _NoData:
     """A feed for a model that reads none; every split is the same."""
 
-    def batch(self, draws: Draws) -> Tensor:
+    def buffers(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def batch(self, draws: Draws, hparams: Mapping[str, Tensor] = NO_HPARAMS, buffers: Buffers | None = None) -> Tensor:
         return draws.seed
 
     def evaluation(self, split: Split) -> Iterator[tuple[Tensor, int]]:

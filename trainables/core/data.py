@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import Split
+from trainables.core.model import NO_HPARAMS, Buffers
 from trainables.core.rng import Draws, below, site
 
 _ORDER = site("data.order")
@@ -36,7 +37,11 @@ class TokenFeed:
     batch_size: int
     evaluation_windows: int
 
-    def batch(self, draws: Draws) -> Tensor:
+    def buffers(self) -> Mapping[str, Tensor]:
+        """None: where a member is in its data follows from (seed, consumed)."""
+        return {}
+
+    def batch(self, draws: Draws, hparams: Mapping[str, Tensor] = NO_HPARAMS, buffers: Buffers | None = None) -> Tensor:
         """The members' next batches: `[K, batch_size, window]` int64."""
         tokens = self.tokens["train"]
         num_starts = len(tokens) - self.window + 1

@@ -61,9 +61,9 @@ class HparamTable:
         given = {name: self.check(name, value) for name, value in hparams.items()}
         return [given.get(name, float(spec.default)) for name, spec in self._specs.items()]
 
-    def off(self) -> frozenset[str]:
-        """Names of the hyperparameters that are 0 in every slot."""
-        return frozenset(name for name, column in self._host.items() if not any(column))
+    def off(self, first: int = 0, last: int | None = None) -> frozenset[str]:
+        """Names of the hyperparameters that are 0 in every slot of `[first, last)`."""
+        return frozenset(name for name, column in self._host.items() if not any(column[first:last]))
 
     def fill(self, slot: int, numbers: Sequence[float]) -> None:
         """Set every hyperparameter of one slot, as `checked` returned them."""

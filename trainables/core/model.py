@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -61,43 +62,75 @@ def initial_values(parameters: Mapping[str, Parameter], seed: int) -> dict[str, 
     return {name: parameter.initial(mix(key + site(f"init.{name}"))) for name, parameter in parameters.items()}
 
 
+NO_HPARAMS: Mapping[str, Tensor] = MappingProxyType({})
+#: One tensor, or a tuple of several such as (images, labels). In training `[K, B, ...]` each; B counts examples.
+Batch: TypeAlias = Any
+#: State of a model or a feed besides the parameters, `[K, *shape]` by name. To renew one, put a new tensor, outside the
+#: graph, in its place.
+Buffers: TypeAlias = dict[str, Tensor]
+
+
 class Model(Protocol):
-    """A stacked network. Member k's outputs must depend on row k of the inputs only."""
+    """A stacked network. Member k's outputs must depend on row k of the inputs only.
+
+    Computes in the dtype of its parameters, to which it casts floating inputs; losses and metrics in float32 or better.
+    """
 
     def parameters(self) -> Mapping[str, Parameter]:
         """The parameters of one member by plain dotted name."""
 
+    def buffers(self) -> Mapping[str, Tensor]:
+        """What else belongs to one member's weights, such as running statistics: what each begins with, by name."""
+
     def loss(
         self,
         params: Mapping[str, Tensor],
-        batch: Tensor,
+        batch: Batch,
         hparams: Mapping[str, Tensor],
         draws: Draws,
         off: Collection[str] = (),
+        buffers: Buffers | None = None,
     ) -> Tensor:
         """Training loss `(K,)`.
 
         Args:
             params: `[K, *shape]` by name.
-            batch: What the feed gave, `[K, ...]`.
+            batch: What the feed gave.
             hparams: `(K,)` float64 by name.
             draws: Source of every random number.
             off: Hyperparameters known to be 0 for every member: what they switch may be left out, if the result
                 is the same bit for bit.
+            buffers: By name, to be read and renewed; None only if there are none.
         """
 
-    def evaluate(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None) -> dict[str, Tensor]:
         """Metrics `(K,)` by name: means over one evaluation batch, which has no member dimension."""
 
 
 class Feed(Protocol):
     """Where batches come from."""
 
-    def batch(self, draws: Draws) -> Tensor:
-        """One training batch per member, `[K, ...]`: a function of (seed, consumed) alone."""
+    def buffers(self) -> Mapping[str, Tensor]:
+        """What says where one member is in its data, besides (seed, consumed): what each begins with, by name."""
 
-    def evaluation(self, split: Split) -> Iterator[tuple[Tensor, int]]:
+    def batch(self, draws: Draws, hparams: Mapping[str, Tensor] = NO_HPARAMS, buffers: Buffers | None = None) -> Batch:
+        """One training batch per member: a function of (seed, consumed), hyperparameters and buffers, to be renewed."""
+
+    def evaluation(self, split: Split) -> Iterator[tuple[Batch, int]]:
         """Fixed batches of a split, the same for every member, each with its weight in the mean."""
+
+
+def num_examples(batch: Batch) -> int:
+    """How many examples each member has in a training batch."""
+    first: Tensor = batch if isinstance(batch, Tensor) else batch[0]
+    return first.shape[1]
+
+
+def parts(batch: Batch, count: int) -> Sequence[Batch]:
+    """A training batch as micro-batches of equal size."""
+    if isinstance(batch, Tensor):
+        return batch.chunk(count, dim=1)
+    return list(zip(*(tensor.chunk(count, dim=1) for tensor in batch), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +174,11 @@ class Program:
         """
         names = ("loss", "grad_norm", "lr", "diverged")
         return (*names, "grad_noise_trace", "grad_sq_norm") if self.accumulate > 1 else names
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """What one member's buffers begin with, those of the model and of the feed."""
+        return {**self.model.buffers(), **self.feed.buffers()}
 
     @property
     def hparams(self) -> dict[str, HparamSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from trainables.base import (
     HparamValue,
     Metrics,
     Place,
+    Plan,
     Shard,
     Split,
     State,
@@ -22,16 +23,20 @@ from trainables.base import (
 )
 from trainables.core import noise
 from trainables.core.arena import Arena, copy_slots
+from trainables.core.graphs import Recorded
 from trainables.core.hparams import HparamTable
-from trainables.core.model import Program, initial_values
+from trainables.core.model import Program, initial_values, num_examples
 from trainables.core.optim import MEMBER, UNIT, Buffer
+from trainables.core.precision import arithmetic, compute_dtype
 from trainables.core.rng import Draws, seed_word
-from trainables.core.step import Tensors, step_function
+from trainables.core.step import StepFunction, Tensors, step_function, train_step, wants_compiling
 
 _SPLITS = ("train", "validation", "test")
 
 #: Name of the noise scale's averages among a stack's arenas, and in a state.
 _NOISE = "noise"
+#: The same of what belongs to a model or a feed: floating numbers, in the stack's dtype, and whole ones.
+_BUFFERS, _COUNTERS = "buffers", "counters"
 
 #: Tensors by arena and name, without the capacity dimension.
 _Values: TypeAlias = dict[str, dict[str, Tensor]]
@@ -46,11 +51,25 @@ class _Member:
     consumed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Slots `[first, last)`, which train together: views of every arena, and the step on them."""
+
+    first: int
+    last: int
+    tensors: Tensors
+    step: StepFunction
+
+
 class CoreStack:
     """Up to `capacity` members of one program on one device; implements `trainables.base.Stack`.
 
-    Empty and finished slots are computed along with the rest and put back afterwards: nothing a slot does can reach
-    another, so this is exact, and the step stays free of masks.
+    Its slots train chunk after chunk. In a chunk, empty and finished slots are computed along with the rest and put
+    back afterwards: nothing a slot does can reach another, so this is exact, and the step stays free of masks. A chunk
+    without an active slot is left out.
+
+    Chunks are equally large, as kernels may round differently for another number of members: where the capacity is no
+    multiple of their size, slots that nobody can use fill the last one.
     """
 
     def __init__(self, program: Program, capacity: int, place: Place) -> None:
@@ -59,7 +78,19 @@ class CoreStack:
         if place.world_size != 1:
             raise TrainableError(f"world_size is {place.world_size}; one process per member here")
         self.capacity = capacity
-        self._program = program
+        self._program, self._place = program, place
+        plan = place.plan or Plan(chunk=capacity, compiled=wants_compiling(place))
+        size = min(plan.chunk, capacity)
+        step = step_function(
+            replace(place, compile="always" if plan.compiled else "never"),
+            compiles=program.optimizer.compiles,
+            # Steps of different sizes, and of what a size means, have graphs of their own.
+            key=repr(
+                (size, replace(place, plan=None), plan.accumulate, program.model, program.optimizer, program.schedule)
+            ),
+        )
+        self._plan = replace(plan, chunk=size, compiled=step is not train_step)
+        slots = -(-capacity // size) * size
         self._parameters = dict(program.model.parameters())
         if not program.optimizer.family and any(p.scale != UNIT for p in self._parameters.values()):
             raise TrainableError(
@@ -67,27 +98,35 @@ class CoreStack:
             )
         self._device = torch.device(place.device)
         self._dtype = getattr(torch, place.dtype)
-        self._table = HparamTable(program.hparams, capacity, self._device)
+        self._table = HparamTable(program.hparams, slots, self._device)
         shapes = {name: p.shape for name, p in self._parameters.items()}
-        self._params = Arena(shapes, capacity, self._dtype, self._device)
+        self._params = Arena(shapes, slots, self._dtype, self._device)
         #: All that belongs to the weights besides them: copied, frozen, saved and loaded alike, by its name in a state.
+        self._starts = _starts(program.buffers)
         self._buffers = {
+            **{kind: _buffer(values) for kind, values in self._starts.items()},
             **{self._of_optimizer(moment): Buffer(shapes=shapes) for moment in program.optimizer.moments},
             **{self._of_optimizer(k): b for k, b in program.optimizer.buffers(self._params.tensors).items()},
         }
         if program.accumulate > 1:
             self._buffers[_NOISE] = Buffer(shapes=dict.fromkeys(noise.AVERAGES, ()), dtype=torch.float64)
         self._arenas = {"params": self._params} | {
-            kind: Arena(buffer.shapes, capacity, buffer.dtype or self._dtype, self._device)
+            kind: Arena(buffer.shapes, slots, buffer.dtype or self._dtype, self._device)
             for kind, buffer in self._buffers.items()
         }
         # The clocks are arenas too, so that copying and freezing a slot treats every tensor alike.
-        self._lineage = self._clocks("age", "updates")
-        self._own = self._clocks("seed", "consumed")
+        self._lineage = self._clocks(slots, "age", "updates")
+        self._own = self._clocks(slots, "seed", "consumed")
         self._members: list[_Member | None] = [None] * capacity
-        self._tensors = self._bind()
-        self._step = step_function(place, compiles=program.optimizer.compiles)
-        self._check_batch()
+        self._totals = torch.zeros(slots, len(program.step_metrics), dtype=torch.float64, device=self._device)
+        self._active = torch.zeros(slots, dtype=torch.bool, device=self._device)
+        micro = program.accumulate * self._plan.accumulate
+        if micro > 1 and self._num_examples() % micro:
+            raise TrainableError(f"accumulate is {micro}; give a number that divides the batch, {self._num_examples()}")
+        self._chunks = [
+            _Chunk(first, first + size, self._bind(first, first + size), self._recorded(step))
+            for first in range(0, slots, size)
+        ]
 
     @property
     def program(self) -> Program:
@@ -97,7 +136,12 @@ class CoreStack:
     @property
     def params(self) -> Mapping[str, Tensor]:
         """The parameters of all slots, `[capacity, *shape]` by name: views, to be read only."""
-        return self._params.tensors
+        return {name: tensor[: self.capacity] for name, tensor in self._params.tensors.items()}
+
+    @property
+    def plan(self) -> Plan:
+        """How it runs: by the plan of its place as far as that can be kept to, or all slots together."""
+        return self._plan
 
     def admit(
         self,
@@ -143,11 +187,13 @@ class CoreStack:
             0 if member is None else max(0, int(target) - member.consumed)
             for member, target in zip(self._members, until, strict=True)
         ]
-        self._tensors.totals.zero_()
-        done = 0
-        for stop in sorted(set(steps) - {0}):
-            self._train([count >= stop for count in steps], stop - done)
-            done = stop
+        self._totals.zero_()
+        with arithmetic(self._place):
+            for chunk in self._chunks:
+                own, done = steps[chunk.first : chunk.last], 0
+                for stop in sorted(set(own) - {0}):
+                    self._train(chunk, [count >= stop for count in own], stop - done)
+                    done = stop
         for member, count in zip(self._members, steps, strict=True):
             if member is not None:
                 member.age += count
@@ -162,17 +208,14 @@ class CoreStack:
         self._check_members(slots)
         if not slots:
             return {}
-        params = self._params.read(self._index(slots))
-        sums: dict[str, Tensor] = {}
-        total = 0
-        for batch, weight in self._program.feed.evaluation(split):
-            for name, value in self._program.model.evaluate(params, batch).items():
-                sums[name] = sums.get(name, 0.0) + value.double() * weight
-            total += weight
-        means = (torch.stack(list(sums.values())) / total).cpu().numpy()
-        metrics = {name: np.full(self.capacity, np.nan) for name in sums}
-        for name, row in zip(sums, means, strict=True):
-            metrics[name][list(slots)] = row
+        metrics: Metrics = {}
+        size = self._chunks[0].last
+        with arithmetic(self._place):
+            for group in (list(slots[first : first + size]) for first in range(0, len(slots), size)):
+                # Groups are equally large, as chunks are, and for the same reason.
+                padded = group + group[-1:] * (size - len(group)) if len(slots) > size else group
+                for name, row in self._evaluated(split, self._index(padded)).items():
+                    metrics.setdefault(name, np.full(self.capacity, np.nan))[group] = row[: len(group)]
         return metrics
 
     def hparams(self, slot: int) -> dict[str, HparamValue]:
@@ -225,51 +268,77 @@ class CoreStack:
         member = self._member(slot)
         return member.age, member.consumed
 
-    def _clocks(self, *names: str) -> Arena:
-        return Arena(dict.fromkeys(names, ()), self.capacity, torch.int64, self._device)
+    def _clocks(self, slots: int, *names: str) -> Arena:
+        return Arena(dict.fromkeys(names, ()), slots, torch.int64, self._device)
 
-    def _bind(self) -> Tensors:
-        """Name the arenas' views as the step wants them."""
+    def _evaluated(self, split: Split, slots: Tensor) -> Metrics:
+        """Means over a split's batches, `(len(slots),)` by metric."""
+        model, compute = self._program.model, compute_dtype(self._place)
+        params = {name: t.index_select(0, slots).to(compute) for name, t in self._params.tensors.items()}
+        buffers = {name: t.index_select(0, slots) for name, t in self._tensors_of(*self._starts).items()}
+        sums: dict[str, Tensor] = {}
+        total = 0
+        for batch, weight in self._program.feed.evaluation(split):
+            for name, value in model.evaluate(params, batch, buffers).items():
+                sums[name] = sums.get(name, 0.0) + value.double() * weight
+            total += weight
+        means = (torch.stack(list(sums.values())) / total).cpu().numpy()
+        return dict(zip(sums, means, strict=True))
+
+    def _tensors_of(self, *kinds: str) -> dict[str, Tensor]:
+        """The tensors of some arenas together, by name."""
+        return {name: tensor for kind in kinds for name, tensor in self._arenas[kind].tensors.items()}
+
+    def _bind(self, first: int, last: int) -> Tensors:
+        """The arenas' views of slots `[first, last)`, named as the step wants them."""
+
+        def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor[first:last] for name, tensor in tensors.items()}
+
+        others = {_NOISE, *self._starts}
         return Tensors(
-            params=self._params.tensors,
+            params=own(self._params.tensors),
             moments={
-                kind.removeprefix(self._of_optimizer("")): self._arenas[kind].tensors
+                kind.removeprefix(self._of_optimizer("")): own(self._arenas[kind].tensors)
                 for kind in self._buffers
-                if kind != _NOISE
+                if kind not in others
             },
-            hparams=self._table.rows,
-            seed=self._own.tensors["seed"],
-            consumed=self._own.tensors["consumed"],
-            age=self._lineage.tensors["age"],
-            updates=self._lineage.tensors["updates"],
-            active=torch.zeros(self.capacity, dtype=torch.bool, device=self._device),
+            hparams=own(self._table.rows),
+            seed=self._own.tensors["seed"][first:last],
+            consumed=self._own.tensors["consumed"][first:last],
+            age=self._lineage.tensors["age"][first:last],
+            updates=self._lineage.tensors["updates"][first:last],
+            active=self._active[first:last],
             decayed=frozenset(name for name, p in self._parameters.items() if p.decay),
             scales={name: p.scale for name, p in self._parameters.items() if p.scale != UNIT},
-            noise=self._arenas[_NOISE].tensors if _NOISE in self._arenas else {},
-            totals=torch.zeros(
-                len(self._program.step_metrics), self.capacity, dtype=torch.float64, device=self._device
-            ),
+            noise=own(self._arenas[_NOISE].tensors) if _NOISE in self._arenas else {},
+            buffers=own(self._tensors_of(*self._starts)),
+            compute=compute_dtype(self._place),
+            accumulate=self._program.accumulate * self._plan.accumulate,
+            totals=self._totals[first:last],
         )
 
     def _of_optimizer(self, kind: str) -> str:
         return f"{self._program.optimizer.name}.{kind}"
 
     @torch.no_grad()
-    def _train(self, active: list[bool], num_steps: int) -> None:
+    def _train(self, chunk: _Chunk, active: list[bool], num_steps: int) -> None:
         """Run steps in which the active slots train; the others come out bit for bit as they went in."""
-        self._tensors.active.copy_(torch.tensor(active))
-        frozen = self._index([slot for slot, is_active in enumerate(active) if not is_active])
+        chunk.tensors.active.zero_()
+        chunk.tensors.active[: len(active)] = torch.tensor(active)
+        # Where nobody can be, there is nothing to keep.
+        frozen = self._index([slot for slot, is_active in enumerate(active, chunk.first) if not is_active])
         kept = [arena.read(frozen) for arena in self._arenas.values()]
-        off = self._table.off()
+        off = self._table.off(chunk.first, chunk.last)
         for _ in range(num_steps):
-            self._step(self._program, self._tensors, off)
+            chunk.step(self._program, chunk.tensors, off)
         for arena, rows in zip(self._arenas.values(), kept, strict=True):
             arena.write(frozen, rows)
 
     def _means(self, steps: Sequence[int]) -> Metrics:
-        totals = self._tensors.totals.cpu().numpy()  # the run's one synchronisation
+        totals = self._totals[: self.capacity].cpu().numpy()  # the run's one synchronisation
         counts = np.array([count or np.nan for count in steps], dtype=np.float64)
-        means = {name: totals[i] / counts for i, name in enumerate(self._program.step_metrics)}
+        means = {name: totals[:, i] / counts for i, name in enumerate(self._program.step_metrics)}
         if _NOISE in self._arenas:
             # The ratio of the means: a mean of ratios would be that of the step whose denominator is nearest to 0.
             parts = (torch.from_numpy(means[name]) for name in ("grad_sq_norm", "grad_noise_trace"))
@@ -280,6 +349,9 @@ class CoreStack:
         """Initial values, drawn on the CPU so that they are the same on every device, and no updates."""
         values = {"params": initial_values(self._parameters, seed)}
         for kind, buffer in self._buffers.items():
+            if kind in self._starts:
+                values[kind] = self._starts[kind]
+                continue
             # float64 holds any start exactly; the arena casts it.
             values[kind] = {
                 name: torch.full(shape, buffer.start, dtype=torch.float64) for name, shape in buffer.shapes.items()
@@ -301,12 +373,15 @@ class CoreStack:
         }
         return values, given[self._of_optimizer("step")].tensor
 
-    def _check_batch(self) -> None:
-        count = self._program.accumulate
-        if count > 1:
-            shape = self._program.feed.batch(Draws(self._tensors.seed, self._tensors.consumed)).shape
-            if len(shape) < 2 or shape[1] % count:
-                raise TrainableError(f"accumulate is {count}; give a number that divides the batch, {list(shape)}")
+    def _num_examples(self) -> int:
+        """Examples of one member's training batch."""
+        tensors = self._bind(0, 1)
+        draws = Draws(tensors.seed, tensors.consumed)
+        return num_examples(self._program.feed.batch(draws, tensors.hparams, dict(tensors.buffers)))
+
+    def _recorded(self, step: StepFunction) -> StepFunction:
+        """The step of one chunk: on CUDA, what is compiled becomes one CUDA graph."""
+        return Recorded(step) if self._plan.compiled and self._device.type == "cuda" else step
 
     def _index(self, slots: Sequence[int]) -> Tensor:
         return torch.tensor(list(slots), dtype=torch.int64, device=self._device)
@@ -326,6 +401,19 @@ class CoreStack:
         for slot in slots:
             if not 0 <= slot < self.capacity:
                 raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
+
+
+def _starts(buffers: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What buffers begin with, by arena: an arena has one dtype."""
+    floating = {name: value for name, value in buffers.items() if value.is_floating_point()}
+    counting = {name: value for name, value in buffers.items() if name not in floating}
+    return {kind: values for kind, values in ((_BUFFERS, floating), (_COUNTERS, counting)) if values}
+
+
+def _buffer(values: Mapping[str, Tensor]) -> Buffer:
+    is_floating = next(iter(values.values())).is_floating_point()
+    shapes = {name: tuple(value.shape) for name, value in values.items()}
+    return Buffer(shapes=shapes, dtype=None if is_floating else torch.int64)
 
 
 def _label(prefix: str, name: str) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from trainables.base import Place
 from trainables.core import noise
-from trainables.core.model import Program
+from trainables.core.model import Batch, Buffers, Program, num_examples, parts
 from trainables.core.optim import Scale, clip, gradient_norm
 from trainables.core.rng import Draws
 
@@ -47,7 +48,10 @@ class Tensors:
         decayed: Names of the parameters that weight decay acts on.
         scales: Multipliers of hyperparameters, of those parameters that have any.
         noise: `(K,)` float64 by the names in `noise.AVERAGES`; empty without micro-batches.
-        totals: `(len(program.step_metrics), K)` float64 sums over the active steps of a run.
+        buffers: `[K, *shape]` by name, of the model and the feed.
+        compute: Dtype of the model's arithmetic.
+        accumulate: Micro-batches of a step: the program's, times those that a plan adds to save memory.
+        totals: `(K, len(program.step_metrics))` float64 sums over the active steps of a run.
     """
 
     params: dict[str, Tensor]
@@ -61,6 +65,9 @@ class Tensors:
     decayed: frozenset[str]
     scales: dict[str, Scale]
     noise: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    compute: torch.dtype
+    accumulate: int
     totals: Tensor
 
 
@@ -74,48 +81,54 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
     nothing per step.
     """
     hparams = tensors.hparams
-    draws = Draws(tensors.seed, tensors.consumed)
-    batch = program.feed.batch(draws)
+    draws, buffers = Draws(tensors.seed, tensors.consumed), dict(tensors.buffers)
+    batch = program.feed.batch(draws, hparams, buffers)
     measured: tuple[Tensor, ...] = ()
-    if program.accumulate == 1:
-        loss, grads = _gradients(program, tensors, batch, draws, off)
+    if tensors.accumulate == 1:
+        loss, grads = _gradients(program, tensors, batch, draws, off, buffers)
         norm = gradient_norm(grads)
     else:
-        loss, grads, small = _accumulated(program, tensors, batch, draws, off)
+        loss, grads, small = _accumulated(program, tensors, batch, draws, off, buffers)
         norm = gradient_norm(grads)
-        measured = _measured(program, tensors, small, norm.double().square(), batch.shape[1])
+        if program.accumulate > 1:
+            measured = _measured(program, tensors, small, norm.double().square(), num_examples(batch))
     if "clip_norm" in hparams and "clip_norm" not in off:
         grads = clip(grads, norm, hparams["clip_norm"])
     lr = hparams["lr"] * program.schedule(tensors.age, hparams)
     step, decayed, scales = tensors.updates + 1, tensors.decayed, tensors.scales
     program.optimizer.update(tensors.params, grads, tensors.moments, step, lr, hparams, decayed, scales)
+    for name, value in buffers.items():
+        if value is not tensors.buffers[name]:
+            tensors.buffers[name].copy_(value)
     loss, norm = loss.detach().double(), norm.double()
     diverged = ~torch.isfinite(loss + norm)  # a sum is finite where both are
-    _advance(tensors, torch.stack([loss, norm, lr, diverged.double(), *measured]))
+    _advance(tensors, torch.stack([loss, norm, lr, diverged.double(), *measured], dim=1))
 
 
 def _gradients(
-    program: Program, tensors: Tensors, batch: Tensor, draws: Draws, off: frozenset[str]
+    program: Program, tensors: Tensors, batch: Batch, draws: Draws, off: frozenset[str], buffers: Buffers
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The members' losses `(K,)` on a batch or a part of one, and their gradients `[K, *shape]` by name."""
     names = list(tensors.params)
     with torch.enable_grad():
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.params.items()}
-        loss = program.model.loss(leaves, batch, tensors.hparams, draws, off)
+        # Cast within the graph: gradients come back in the parameters' own dtype.
+        params = {name: t.to(tensors.compute) for name, t in leaves.items()}
+        loss = program.model.loss(params, batch, tensors.hparams, draws, off, buffers)
         # The sum's gradient is 1 for every member, so members do not mix, NaN or not.
         found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
     return loss, dict(zip(names, found, strict=True))
 
 
 def _accumulated(
-    program: Program, tensors: Tensors, batch: Tensor, draws: Draws, off: frozenset[str]
+    program: Program, tensors: Tensors, batch: Batch, draws: Draws, off: frozenset[str], buffers: Buffers
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Losses and gradients averaged over micro-batches, and the mean of these gradients' squared norms, `(K,)`."""
-    share = 1.0 / program.accumulate
+    share = 1.0 / tensors.accumulate
     losses, squares = [], []
     grads: dict[str, Tensor] = {}
-    for number, part in enumerate(batch.chunk(program.accumulate, dim=1)):
-        loss, found = _gradients(program, tensors, part, Draws(draws.seed, draws.consumed, number), off)
+    for number, part in enumerate(parts(batch, tensors.accumulate)):
+        loss, found = _gradients(program, tensors, part, Draws(draws.seed, draws.consumed, number), off, buffers)
         losses.append(loss.detach())
         squares.append(gradient_norm(found).double().square())
         if number == 0:
@@ -127,9 +140,9 @@ def _accumulated(
     return torch.stack(losses).mean(0), grads, torch.stack(squares).mean(0)
 
 
-def _measured(program: Program, tensors: Tensors, small: Tensor, big: Tensor, num_examples: int) -> tuple[Tensor, ...]:
+def _measured(program: Program, tensors: Tensors, small: Tensor, big: Tensor, count: int) -> tuple[Tensor, ...]:
     """Take squared norms into the noise scale's averages, and return these: trace, squared norm."""
-    new = noise.estimate(small, big, num_examples // program.accumulate, num_examples)
+    new = noise.estimate(small, big, count // tensors.accumulate, count)
     for name, value in noise.averaged(tensors.noise, new, program.noise_decay).items():
         tensors.noise[name].copy_(value)
     sq_norm, trace = noise.corrected(tensors.noise, program.noise_decay)
@@ -138,12 +151,12 @@ def _measured(program: Program, tensors: Tensors, small: Tensor, big: Tensor, nu
 
 def _advance(tensors: Tensors, metrics: Tensor) -> None:
     """Count the step and add its metrics, in active slots only (`where`: a NaN elsewhere stays elsewhere)."""
-    tensors.totals.add_(torch.where(tensors.active, metrics, torch.zeros_like(metrics)))
+    tensors.totals.add_(torch.where(tensors.active[:, None], metrics, torch.zeros_like(metrics)))
     for counter in (tensors.consumed, tensors.age, tensors.updates):
         counter.add_(tensors.active)
 
 
-def step_function(place: Place, *, compiles: bool = True) -> StepFunction:
+def step_function(place: Place, *, compiles: bool = True, key: Hashable = None) -> StepFunction:
     """Return the step to use at a place: eager, or compiled where that is asked for or pays.
 
     `auto` means eager on the CPU and compiled on CUDA. Measured on one thread of a shared 2-core EPYC with torch 2.13,
@@ -154,8 +167,9 @@ def step_function(place: Place, *, compiles: bool = True) -> StepFunction:
     Args:
         place: Where the step runs.
         compiles: False if the optimizer cannot be compiled; then the step is eager, with one notice.
+        key: What the step's graph depends on; steps with equal keys share their graphs.
     """
-    if not _wants_compiling(place):
+    if not wants_compiling(place):
         return train_step
     if not compiles:
         _notice_eager_optimizer()
@@ -163,16 +177,17 @@ def step_function(place: Place, *, compiles: bool = True) -> StepFunction:
     if compiler() is None:
         warn_if_not_compiled(place)
         return train_step
-    return _compiled()
+    return _compiled(key)
 
 
 def warn_if_not_compiled(place: Place) -> None:
     """Give one notice, in this process, if a place wants its step compiled and there is nothing to compile with."""
-    if _wants_compiling(place) and compiler() is None:
+    if wants_compiling(place) and compiler() is None:
         _notice_no_compiler()
 
 
-def _wants_compiling(place: Place) -> bool:
+def wants_compiling(place: Place) -> bool:
+    """Whether a place asks for a compiled step, before anything is measured."""
     return place.compile == "always" or (place.compile == "auto" and torch.device(place.device).type == "cuda")
 
 
@@ -198,15 +213,22 @@ def _notice_eager_optimizer() -> None:
     )
 
 
-def _compiled() -> StepFunction:
+def _compiled(key: Hashable) -> StepFunction:
     from torch._dynamo import config
 
-    compiled = torch.compile(train_step, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+    compiled = torch.compile(_own(key), fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
 
     def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
-        # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
-        with config.patch(trace_autograd_ops=True):
+        # torch 2.13 traces torch.autograd.grad only when the first is set; both are read while tracing. Without the
+        # second, a step that is compiled too often would go on eagerly, and say nothing.
+        with config.patch(trace_autograd_ops=True, fail_on_recompile_limit_hit=True):
             # Nothing is left out, so that switching a hyperparameter on never recompiles.
             compiled(program, tensors, frozenset())
 
     return step
+
+
+@cache
+def _own(key: Hashable) -> StepFunction:
+    """The step with a code object of its own, for steps that differ: torch keeps at most 8 graphs of each."""
+    return FunctionType(train_step.__code__.replace(), train_step.__globals__, train_step.__name__)

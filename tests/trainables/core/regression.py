@@ -30,7 +30,10 @@ class Drawn:
 
     batch_size: int
 
-    def batch(self, draws: Draws) -> Tensor:
+    def buffers(self):
+        return {}
+
+    def batch(self, draws: Draws, hparams=None, buffers=None) -> Tensor:
         numbers = normal(draws.key(site("examples")), self.batch_size * (INPUTS + 1))
         examples = numbers.view(-1, self.batch_size, INPUTS + 1)
         return torch.cat([examples[..., :INPUTS], SIGMA * examples[..., INPUTS:]], dim=-1)
@@ -48,11 +51,14 @@ class Linear:
     def parameters(self):
         return {"w": Parameter(shape=(INPUTS,), mean=self.start)}
 
-    def loss(self, params, batch, hparams, draws, off: Collection[str] = ()) -> Tensor:
+    def buffers(self):
+        return {}
+
+    def loss(self, params, batch, hparams, draws, off: Collection[str] = (), buffers=None) -> Tensor:
         error = torch.einsum("kbi,ki->kb", batch[..., :INPUTS], params["w"]) - batch[..., INPUTS]
         return error.square().mean(1) / 2
 
-    def evaluate(self, params, batch) -> dict[str, Tensor]:
+    def evaluate(self, params, batch, buffers=None) -> dict[str, Tensor]:
         return {}
 
 
@@ -63,13 +69,16 @@ class Network:
     def parameters(self):
         return {"up": Parameter(shape=(7, INPUTS), std=0.5), "down": Parameter(shape=(1, 7), std=0.5)}
 
-    def loss(self, params, batch, hparams, draws, off: Collection[str] = ()) -> Tensor:
+    def buffers(self):
+        return {}
+
+    def loss(self, params, batch, hparams, draws, off: Collection[str] = (), buffers=None) -> Tensor:
         hidden = ops.linear(batch[..., :INPUTS], params["up"]).tanh()
         hidden = ops.dropout(hidden, hparams["dropout"], draws, site("hidden"))
         error = ops.linear(hidden, params["down"]).squeeze(-1) - batch[..., INPUTS]
         return error.square().mean(1) / 2
 
-    def evaluate(self, params, batch) -> dict[str, Tensor]:
+    def evaluate(self, params, batch, buffers=None) -> dict[str, Tensor]:
         return {}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: Tensor | None = None) -> Tensor:
-    """Mean cross entropy per member in nats.
+    """Mean cross entropy per member in nats, in float32 or better.
 
     Args:
         logits: `[K, N, V]`.
@@ -21,6 +21,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: Tensor | None = No
 
     Source: Szegedy et al. 2016, section 7 (label smoothing).
     """
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # sums over classes and tokens need more than 8 or 11 bits
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     hard = flat.view(targets.shape).mean(dim=1)
     if smoothing is None:

@@ -46,7 +46,10 @@ class Bumpy:
     def parameters(self) -> Mapping[str, Parameter]:
         return PARAMETERS
 
-    def loss(self, params, batch, hparams, draws, off: Collection[str] = ()) -> Tensor:
+    def buffers(self):
+        return {}
+
+    def loss(self, params, batch, hparams, draws, off: Collection[str] = (), buffers=None) -> Tensor:
         pushes = push(draws.consumed)
         total = torch.zeros_like(pushes)
         for x in params.values():
@@ -54,14 +57,17 @@ class Bumpy:
             total = total + (flat**2 / 2 - 0.2 * torch.cos(3 * flat) + pushes[:, None] * flat).sum(1)
         return total * hparams["scale"]
 
-    def evaluate(self, params, batch) -> dict[str, Tensor]:
+    def evaluate(self, params, batch, buffers=None) -> dict[str, Tensor]:
         return {}
 
 
 class NoData:
     """Nothing to read."""
 
-    def batch(self, draws) -> Tensor:
+    def buffers(self):
+        return {}
+
+    def batch(self, draws, hparams=None, buffers=None) -> Tensor:
         return draws.seed
 
     def evaluation(self, split) -> Iterator[tuple[Tensor, int]]:

@@ -256,7 +256,7 @@ def test_is_one_graph(name):
     counter = CompileCounterWithBackend("aot_eager")
     update = torch.compile(optimizer.update, fullgraph=True, dynamic=False, backend=counter)
     for members, function in ((eager, optimizer.update), (traced, update)):
-        tensors = members._tensors
+        tensors = members._chunks[0].tensors
         for step in (1, 2, 3):
             grads = {n: gradient(t, step) for n, t in tensors.params.items()}
             values = {n: row * (1 - step / 10) for n, row in tensors.hparams.items()}
