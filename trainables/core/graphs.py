@@ -33,30 +33,30 @@ class Recorded:
         self.why = ""
 
     def __call__(self, program: Program, tensors: Tensors, off: frozenset[str]) -> None:
-        """Train one step; `off` is not used, so that one recording serves all."""
+        """Train one step; `off` must always be the same."""
         if self._graph is not None:
             self._graph.replay()
             return
         if self.why or self._steps < _WARM_UP:
-            self._run_aside(program, tensors)
+            self._run_aside(program, tensors, off)
             self._steps += 1
             return
-        self._record(program, tensors)
+        self._record(program, tensors, off)
         self(program, tensors, off)
 
-    def _run_aside(self, program: Program, tensors: Tensors) -> None:
+    def _run_aside(self, program: Program, tensors: Tensors, off: frozenset[str]) -> None:
         """On a stream of its own, as steps must be that come before a recording."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            self._step(program, tensors, frozenset())
+            self._step(program, tensors, off)
         torch.cuda.current_stream().wait_stream(self._stream)
 
-    def _record(self, program: Program, tensors: Tensors) -> None:
+    def _record(self, program: Program, tensors: Tensors, off: frozenset[str]) -> None:
         """Record a step without running it."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._step(program, tensors, frozenset())
+                self._step(program, tensors, off)
         except RuntimeError as error:
             torch.cuda.synchronize()
             self.why = str(error).partition("\n")[0]

@@ -7,7 +7,7 @@ moment.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 
 import torch
@@ -20,12 +20,25 @@ from trainables.errors import nearest
 class HparamTable:
     """The values in effect, by name and slot.
 
+    Args:
+        specs: Every live hyperparameter.
+        capacity: Slots.
+        device: Where the values are.
+        fixed: Names of those that keep their defaults.
+
     Attributes:
         rows: `(K,)` float64 views by name, for the training step.
     """
 
-    def __init__(self, specs: Mapping[str, HparamSpec], capacity: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, HparamSpec],
+        capacity: int,
+        device: torch.device,
+        fixed: Collection[str] = (),
+    ) -> None:
         self._specs = dict(specs)
+        self._fixed = frozenset(fixed)
         self._index = {name: i for i, name in enumerate(self._specs)}
         defaults = torch.tensor(
             [_number(name, spec.default) for name, spec in self._specs.items()],
@@ -50,6 +63,8 @@ class HparamTable:
         number = _number(name, value)
         if isinstance(spec.default, int) and not number.is_integer():
             raise TrainableError(f"hparam {name!r} is {value!r}; give a whole number")
+        if name in self._fixed and number != spec.default:
+            raise TrainableError(f"hparam {name!r} is {value!r}, but fixed at {spec.default!r} for all members here")
         low = -math.inf if spec.low is None else spec.low
         high = math.inf if spec.high is None else spec.high
         if not low <= number <= high:
@@ -60,6 +75,11 @@ class HparamTable:
         """All values of one member, defaults filled in, in the table's order."""
         given = {name: self.check(name, value) for name, value in hparams.items()}
         return [given.get(name, float(spec.default)) for name, spec in self._specs.items()]
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Names of the hyperparameters that are 0 in every slot, and will be."""
+        return frozenset(name for name in self._fixed & self._specs.keys() if self._specs[name].default == 0)
 
     def off(self, first: int = 0, last: int | None = None) -> frozenset[str]:
         """Names of the hyperparameters that are 0 in every slot of `[first, last)`."""

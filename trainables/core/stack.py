@@ -29,7 +29,7 @@ from trainables.core.model import Program, initial_values, num_examples
 from trainables.core.optim import MEMBER, UNIT, Buffer
 from trainables.core.precision import arithmetic, compute_dtype
 from trainables.core.rng import Draws, seed_word
-from trainables.core.step import StepFunction, Tensors, step_function, train_step, wants_compiling
+from trainables.core.step import StepFunction, Tensors, step_function, structure, train_step, wants_compiling
 
 _SPLITS = ("train", "validation", "test")
 
@@ -81,15 +81,6 @@ class CoreStack:
         self._program, self._place = program, place
         plan = place.plan or Plan(chunk=capacity, compiled=wants_compiling(place))
         size = min(plan.chunk, capacity)
-        step = step_function(
-            replace(place, compile="always" if plan.compiled else "never"),
-            compiles=program.optimizer.compiles,
-            # Steps of different sizes, and of what a size means, have graphs of their own.
-            key=repr(
-                (size, replace(place, plan=None), plan.accumulate, program.model, program.optimizer, program.schedule)
-            ),
-        )
-        self._plan = replace(plan, chunk=size, compiled=step is not train_step)
         slots = -(-capacity // size) * size
         self._parameters = dict(program.model.parameters())
         if not program.optimizer.family and any(p.scale != UNIT for p in self._parameters.values()):
@@ -98,7 +89,7 @@ class CoreStack:
             )
         self._device = torch.device(place.device)
         self._dtype = getattr(torch, place.dtype)
-        self._table = HparamTable(program.hparams, slots, self._device)
+        self._table = HparamTable(program.hparams, slots, self._device, place.fixed)
         shapes = {name: p.shape for name, p in self._parameters.items()}
         self._params = Arena(shapes, slots, self._dtype, self._device)
         #: All that belongs to the weights besides them: copied, frozen, saved and loaded alike, by its name in a state.
@@ -120,13 +111,17 @@ class CoreStack:
         self._members: list[_Member | None] = [None] * capacity
         self._totals = torch.zeros(slots, len(program.step_metrics), dtype=torch.float64, device=self._device)
         self._active = torch.zeros(slots, dtype=torch.bool, device=self._device)
-        micro = program.accumulate * self._plan.accumulate
-        if micro > 1 and self._num_examples() % micro:
-            raise TrainableError(f"accumulate is {micro}; give a number that divides the batch, {self._num_examples()}")
-        self._chunks = [
-            _Chunk(first, first + size, self._bind(first, first + size), self._recorded(step))
-            for first in range(0, slots, size)
-        ]
+        self._accumulate = micro = program.accumulate * plan.accumulate
+        if micro > 1 and (count := self._num_examples()) % micro:
+            raise TrainableError(f"accumulate is {micro}; give a number that divides the batch, {count}")
+        bound = [(first, self._bind(first, first + size)) for first in range(0, slots, size)]
+        step = step_function(
+            replace(place, compile="always" if plan.compiled else "never"),
+            compiles=program.optimizer.compiles,
+            key=structure((program, bound[0][1], self._table.absent, torch.get_num_threads())),
+        )
+        self._plan = replace(plan, chunk=size, compiled=step is not train_step)
+        self._chunks = [_Chunk(first, first + size, tensors, self._recorded(step)) for first, tensors in bound]
 
     @property
     def program(self) -> Program:
@@ -314,7 +309,7 @@ class CoreStack:
             noise=own(self._arenas[_NOISE].tensors) if _NOISE in self._arenas else {},
             buffers=own(self._tensors_of(*self._starts)),
             compute=compute_dtype(self._place),
-            accumulate=self._program.accumulate * self._plan.accumulate,
+            accumulate=self._accumulate,
             totals=self._totals[first:last],
         )
 
@@ -329,7 +324,8 @@ class CoreStack:
         # Where nobody can be, there is nothing to keep.
         frozen = self._index([slot for slot, is_active in enumerate(active, chunk.first) if not is_active])
         kept = [arena.read(frozen) for arena in self._arenas.values()]
-        off = self._table.off(chunk.first, chunk.last)
+        # A graph is not made again when a hyperparameter is switched on: it leaves out only what never is.
+        off = self._table.absent if self._plan.compiled else self._table.off(chunk.first, chunk.last)
         for _ in range(num_steps):
             chunk.step(self._program, chunk.tensors, off)
         for arena, rows in zip(self._arenas.values(), kept, strict=True):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -71,6 +70,7 @@ class Tensors:
     totals: Tensor
 
 
+#: Of (program, tensors, off): see `train_step`.
 StepFunction: TypeAlias = Callable[[Program, Tensors, frozenset[str]], None]
 
 
@@ -167,7 +167,7 @@ def step_function(place: Place, *, compiles: bool = True, key: Hashable = None) 
     Args:
         place: Where the step runs.
         compiles: False if the optimizer cannot be compiled; then the step is eager, with one notice.
-        key: What the step's graph depends on; steps with equal keys share their graphs.
+        key: Everything that the step's graph depends on; steps with equal keys share one.
     """
     if not wants_compiling(place):
         return train_step
@@ -213,22 +213,45 @@ def _notice_eager_optimizer() -> None:
     )
 
 
+@cache
 def _compiled(key: Hashable) -> StepFunction:
+    """One graph for each key, and no check at each call that it is the right one, which can take longer than a step."""
     from torch._dynamo import config
 
-    compiled = torch.compile(_own(key), fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+    unchecked = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    # Each has its own: together torch keeps at most 8 graphs of a function.
+    compiled = torch.compile(  # type: ignore[call-overload]
+        train_step, fullgraph=True, dynamic=False, isolate_recompiles=True, options=COMPILER_OPTIONS | unchecked
+    )
+    is_traced = False
 
     def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
-        # torch 2.13 traces torch.autograd.grad only when the first is set; both are read while tracing. Without the
-        # second, a step that is compiled too often would go on eagerly, and say nothing.
-        with config.patch(trace_autograd_ops=True, fail_on_recompile_limit_hit=True):
-            # Nothing is left out, so that switching a hyperparameter on never recompiles.
-            compiled(program, tensors, frozenset())
+        nonlocal is_traced
+        if is_traced:
+            compiled(program, tensors, off)
+            return
+        # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
+        with config.patch(trace_autograd_ops=True):
+            compiled(program, tensors, off)
+        is_traced = True
 
     return step
 
 
-@cache
-def _own(key: Hashable) -> StepFunction:
-    """The step with a code object of its own, for steps that differ: torch keeps at most 8 graphs of each."""
-    return FunctionType(train_step.__code__.replace(), train_step.__globals__, train_step.__name__)
+def structure(thing: Any) -> Hashable:
+    """All of an object that a graph depends on: its values, but of tensors only what they look like."""
+    if isinstance(thing, Tensor):
+        return (tuple(thing.shape), thing.stride(), thing.dtype, str(thing.device))
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return (type(thing), *((f.name, structure(getattr(thing, f.name))) for f in fields(thing)))
+    if isinstance(thing, Mapping):
+        return tuple((name, structure(value)) for name, value in thing.items())
+    if isinstance(thing, list | tuple):
+        return (type(thing), *map(structure, thing))
+    if isinstance(thing, set | frozenset):
+        return frozenset(map(structure, thing))
+    try:
+        hash(thing)
+    except TypeError:
+        return object()
+    return thing

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
+from trainables.core.hold import hold
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -142,7 +143,7 @@ class Scalars:
         """The scalars as `[K, 1, ..., 1]` in the tensor's dtype."""
         if tensor.ndim not in self.cache:
             shape = (-1,) + (1,) * (tensor.ndim - 1)
-            self.cache[tensor.ndim] = self.values.to(tensor.dtype).view(shape)
+            self.cache[tensor.ndim] = hold(self.values.to(tensor.dtype)).view(shape)
         return self.cache[tensor.ndim]
 
     def times(self, factor: float) -> Scalars:
