@@ -251,6 +251,14 @@ class Stack(Protocol):
 
 
 @runtime_checkable
+class Sized(Protocol):
+    """A stack that knows what a member weighs. Optional: of others, no figure is recorded."""
+
+    def member_bytes(self) -> int:
+        """Bytes of one member's own state on the device: all that `State` holds, wherever it sits."""
+
+
+@runtime_checkable
 class Trainable(Protocol):
     """What is trained. Implementations are frozen dataclasses: their fields are their options."""
 

@@ -104,6 +104,8 @@ class Story:
         values = self._state(self._segment(row["member"], row["segment"]), row["age_end"])
         if row.get("score") is not None:
             values.append(("score", row["score"]))
+        used = ((f"system/{name}", row.get(name)) for name in ("flops", "joules"))
+        values += [(name, value) for name, value in used if value is not None]
         return _points(values, row["consumed_end"], milliseconds(row["at"]))
 
     def _of_record(self, row: Row) -> list[Point]:

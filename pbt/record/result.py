@@ -164,8 +164,9 @@ class Result:
         )
 
     def last_metrics(self, member: int) -> dict[str, float]:
-        """A member's last value of every metric, by `split/name`."""
-        return {f"{row['split']}/{row['name']}": row["value"] for row in self._rows("metrics", member=member)}
+        """A member's last value of every metric, by `split/name`; of its model, not of the system it trained on."""
+        rows = self._rows("metrics", member=member)
+        return {f"{row['split']}/{row['name']}": row["value"] for row in rows if row["split"] != "system"}
 
     def _checkpoint(self, member: int) -> Path | None:
         segment = self.lineage.last(member).key.index

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pbt.report import text
 from pbt.report.tables import GenerationRow, MemberRow, Population, Row
+from pbt.report.throughput import together
 
 #: Lines of the live display that are not members: title, bar, table head and rules, footer, and one to spare.
 _FRAME_LINES = 8
@@ -103,7 +104,8 @@ class Progress:
 
     def _render(self) -> RenderableType:
         rows = self._population.ranked()
-        room = max(3, self._console.height - _FRAME_LINES)
+        rate = together(self._population.throughput.latest())
+        room = max(3, self._console.height - _FRAME_LINES - bool(rate))
         shown = rows if len(rows) <= room else rows[: room - 1]
         best = self._population.best
         names = list(self._info.get("hparams", {}))
@@ -111,6 +113,8 @@ class Progress:
         parts: list[RenderableType] = [self._bar(), table]
         if footer := _hidden(rows[len(shown) :], left_out):
             parts.append(Text(footer, style="dim"))
+        if rate:
+            parts.append(Text(text.speed(rate.tokens_per_s, rate.mfu), style="dim"))
         return Group(*parts)
 
     def _bar(self) -> RenderableType:

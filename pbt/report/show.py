@@ -24,6 +24,7 @@ from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
 from pbt.report.tables import ExploitRow, Population, exploit_rows
+from pbt.report.throughput import together
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
@@ -155,12 +156,36 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "best_metrics": result.last_metrics(best.member) if best else {},
         "member_steps": sum(row.consumed for row in members),
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
+        "system": _system(result, population),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
         "sessions": [_session(row) for row in result.rows["sessions"]],
         "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
         "digest": result.digest(),
+    }
+
+
+def _system(result: Result, population: Population) -> dict[str, Any]:
+    """Speed, memory and energy: null where they are not known."""
+    stacks = population.throughput.typical()
+    rate = together(stacks)
+    used = {row["session"]: row.get("joules") for row in result.rows["usage"]}  # the last row of a session counts
+    flops = [row.get("flops") for row in result.rows["outcomes"]]
+    measured = [population.row(member).system for member in result.lineage.members]
+
+    def highest(name: str) -> float | None:
+        return max((system[name] for system in measured if name in system), default=None)
+
+    return {
+        "device": result.run.info.get("device", "cpu"),
+        "tokens_per_s": rate.tokens_per_s if rate else None,
+        "mfu": rate.mfu if rate else None,
+        "stacks": [{"stack": stack, **asdict(each)} for stack, each in stacks.items()],
+        "flops": None if None in flops else sum(flops),
+        "member_bytes": highest("memory_bytes"),
+        "peak_memory_bytes": highest("peak_memory_bytes"),
+        "joules": None if not used or None in used.values() else sum(used.values()),
     }
 
 
@@ -241,6 +266,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         ahead = "" if facts["status"] == "finished" else " so far"
         lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
         lines["best"] += "" if test is None else f", test {text.score(test)}"
+    lines |= _system_lines(facts["system"])
     declined = f", {facts['declined']} declined" if facts["declined"] else ""
     lines["exploits"] = f"{facts['exploits']}{declined}"
     lines |= _session_lines(facts["sessions"])
@@ -254,6 +280,37 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     for member, reason in facts["failures"].items():
         lines[f"member {member}"] = f"failed: {reason}"
     return lines | {"digest": facts["digest"]}
+
+
+def _system_lines(system: Mapping[str, Any]) -> dict[str, str]:
+    """Speed, memory and energy; of what is not known, why."""
+    lines, kind = {}, system["device"].partition(":")[0]
+    if system["tokens_per_s"] is not None:
+        lines["speed"] = f"{text.speed(system['tokens_per_s'], system['mfu'])}, while training"
+        if system["mfu"] is None:
+            lines["speed"] += f" (no MFU: {_why_no_mfu(kind, system['flops'])})"
+    peak = f"the process at most {text.size(system['peak_memory_bytes'] or 0)}{' of a GPU' if kind == 'cuda' else ''}"
+    own = f"{text.size(system['member_bytes'] or 0)} a member"
+    held = {"member_bytes": own, "peak_memory_bytes": peak}
+    if said := [words for name, words in held.items() if system[name] is not None]:
+        lines["memory"] = ", ".join(said)
+    if system["joules"] is not None:
+        lines["energy"] = f"{system['joules']:,.0f} joules" + (", as its share of the CPUs'" if kind == "cpu" else "")
+    elif lines:
+        lines["energy"] = f"not measured: {_NO_ENERGY.get(kind, f'nothing tells it on {kind}')}"
+    return lines
+
+
+_NO_ENERGY = {
+    "cpu": "the CPU's counters (RAPL) cannot be read",
+    "cuda": "see Speed, memory and energy in docs/guide.md",
+}
+
+
+def _why_no_mfu(kind: str, flops: float | None) -> str:
+    if flops is None:
+        return "the trainable does not count its FLOPs"
+    return "a CPU has no published peak" if kind == "cpu" else "the peak of this device is not on file"
 
 
 def _session_lines(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from pbt.lineage import Lineage, better
 from pbt.member import Hparams, SegmentKey
 from pbt.record.story import is_routine
+from pbt.report.throughput import Throughput
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -36,6 +37,10 @@ class MemberRow:
         exploited_after: After which generation that was.
         num_exploits: How often it did.
         reason: Why it failed, or empty.
+        flops: Model FLOPs of all its segments; None where the trainable does not count them.
+        joules: Its share of the energy of all its segments; None where that of one could not be read.
+        system: What was measured last while it trained: `tokens_per_s`, `mfu`, `memory_bytes` (of its own state) and
+            `peak_memory_bytes` (of the process), as far as known.
     """
 
     member: int
@@ -48,6 +53,9 @@ class MemberRow:
     exploited_after: int | None = None
     num_exploits: int = 0
     reason: str = ""
+    flops: float | None = None
+    joules: float | None = None
+    system: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def last_exploit(self) -> str:
@@ -113,6 +121,9 @@ class _Own:
     num_copies: int = 0
     age: int = 0
     consumed: int = 0
+    flops: float | None = 0.0
+    joules: float | None = 0.0
+    system: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -142,6 +153,7 @@ class Population:
         finish: The decision that ended the sweep, once there is one.
         budget_end: Why the budget ended it before its last generation, if it did.
         incidents: What went wrong, newest last; what was only loaded again is left out.
+        throughput: How fast its stacks train.
     """
 
     def __init__(self, info: Mapping[str, Any]) -> None:
@@ -154,6 +166,7 @@ class Population:
         self.finish: Row | None = None
         self.budget_end: str | None = None
         self.incidents: list[Row] = []
+        self.throughput = Throughput()
         self.last_at: float = self.created
         self.paused_s = 0.0
         self.generation = 1
@@ -170,6 +183,7 @@ class Population:
         # Segments first: a clock that was set back must not put an outcome before its segment.
         for name, take in (
             ("segments", self._segment),
+            ("orders", self.throughput.add_order),
             ("metrics", self._metric),
             ("outcomes", self._outcome),
             ("decisions", self._decision),
@@ -202,6 +216,7 @@ class Population:
     def _outcome(self, row: Row) -> None:
         own = self._own[row["member"]]
         own.outcome = row
+        own.flops, own.joules = _plus(own.flops, row.get("flops")), _plus(own.joules, row.get("joules"))
         if row["segment"] == own.segment["segment"] and row.get("consumed_end") is not None:
             own.age, own.consumed = row["age_end"], row["consumed_end"]
         if row["status"] == "failed":
@@ -215,6 +230,9 @@ class Population:
         own = self._own[row["member"]]
         if row["segment"] == own.segment["segment"] and row["consumed"] > own.consumed:
             own.age, own.consumed = row["age"], row["consumed"]
+        if row["split"] == "system":
+            own.system[row["name"]] = row["value"]
+            self.throughput.add_metric(row)
 
     def _decision(self, row: Row) -> None:
         if row["kind"] == "finish":
@@ -289,6 +307,9 @@ class Population:
             exploited_after=copy.get("generation"),
             num_exploits=own.num_copies,
             reason=self._failures[member].get("reason") or "" if member in self._failures else "",
+            flops=own.flops if own.outcome else None,
+            joules=own.joules if own.outcome else None,
+            system=dict(own.system),
         )
 
     def _status(self, member: int) -> str:
@@ -373,6 +394,11 @@ def changes(before: Hparams, after: Hparams) -> dict[str, tuple[Any, Any]]:
     """Hyperparameters whose values differ, as (before, after)."""
     names = [*before, *(name for name in after if name not in before)]
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def _plus(total: float | None, more: float | None) -> float | None:
+    """Both together; not known where one is not."""
+    return None if total is None or more is None else total + more
 
 
 def _good(row: MemberRow) -> bool:

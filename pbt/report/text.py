@@ -46,6 +46,12 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
+def speed(tokens_per_s: float, mfu: float | None = None) -> str:
+    """`8,532 tokens/s, MFU 31.2%`; without the latter where it is not known."""
+    tokens = f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else number(tokens_per_s, 3)
+    return f"{tokens} tokens/s" + ("" if mfu is None else f", MFU {100 * mfu:.1f}%")
+
+
 def size(num_bytes: float) -> str:
     """Bytes as `812 B`, `4.1 kB`, `2.3 GB`."""
     for unit in ("B", "kB", "MB", "GB"):

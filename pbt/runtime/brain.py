@@ -52,6 +52,7 @@ from pbt.runtime.rescue import Rescue
 from pbt.runtime.retention import removable
 from pbt.runtime.saving import Saving, key_of, token_of
 from pbt.runtime.states import States
+from pbt.runtime.telemetry import measured
 from pbt.runtime.tokens import Tokens
 from pbt.strategy import (
     Action,
@@ -304,7 +305,7 @@ class Brain:
         if not self._plan.synchronous:
             # All at the same moment; always in slot order, the first would never be compared with the others.
             random.Random(report.order).shuffle(results)
-        happened: list[Happening] = [self._ended(result, report.wall_s, share) for result in results]
+        happened: list[Happening] = [self._ended(result, report, share) for result in results]
         just_ended = {result.member: result.segment for result in report.segments}
         for examination in report.examinations:
             segment = just_ended.get(examination.member, self._members[examination.member].ended)
@@ -317,12 +318,12 @@ class Brain:
     def _steps(self, result: SegmentResult) -> int:
         return result.consumed - self._members[result.member].consumed
 
-    def _ended(self, result: SegmentResult, wall_s: float, joules: float | None) -> SegmentEnded:
-        steps = self._steps(result)
-        for split, metrics in (("train", result.training), (self._plan.split, result.evaluation)):
+    def _ended(self, result: SegmentResult, report: StackReport, joules: float | None) -> SegmentEnded:
+        steps, flops = self._steps(result), self._plan.flops_per_step
+        system = measured(report, steps, self._plan.tokens_per_step, flops)
+        for split, metrics in (("train", result.training), (self._plan.split, result.evaluation), ("system", system)):
             self._record_metrics(result, split, metrics)
         failure, score = result.failure or self._unreported(result), self._score(result)
-        flops = self._plan.flops_per_step
         self._ledger.append(
             "outcomes",
             member=result.member,
@@ -332,7 +333,7 @@ class Brain:
             age_end=result.age,
             consumed_end=result.consumed,
             score=None if failure else score,
-            wall_s=wall_s,
+            wall_s=report.wall_s,
             tokens=steps * self._plan.tokens_per_step,
             flops=None if flops is None else steps * flops,
             joules=joules,
@@ -344,7 +345,7 @@ class Brain:
             age=result.age,
             consumed=result.consumed,
             metrics={**self._on_split(result), self._plan.metric: score},
-            wall_s=wall_s,
+            wall_s=report.wall_s,
             failure=failure,
         )
 

@@ -188,7 +188,7 @@ def check_limits(budget: Budget, device: str, can_read_energy: bool, *, tokens_p
         problem = f"is {budget.gpu_hours:g}, but members train on {device!r}"
         raise SpecError("budget.gpu_hours", problem, "Write budget.wall_minutes, or set hosts.device: cuda")
     if budget.joules is not None and not on_gpu:
-        problem = f"is {budget.joules:g}, but members train on {device!r}, whose energy is not measured"
+        problem = f"is {budget.joules:g}, but members train on {device!r}: limits on energy are kept on GPUs only"
         raise SpecError("budget.joules", problem, "Write budget.wall_minutes, or set hosts.device: cuda")
     if budget.joules is not None and not can_read_energy:
         problem = f"is {budget.joules:g}, but the energy of the GPUs cannot be read"

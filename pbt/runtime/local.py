@@ -13,9 +13,9 @@ import torch
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange
-from pbt.runtime.meter import Gauge, meter_for
 from pbt.runtime.orders import WorkOrder, carry_out, publish
 from pbt.runtime.states import States, StoredStates
+from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, Trainable
 
 #: Seconds between two looks for somebody who wants the sweep to stop.
@@ -74,7 +74,7 @@ class _Host:
         self, brain: Brain, states: StoredStates, exchange: LocalExchange, changed: threading.Condition, place: Place
     ) -> None:
         self._brain, self._states, self._exchange, self._changed = brain, states, exchange, changed
-        self._gauge = Gauge(meter_for(place.device))
+        self._telemetry = Telemetry(place)
         self._error: BaseException | None = None
         self._is_over = False
 
@@ -108,7 +108,7 @@ class _Host:
         try:
             while (order := self._next(number)) is not None:
                 publish(stack, order, self._exchange)
-                report = carry_out(stack, order, self._exchange, self._gauge)
+                report = carry_out(stack, order, self._exchange, self._telemetry)
                 with self._changed:
                     if self._is_over:
                         return

@@ -17,7 +17,7 @@ import numpy as np
 from pbt.errors import HparamMismatch
 from pbt.member import Hparams
 from pbt.runtime.exchange import Exchange
-from trainables.base import Metrics, Stack
+from trainables.base import Metrics, Sized, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,11 @@ class StackReport:
         stack: Which stack.
         wall_s: Seconds the stack worked on it.
         evaluation_s: Seconds of these that went into evaluating.
+        training_s: Seconds of these that went into training; None where nobody took the time.
         joules: Energy its device used since the device's last report; None where it cannot be read.
+        peak_flops: Peak of its device in its precision, FLOP/s; None where it is not on file.
+        peak_memory_bytes: The most memory its process held, as `take_peak_memory` says; None where it cannot be read.
+        member_bytes: Bytes of one member's own state; None where the stack does not say.
         segments: How the ordered segments ended.
         examinations: The further evaluations.
     """
@@ -155,7 +159,11 @@ class StackReport:
     stack: int
     wall_s: float
     evaluation_s: float = 0.0
+    training_s: float | None = None
     joules: float | None = None
+    peak_flops: float | None = None
+    peak_memory_bytes: int | None = None
+    member_bytes: int | None = None
     segments: tuple[SegmentResult, ...] = ()
     examinations: tuple[Examination, ...] = ()
 
@@ -163,15 +171,24 @@ class StackReport:
 Stacks: TypeAlias = Mapping[int, Stack]
 
 
-class Gauge(Protocol):
-    """Reads the energy of a device."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a device tells of itself; the fields are those of `StackReport`."""
 
-    def take(self) -> float | None:
-        """Joules used since it was last asked, whoever asked; None where energy cannot be read."""
+    joules: float | None = None
+    peak_flops: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Telemetry(Protocol):
+    """Reads a device."""
+
+    def take(self) -> Reading:
+        """What it used since it was last asked, whoever asked."""
 
 
 def perform(
-    stacks: Stacks, orders: Sequence[WorkOrder], exchange: Exchange, gauge: Gauge | None = None
+    stacks: Stacks, orders: Sequence[WorkOrder], exchange: Exchange, telemetry: Telemetry | None = None
 ) -> list[StackReport]:
     """Carry out orders on stacks of one host, one after another.
 
@@ -181,12 +198,12 @@ def perform(
         stacks: The host's stacks by number.
         orders: At most one for each stack.
         exchange: Where states are published and fetched.
-        gauge: Measures the energy of the stacks' device.
+        telemetry: Reads the stacks' device.
     """
     since = time.monotonic()
     for order in orders:
         publish(stacks[order.stack], order, exchange)
-    return [carry_out(stacks[order.stack], order, exchange, gauge, since) for order in orders]
+    return [carry_out(stacks[order.stack], order, exchange, telemetry, since) for order in orders]
 
 
 def publish(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
@@ -196,7 +213,11 @@ def publish(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
 
 
 def carry_out(
-    stack: Stack, order: WorkOrder, exchange: Exchange, gauge: Gauge | None = None, since: float | None = None
+    stack: Stack,
+    order: WorkOrder,
+    exchange: Exchange,
+    telemetry: Telemetry | None = None,
+    since: float | None = None,
 ) -> StackReport:
     """All other parts of an order.
 
@@ -204,23 +225,29 @@ def carry_out(
         stack: Which stack.
         order: The order.
         exchange: Where states are fetched.
-        gauge: Measures the energy of the stack's device.
+        telemetry: Reads the stack's device.
         since: When the order was given, by `time.monotonic`: its deadline counts from there; None is now.
     """
     began = time.perf_counter()
     deadline = None if order.stop_after_s is None else (since or time.monotonic()) + order.stop_after_s
     _change(stack, order, exchange)
+    changed = time.perf_counter()
     held, failures, training = _train(stack, order, deadline)
     trained = time.perf_counter()
     segments = _evaluate(stack, order, held, failures, training)
     examinations = tuple(_examine(stack, item) for item in order.examine)
     ended = time.perf_counter()
+    reading = telemetry.take() if telemetry else Reading()
     return StackReport(
         order=order.id,
         stack=order.stack,
         wall_s=ended - began,
         evaluation_s=ended - trained,
-        joules=gauge.take() if gauge else None,
+        training_s=trained - changed,
+        joules=reading.joules,
+        peak_flops=reading.peak_flops,
+        peak_memory_bytes=reading.peak_memory_bytes,
+        member_bytes=stack.member_bytes() if isinstance(stack, Sized) else None,
         segments=segments,
         examinations=examinations,
     )

@@ -654,6 +654,7 @@ class _Simulation:
             report,
             wall_s=task.takes,
             evaluation_s=evaluation_s,
+            training_s=None,  # what this machine took says nothing of the world
             joules=None if watts is None else watts * task.takes,
             segments=tuple(self._or_failed(result) for result in report.segments),
         )

@@ -33,9 +33,9 @@ from pbt.errors import HostError, SpecError, first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, pack, unpack
-from pbt.runtime.meter import Gauge, meter_for
 from pbt.runtime.orders import StackReport, WorkOrder, perform
 from pbt.runtime.states import States, StoredStates
+from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
 
 #: Seconds a host's question may wait in the brain before it is answered with nothing to do.
@@ -233,7 +233,7 @@ class Host(tune.Trainable):
             raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
         self._host: int = config["host"]
         self._work = work
-        self._gauge = Gauge(meter_for(work.place.device))
+        self._telemetry = Telemetry(work.place)
         self._epoch = ""
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
@@ -247,7 +247,7 @@ class Host(tune.Trainable):
         for stack, capacity in turn.build:
             self._stacks[stack] = work.trainable.build(work.bucket, capacity, work.place)
         try:
-            self._reports = perform(self._stacks, turn.orders, RayExchange(work.brain, turn.epoch), self._gauge)
+            self._reports = perform(self._stacks, turn.orders, RayExchange(work.brain, turn.epoch), self._telemetry)
         except _Stale:
             self._reports = []
         return {"done": turn.done, "stacks": len(self._stacks)}

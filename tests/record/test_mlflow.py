@@ -244,6 +244,20 @@ def test_metrics_lie_over_consumed_at_the_ledger_s_own_times(
     assert store.history(told["member 5"], "score") == store.history(told["member 5"], "validation/bits_per_byte")
 
 
+def test_speed_memory_and_energy_are_system_metrics_of_the_member(store: Store, tmp_path: Path) -> None:
+    """As measured, at the end of the segment; what is not known is not there."""
+    measured = [("tokens_per_s", 700.0), ("memory_bytes", 2e6)]
+    run = _one_member(tmp_path / "measured", [("system", name, 100, value) for name, value in measured])
+    ledger = Ledger(run, ledgers.Clock(ledgers.CREATED + 50))
+    end = {"status": "ended", "age_end": 100, "consumed_end": 100, "score": 1.5, "hparams_in_effect": "{}"}
+    ledger.append("outcomes", member=0, segment=0, wall_s=1.0, flops=6e9, joules=None, **end)
+    ledger.close(finished=False)
+    store.mirror(run, "measured").sync()
+    found = store.runs("measured")["member 0"].data.metrics
+    system = {name: value for name, value in found.items() if name.startswith("system/")}
+    assert system == {"system/tokens_per_s": 700.0, "system/memory_bytes": 2e6, "system/flops": 6e9}
+
+
 def test_only_the_winner_has_a_test_score(told: dict[str, Any]) -> None:
     scores = {name: run.data.metrics.get("test/bits_per_byte") for name, run in told.items()}
     assert {name: score for name, score in scores.items() if score is not None} == {"member 1": 1.35}

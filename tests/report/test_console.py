@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pbt.record.ledger import LedgerReader, Tail
-from pbt.record.result import load
+from pbt.member import SegmentKey
+from pbt.record.ledger import Ledger, LedgerReader, Tail
+from pbt.record.result import Result, load
 from pbt.record.runs import open_run
 from pbt.report.console import Progress
 from pbt.report.show import as_json, show, show_list
@@ -154,6 +155,95 @@ def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path)
     assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown
     assert "3 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
     assert any(line.startswith(f"{tmp_path}/made-up-1/ledger") for line in shown)
+
+
+def _measured(run: Path, device: str, **used: float) -> Result:
+    """A stack trains two members side by side, 500 tokens/s each; then one after the other, 700 tokens/s."""
+    ledgers.run_json(run, members=2, generations=2, steps=10)
+    info = json.loads((run / "run.json").read_text()) | {"device": device}
+    (run / "run.json").write_text(json.dumps(info))
+    ledger = Ledger(run)
+    pen = ledgers.Pen(ledger, ledgers.Clock(), stacks=1)
+    for number, turn in enumerate([[(0, 0), (1, 0)], [(0, 1)], [(1, 1)]]):
+        for member, generation in turn:
+            pen.begin(member, generation, ledgers.hparams(member))
+            pen.latest[member] = SegmentKey(member, generation)
+        ledger.append("orders", order=f"o{number}", stack=0, kind="work", segments=json.dumps(turn))
+        for key in turn:
+            known = {"tokens_per_s": 700.0 if number else 500.0, "memory_bytes": 2e6, "peak_memory_bytes": 3e9 + key[0]}
+            _end(ledger, *key, known | ({"mfu": 0.25} if used else {}), used)
+    ledger.append("usage", session=1, joules=used.get("joules"))
+    ledger.close(finished=False)
+    return load(run)
+
+
+def _end(ledger: Ledger, member: int, segment: int, system: dict[str, float], used: dict[str, float]) -> None:
+    key = {"member": member, "segment": segment}
+    for name, value in system.items():
+        ledger.append("metrics", split="system", name=name, value=value, age=10, consumed=10, **key)
+    ended = {"status": "ended", "hparams_in_effect": "{}", "age_end": 10, "consumed_end": 10, "score": 1.0}
+    ledger.append("outcomes", wall_s=2.0, tokens=1000, **ended, **key, **used)
+
+
+def _system_lines(result: Result) -> dict[str, str]:
+    console = _plain(width=120)
+    show(result, console)
+    lines = [line.split(maxsplit=1) for line in _printed(console).splitlines()]
+    return {line[0]: line[1].strip() for line in lines if line and line[0] in ("speed", "memory", "energy")}
+
+
+def test_speed_memory_and_energy_are_shown(tmp_path: Path) -> None:
+    result = _measured(tmp_path / "run", "cuda", flops=6e9, joules=80.0)
+    assert _system_lines(result) == {
+        "speed": "700 tokens/s, MFU 25.0%, while training",
+        "memory": "2.0 MB a member, the process at most 3.0 GB of a GPU",
+        "energy": "80 joules",
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "flops", "speed", "energy"),
+    [
+        ("cpu", 6e9, "a CPU has no published peak", "the CPU's counters (RAPL) cannot be read"),
+        ("cpu", None, "the trainable does not count its FLOPs", "the CPU's counters (RAPL) cannot be read"),
+        ("cuda:1", 6e9, "the peak of this device is not on file", "see Speed, memory and energy in docs/guide.md"),
+    ],
+)
+def test_what_is_not_known_of_speed_and_energy_is_told_with_its_reason(
+    tmp_path: Path, device: str, flops: float | None, speed: str, energy: str
+) -> None:
+    result = _measured(tmp_path / "run", device)
+    for row in result.rows["outcomes"]:
+        row["flops"] = flops
+    said = _system_lines(result)
+    assert said["speed"] == f"700 tokens/s, while training (no MFU: {speed})"
+    assert said["energy"] == f"not measured: {energy}"
+
+
+def test_speed_memory_and_energy_are_in_the_json(tmp_path: Path) -> None:
+    facts = json.loads(as_json(_measured(tmp_path / "run", "cuda", flops=6e9, joules=80.0)))
+    assert facts["summary"]["system"] == {
+        "device": "cuda",
+        "tokens_per_s": 700.0,
+        "mfu": 0.25,
+        "stacks": [{"stack": 0, "tokens_per_s": 700.0, "mfu": 0.25}],
+        "flops": 24e9,
+        "member_bytes": 2e6,
+        "peak_memory_bytes": 3e9 + 1,
+        "joules": 80.0,
+    }
+    (own, _) = sorted(facts["members"], key=lambda row: row["member"])
+    assert (own["flops"], own["joules"]) == (12e9, 160.0)
+    assert own["system"] == {"tokens_per_s": 700.0, "mfu": 0.25, "memory_bytes": 2e6, "peak_memory_bytes": 3e9}
+
+
+def test_a_live_table_ends_with_the_speed(tmp_path: Path) -> None:
+    run = _measured(tmp_path / "run", "cuda", flops=6e9).path
+    assert "700 tokens/s, MFU 25.0%" in _told(run, _live()).rsplit("\r", 1)[-1]
+
+
+def test_a_run_without_measurements_has_no_lines_for_them(tmp_path: Path) -> None:
+    assert _system_lines(load(ledgers.tell(tmp_path / "run"))) == {}
 
 
 def test_the_same_facts_come_as_strict_json(tmp_path: Path) -> None:

@@ -317,6 +317,18 @@ def test_what_a_report_records_and_tells(make_brain, tmp_path):
     ]
 
 
+def test_what_was_measured_is_on_record_and_told_nobody(make_brain, tmp_path):
+    """10 steps of 7 tokens and 3 model FLOPs in 2 s on a device of 60 FLOP/s. Strategies never hear of it."""
+    brain = make_brain({"start": [*BEGIN[:2], *ELSEWHERE]}, dataclasses.replace(PLAN, flops_per_step=3.0))
+    brain.start()
+    (order,) = brain.orders([0])
+    known = {"training_s": 2.0, "peak_flops": 60.0, "member_bytes": 56, "peak_memory_bytes": 4096}
+    brain.report([ended(order, {0: 0.25}, **known)])
+    found = {row["name"]: row["value"] for row in rows(tmp_path, "metrics") if row["split"] == "system"}
+    assert found == {"tokens_per_s": 35.0, "mfu": 0.25, "memory_bytes": 56.0, "peak_memory_bytes": 4096.0}
+    assert brain.script.heard[-1].metrics == {"Q": 0.25, "other": 1.0}
+
+
 @pytest.mark.parametrize("score", [NAN, math.inf, -math.inf])
 def test_a_diverged_member_has_ended_not_failed(make_brain, tmp_path, score):
     """The strategy is told NaN, also of an infinite score, which would otherwise be a record."""

@@ -271,7 +271,7 @@ def test_stacks_that_keep_their_deadlines_keep_the_budget(stacks, wall_s, device
             {"joules": 500},
             "cpu",
             True,
-            "budget.joules: is 500, but members train on 'cpu', whose energy is not measured. "
+            "budget.joules: is 500, but members train on 'cpu': limits on energy are kept on GPUs only. "
             "Write budget.wall_minutes, or set hosts.device: cuda",
         ),
         (

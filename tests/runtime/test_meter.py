@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbt.runtime import meter
-from pbt.runtime.meter import Gauge, NoMeter, PowerMeter, can_measure, meter_for, open_nvml
+from pbt.runtime.meter import Gauge, NoMeter, PackageMeter, PowerMeter, can_measure, meter_for, open_nvml
 
 
 class NVMLError(Exception):
@@ -165,6 +166,104 @@ def test_a_gpu_without_counter_is_sampled_while_anybody_holds_the_meter(monkeypa
     assert not thread.is_alive()
 
 
+# --- processor packages
+
+
+def zone(folder, number, name="package-0", microjoules=0, size=1000):
+    """A counter as Linux shows it."""
+    path = folder / f"intel-rapl:{number}"
+    path.mkdir(parents=True, exist_ok=True)
+    for file, content in (("name", name), ("energy_uj", microjoules), ("max_energy_range_uj", size)):
+        (path / file).write_text(f"{content}\n")
+    return path
+
+
+def packages(zones, busy, own):
+    return PackageMeter(zones, clock(*map(float, busy)), clock(*map(float, own)))
+
+
+def test_packages_are_summed_and_shared_by_busy_time(tmp_path):
+    """3 J and 5 J, the process had 2 of 4 busy seconds: 4 J; then all of 8 J, and nothing of 11 J."""
+    zones = [zone(tmp_path, number, f"package-{number}", 10**6, 10**9) for number in range(2)]
+    found = packages(zones, busy=[10, 14, 16, 19], own=[1, 3, 5, 5])
+    told = []
+    for first, second in ((4, 6), (8, 10), (9, 20)):
+        zone(tmp_path, 0, "package-0", first * 10**6, 10**9)
+        zone(tmp_path, 1, "package-1", second * 10**6, 10**9)
+        told.append(found.joules())
+    assert told == [4.0, 12.0, 12.0]
+
+
+def test_a_counter_that_began_again_goes_on(tmp_path):
+    """From 900 over the end at 1000 to 150: 250 microjoules."""
+    found = packages([zone(tmp_path, 0, microjoules=900)], busy=[0, 1], own=[0, 1])
+    zone(tmp_path, 0, microjoules=150)
+    assert found.joules() == 250 / 1e6
+
+
+def test_energy_waits_for_the_clock_of_busy_time(tmp_path):
+    """It ticks in hundredths of a second: what is used between two ticks is shared at the second."""
+    found = packages([zone(tmp_path, 0)], busy=[5, 5, 6], own=[0, 0.005, 0.5])
+    zone(tmp_path, 0, microjoules=600)
+    assert found.joules() == 0.0
+    zone(tmp_path, 0, microjoules=800)
+    assert found.joules() == 400 / 1e6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9**9), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=9))
+def test_processes_together_take_no_more_than_there_was(tmp_path_factory, steps):
+    """Two processes and others on the same packages, whenever they look: no joule is counted twice."""
+    folder = tmp_path_factory.mktemp("powercap")
+    used, mine, others = 0, [0], [0]
+    for _, own, other in steps:
+        mine.append(mine[-1] + own)
+        others.append(others[-1] + other)
+    busy = [a + b + 1 for a, b in zip(mine, others, strict=True)]
+    meters = [packages([zone(folder, 0, size=10**12)], busy, own) for own in (mine, others)]
+    for microjoules, _, _ in steps:
+        used += microjoules
+        zone(folder, 0, microjoules=used, size=10**12)
+        joules = [found.joules() for found in meters]
+    assert sum(joules) <= used / 1e6 * (1 + 1e-9)
+
+
+def test_parts_of_a_package_and_the_whole_machine_are_left_out(tmp_path):
+    """Cores are within their package, psys is more than packages: each joule once."""
+    zone(tmp_path, 0), zone(tmp_path, "0:0", "core"), zone(tmp_path, 1, "psys"), zone(tmp_path, 2, "package-1-die-0")
+    found = meter_for("cpu", powercap=tmp_path)
+    assert [path.name for path in found._zones] == ["intel-rapl:0", "intel-rapl:2"]
+
+
+def test_without_readable_counters_a_cpu_tells_nothing(tmp_path):
+    """No folder, no packages in it, or counters for the administrator only."""
+    assert isinstance(meter_for("cpu", powercap=tmp_path / "missing"), NoMeter)
+    zone(tmp_path, 0, "psys")
+    assert isinstance(meter_for("cpu", powercap=tmp_path), NoMeter)
+    counter = zone(tmp_path, 1) / "energy_uj"
+    counter.unlink()
+    counter.mkdir()  # cannot be read, not even by the administrator
+    assert isinstance(meter_for("cpu", powercap=tmp_path), NoMeter)
+
+
+def test_a_package_that_falls_silent_is_not_known_any_more(tmp_path):
+    """What was missed cannot be filled in."""
+    found = packages([zone(tmp_path, 0)], busy=[0, 1, 2], own=[0, 1, 2])
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("")
+    assert found.joules() is None
+    zone(tmp_path, 0, microjoules=5)
+    assert found.joules() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/stat is Linux's")
+def test_the_machine_is_busy_at_least_as_long_as_this_process():
+    """Seconds of processor time: the machine's pass with one's own, to the tick of either clock."""
+    began, own = meter._busy_s(), time.process_time()
+    while time.process_time() - own < 0.3:
+        pass
+    assert meter._busy_s() - began > 0.2
+
+
 # --- where energy cannot be told
 
 
@@ -178,9 +277,9 @@ def test_a_gpu_without_counter_is_sampled_while_anybody_holds_the_meter(monkeypa
     ],
     ids=["a CPU", "neither counter nor power", "a share of a GPU", "not NVML's"],
 )
-def test_where_energy_cannot_be_told_it_is_none(device, board):
+def test_where_energy_cannot_be_told_it_is_none(device, board, tmp_path):
     """Never 0, never a guess."""
-    found = meter_for(device, Nvml(board), lambda _: "GPU-a")
+    found = meter_for(device, Nvml(board), lambda _: "GPU-a", tmp_path)
     assert found.joules() is None
 
 
@@ -236,8 +335,6 @@ def test_the_made_up_nvml_is_like_the_real_one():
 @pytest.mark.gpu
 def test_a_gpu_at_work_uses_energy():
     """On the real device, if its energy can be read: half a second of matrix products takes some joules."""
-    import time
-
     import torch
 
     found = meter_for("cuda")

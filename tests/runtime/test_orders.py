@@ -16,6 +16,7 @@ from pbt.runtime.orders import (
     Examine,
     Fetch,
     Publish,
+    Reading,
     SegmentResult,
     Train,
     WorkOrder,
@@ -177,33 +178,42 @@ def test_reports_come_in_the_order_of_orders(journal):
 
 
 class Meter:
-    """A gauge that notes when it is asked."""
+    """A device that notes when it is asked."""
 
     def __init__(self, journal):
         self._journal = journal
 
     def take(self):
         self._journal.append((0, "meter", None))
-        return 12.5
+        return Reading(joules=12.5, peak_flops=1e12, peak_memory_bytes=4096)
 
 
 def test_an_order_is_measured_from_its_first_change_to_its_last_evaluation(journal, monkeypatch):
-    """Wall time without the wait for publishing, the part that was evaluation, and the energy read at the end."""
+    """Wall time without the wait for publishing, its parts in training and evaluation, and the device, read last."""
     clock = Clock(monkeypatch)
     stack = Timed([1.0], clock, journal, step_s=2.0, evaluation_s=0.5)
     order = WorkOrder(
         id="o", stack=0, split="validation", train=(train(0, 0, until=13),), examine=(Examine(0, 0, "test"),)
     )
     (report,) = perform({0: stack}, [order], LocalExchange(), Meter(journal))
-    assert (7.0, 1.0, 12.5) == (report.wall_s, report.evaluation_s, report.joules)
+    assert (7.0, 6.0, 1.0) == (report.wall_s, report.training_s, report.evaluation_s)
+    assert (12.5, 1e12, 4096) == (report.joules, report.peak_flops, report.peak_memory_bytes)
     assert ["hparams", "run", "evaluate", "evaluate", "meter"] == [call for _, call, _ in journal]
 
 
-def test_energy_that_cannot_be_read_is_not_reported(journal):
-    """Without a gauge there is no figure, not a zero."""
+def test_what_cannot_be_read_is_not_reported(journal):
+    """Nobody reads the device, and the stack does not know what a member weighs: no figures, not zeros."""
     order = WorkOrder(id="o", stack=0, split="validation", train=(train(0, 0),))
     (report,) = perform({0: make_stack(0, journal, [1.0])}, [order], LocalExchange())
-    assert report.joules is None
+    assert (report.joules, report.peak_flops, report.peak_memory_bytes, report.member_bytes) == (None,) * 4
+
+
+def test_a_stack_that_knows_what_a_member_weighs_says_so(journal):
+    """Optional: `member_bytes` of the stack goes into the report."""
+    stack = make_stack(0, journal, [1.0])
+    stack.member_bytes = lambda: 56
+    (report,) = perform({0: stack}, [WorkOrder(id="o", stack=0, split="validation")], LocalExchange())
+    assert report.member_bytes == 56
 
 
 # --- against a deadline

@@ -42,6 +42,11 @@ class Arena:
             for name, shape in shapes.items()
         }
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot's tensors, without what alignment adds."""
+        return sum(tensor[0].nbytes for tensor in self.tensors.values())
+
     def read(self, slots: Tensor) -> dict[str, Tensor]:
         """Copy out the rows of some slots: name -> `[len(slots), *shape]`."""
         return {name: t.index_select(0, slots) for name, t in self.tensors.items()}

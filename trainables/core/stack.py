@@ -263,6 +263,10 @@ class CoreStack:
         member = self._member(slot)
         return member.age, member.consumed
 
+    def member_bytes(self) -> int:
+        """Bytes of one member on the device: parameters, moments, buffers and counters; see `Sized`."""
+        return sum(arena.slot_bytes for arena in (*self._arenas.values(), self._lineage, self._own))
+
     def _clocks(self, slots: int, *names: str) -> Arena:
         return Arena(dict.fromkeys(names, ()), slots, torch.int64, self._device)
 
