@@ -247,11 +247,8 @@ def test_metrics_lie_over_consumed_at_the_ledger_s_own_times(
 def test_speed_memory_and_energy_are_system_metrics_of_the_member(store: Store, tmp_path: Path) -> None:
     """As measured, at the end of the segment; what is not known is not there."""
     measured = [("tokens_per_s", 700.0), ("memory_bytes", 2e6)]
-    run = _one_member(tmp_path / "measured", [("system", name, 100, value) for name, value in measured])
-    ledger = Ledger(run, ledgers.Clock(ledgers.CREATED + 50))
-    end = {"status": "ended", "age_end": 100, "consumed_end": 100, "score": 1.5, "hparams_in_effect": "{}"}
-    ledger.append("outcomes", member=0, segment=0, wall_s=1.0, flops=6e9, joules=None, **end)
-    ledger.close(finished=False)
+    end = {"status": "ended", "age_end": 100, "consumed_end": 100, "score": 1.5, "flops": 6e9, "joules": None}
+    run = _one_member(tmp_path / "measured", [("system", name, 100, value) for name, value in measured], **end)
     store.mirror(run, "measured").sync()
     found = store.runs("measured")["member 0"].data.metrics
     system = {name: value for name, value in found.items() if name.startswith("system/")}
@@ -569,8 +566,8 @@ def test_a_store_mlflow_has_given_up_is_refused(tmp_path: Path, uri: str) -> Non
         Mirror(ledgers.tell(tmp_path / "run", commits=1), uri=uri, experiment="e")
 
 
-def _one_member(run: Path, points: list[tuple[str, str, int, float]]) -> Path:
-    """A sweep of one member with these metrics: split, name, consumed, value."""
+def _one_member(run: Path, points: list[tuple[str, str, int, float]], **outcome: Any) -> Path:
+    """A sweep of one member with these metrics: split, name, consumed, value; and its first segment's outcome."""
     ledgers.run_json(run, members=1, generations=1, steps=100)
     clock = ledgers.Clock()
     pen = ledgers.Pen(Ledger(run, clock), clock)
@@ -578,6 +575,8 @@ def _one_member(run: Path, points: list[tuple[str, str, int, float]]) -> Path:
     for split, name, consumed, value in points:
         where = {"member": 0, "segment": 0, "age": consumed, "consumed": consumed}
         pen.ledger.append("metrics", split=split, name=name, value=value, **where)
+    if outcome:
+        pen.ledger.append("outcomes", member=0, segment=0, **outcome)
     pen.ledger.close(finished=False)
     return run
 
