@@ -144,12 +144,13 @@ class Subject:
     def facts(self) -> dict[str, Any]:
         """All that does not depend on when things happened, or where."""
         rows = self.reader.rows()
+        metrics = [row for row in rows["metrics"] if row["split"] != "system"]
         return {
             "digest": self.reader.digest(),
             "finished": self.reader.finished,
             "decisions": _told(rows["decisions"], "kind member donor segment hparams reason cause"),
             "outcomes": sorted(_told(rows["outcomes"], "member segment status consumed_end score reason")),
-            "metrics": sorted(_told(rows["metrics"], "member segment split name value age consumed")),
+            "metrics": sorted(_told(metrics, "member segment split name value age consumed")),
         }
 
     def problems(self, **extension: int) -> list[str]:
