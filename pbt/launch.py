@@ -155,7 +155,8 @@ def find_place(hosts: Hosts) -> Place:
     if hosts.kind == "ray":
         from pbt.runtime.tune import default_device
 
-        return Place(device=default_device() if hosts.device == "auto" else hosts.device, compile=hosts.compile)
+        device = default_device() if hosts.device == "auto" else hosts.device
+        return Place(device=device, compile=hosts.compile, precision=hosts.precision)
     device = hosts.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -164,7 +165,7 @@ def find_place(hosts: Hosts) -> Place:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise SpecError("hosts.device", f"{device!r} cannot be used here ({reason})", "Write cpu, or auto") from error
-    return Place(device=device, compile=hosts.compile)
+    return Place(device=device, compile=hosts.compile, precision=hosts.precision)
 
 
 def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
@@ -225,7 +226,7 @@ def started(hosts: Hosts) -> Iterator[None]:
 
 
 def _run_on_hosts(job: Job) -> None:
-    trainable, hosts = job.resolved.trainable, job.spec.hosts
+    trainable, capabilities, hosts = job.resolved.trainable, job.resolved.capabilities, job.spec.hosts
     plan = _plan(job)
     run, archive = job.run.path.absolute(), job.spec.archive
     place = None if archive is None else f"{archive.rstrip('/')}/{run.name}"
@@ -234,7 +235,8 @@ def _run_on_hosts(job: Job) -> None:
         "run": job.run.path,
         "trainable": trainable,
         "bucket": plan.bucket,
-        "place": job.place,
+        "place": dataclasses.replace(job.place, fixed=frozenset(live_defaults(capabilities)) - set(job.resolved.space)),
+        "steps": job.spec.budget.generations * job.spec.budget.steps if hosts.plan == "auto" else None,
         "is_to_stop": partial(is_asked_to_stop, job.run),
     }
     try:
@@ -275,7 +277,9 @@ def _plan(job: Job) -> Plan:
 
 def _session(job: Job) -> Session:
     spec = to_dict(job.spec) if job.extension is None else json.loads(job.extension[1])["spec"]
-    place = {"device": job.place.device, "dtype": job.place.dtype, "compile": job.place.compile}
+    # The dtype of parameters, and what computes with them where that is another.
+    dtype = job.place.dtype if job.place.precision == "fp32" else f"{job.place.dtype} {job.place.precision}"
+    place = {"device": job.place.device, "dtype": dtype, "compile": job.place.compile}
     return Session(
         reason=job.reason,
         software=software(),

@@ -139,6 +139,14 @@ class Budget:
         return self.members * self.generations * self.steps
 
 
+_HOST_WORDS = {
+    "kind": ("ray", "local"),
+    "compile": ("auto", "never", "always"),
+    "precision": ("fp32", "tf32", "bf16"),
+    "plan": ("auto", "off"),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
     """Where members train.
@@ -149,6 +157,10 @@ class Hosts:
             more than there are members. Decisions are reproducible at equal `stacks`.
         device: `auto` takes CUDA where there is any, else the CPU.
         compile: Whether stacks compile their step: `auto`, `never` or `always`.
+        precision: Of the model's arithmetic: `fp32`, `tf32` (NVIDIA GPUs only, elsewhere fp32) or `bf16`. Parameters
+            and optimizer are float32 with all of them.
+        plan: `auto` has hosts measure how a stack runs fastest, where there is more than a minute to train; `off` runs
+            all its members together. What was measured is recorded, and kept to when the sweep goes on.
         address: Ray cluster to join, for example `auto`; None takes `RAY_ADDRESS`, or starts Ray on this machine.
     """
 
@@ -158,22 +170,20 @@ class Hosts:
     stacks: int | None = None
     device: str = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    plan: Literal["auto", "off"] = "auto"
     address: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown kinds and empty stacks."""
-        require(
-            self.kind in ("ray", "local"),
-            "hosts.kind",
-            f"{self.kind!r} is unknown",
-            "Write ray or local",
-        )
-        require(
-            self.compile in ("auto", "never", "always"),
-            "hosts.compile",
-            f"{self.compile!r} is unknown",
-            "Write auto, never or always",
-        )
+        for name, known in _HOST_WORDS.items():
+            value = getattr(self, name)
+            require(
+                value in known,
+                f"hosts.{name}",
+                f"{value!r} is unknown",
+                f"Write {', '.join(known[:-1])} or {known[-1]}",
+            )
         require(
             self.address is None or self.kind == "ray",
             "hosts.address",

@@ -47,6 +47,7 @@ from pbt.runtime.orders import (
 )
 from pbt.runtime.outstanding import AtWork, Outstanding
 from pbt.runtime.plan import Plan
+from pbt.runtime.planning import ToBuild, in_words
 from pbt.runtime.purse import Purse
 from pbt.runtime.rescue import Rescue
 from pbt.runtime.retention import removable
@@ -133,6 +134,8 @@ class Brain:
         self._outstanding = Outstanding()
         self._rescue: Rescue | None = None
         self._is_coming_back = False
+        self._plans: dict[int, str] = {}
+        self._trained: frozenset[int] = frozenset()
         self._num_orders = 0
         self._session = 0
         self._was_cut = False
@@ -164,6 +167,7 @@ class Brain:
         history = read_history(LedgerReader(self._ledger.run), self._plan.metric, self._plan.split)
         self._saving = Saving(self._plan.checkpoints, self._states, self._clock, history.checkpoints)
         self._purse = Purse(self._plan.budget, history.usage, self._plan.tokens_per_step, self._clock)
+        self._plans, self._trained = dict(history.plans), history.trained
         self._open_session(history)
         self._minutes = Minutes(self._ledger, history.decided)
         self._states.keep(set(history.checkpoints.values()) | history.damaged)
@@ -175,6 +179,32 @@ class Brain:
         self._extend(extensions)
         self._record_stacks()
         self._settle()
+
+    def to_build(self, stack: int) -> ToBuild:
+        """What a host needs to build a stack: stacks of one capacity share the plan that was measured first."""
+        known = self._plans.get(stack)
+        if known is None and stack not in self._trained:
+            alike = (plan for other, plan in self._plans.items() if self.capacity(other) == self.capacity(stack))
+            known = next(alike, None)
+            if known is not None:
+                self.planned(stack, known)
+        is_to_plan = known is None and stack not in self._trained
+        return ToBuild(stack, self.capacity(stack), known, is_to_plan)
+
+    def planned(self, stack: int, plan: str) -> None:
+        """Record how a stack is going to run, before it does.
+
+        Args:
+            stack: Its number.
+            plan: JSON text of a `trainables.Plan`.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        self._plans[stack] = plan
+        data = {"stack": stack, "plan": json.loads(plan)}
+        self._ledger.append("decisions", kind="plan", reason=f"stack {stack}: {in_words(plan)}", data=canonical(data))
+        self._ledger.commit()
 
     def orders(self, stacks: Iterable[int]) -> list[WorkOrder]:
         """Work for these stacks, at most one order each; none for a stack that has not reported its last.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader
-from pbt.record.schema import to_rows
+from pbt.record.schema import canonical, to_rows
 from pbt.runtime.budget import Usage
 from pbt.strategy import BudgetEnded, EvaluationEnded, Event, MemberFailed, SegmentReported
 
@@ -21,6 +22,9 @@ Row: TypeAlias = Mapping[str, Any]
 
 #: Decisions that people or the budget took: to a strategy they are events.
 FROM_OUTSIDE = ("budget", "extend")
+
+#: Decisions of the hosts' planner, which a strategy knows nothing of.
+_PLAN = "plan"
 
 _TABLES = ("segments", "decisions", "outcomes", "evaluations", "checkpoints", "sessions", "usage")
 
@@ -66,6 +70,8 @@ class History:
         damaged: Digests of checkpoints that could not be read.
         sessions: Number of times the sweep was taken up.
         usage: What it has cost.
+        plans: How stacks run, as JSON text, of those whose plan is on record.
+        trained: Stacks that have trained a segment to its end.
     """
 
     happened: Sequence[Happening] = ()
@@ -74,6 +80,8 @@ class History:
     damaged: frozenset[str] = frozenset()
     sessions: int = 0
     usage: Usage = field(default_factory=Usage)
+    plans: Mapping[int, str] = field(default_factory=dict)
+    trained: frozenset[int] = frozenset()
 
 
 def read_history(reader: LedgerReader, metric: str, split: str) -> History:
@@ -86,7 +94,7 @@ def read_history(reader: LedgerReader, metric: str, split: str) -> History:
     """
     rows = reader.rows(_TABLES)
     told = [row for row in rows["decisions"] if row["kind"] in FROM_OUTSIDE]
-    taken = [row for row in rows["decisions"] if row["kind"] not in FROM_OUTSIDE]
+    taken = [row for row in rows["decisions"] if row["kind"] not in (*FROM_OUTSIDE, _PLAN)]
     return History(
         happened=tuple(_happened(rows, _metrics(reader, split, rows["evaluations"]), told, metric, split)),
         decided=_in_order(segments=rows["segments"], decisions=taken),
@@ -94,7 +102,19 @@ def read_history(reader: LedgerReader, metric: str, split: str) -> History:
         damaged=frozenset(row["digest"] for row in rows["checkpoints"] if row.get("status") == "damaged"),
         sessions=max((row["session"] for row in rows["sessions"]), default=0),
         usage=_usage(rows["usage"]),
+        plans=_plans(rows["decisions"]),
+        trained=_trained(rows["segments"], rows["outcomes"]),
     )
+
+
+def _plans(decisions: Sequence[Row]) -> dict[int, str]:
+    told = (json.loads(row["data"]) for row in decisions if row["kind"] == _PLAN)
+    return {data["stack"]: canonical(data["plan"]) for data in told}
+
+
+def _trained(segments: Sequence[Row], outcomes: Sequence[Row]) -> frozenset[int]:
+    ended = {(row["member"], row["segment"]) for row in outcomes}
+    return frozenset(row["stack"] for row in segments if (row["member"], row["segment"]) in ended)
 
 
 def read_usage(reader: LedgerReader) -> Usage:

@@ -14,6 +14,7 @@ from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange
 from pbt.runtime.orders import WorkOrder, carry_out, publish
+from pbt.runtime.planning import settled
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, Trainable
@@ -29,6 +30,7 @@ def run_local(
     trainable: Trainable,
     bucket: str,
     place: Place,
+    steps: int | None = None,
     is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a sweep to its end in this process, or until it is stopped.
@@ -39,6 +41,7 @@ def run_local(
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
+        steps: Steps each member is going to train, for the planner; None plans nothing.
         is_to_stop: Asked now and then; once true, what is under way is finished and saved, and that is all.
     """
     store = CheckpointStore(run / "checkpoints")
@@ -54,8 +57,13 @@ def run_local(
         brain = make_brain(states)
         with closing(_Host(brain, states, exchange, changed, place)) as host, _one_thread_each(place):
             brain.start()
-            capacities = [brain.capacity(stack) for stack in range(brain.num_stacks)]
-            stacks = {stack: trainable.build(bucket, size, place) for stack, size in enumerate(capacities)}
+            stacks: dict[int, Stack] = {}
+            for number in range(brain.num_stacks):
+                item = brain.to_build(number)
+                own, new = settled(item, trainable, bucket, place, steps)
+                if new is not None:
+                    brain.planned(number, new)
+                stacks[number] = trainable.build(bucket, item.capacity, own)
             host.run(stacks, is_to_stop)
 
 

@@ -34,6 +34,7 @@ from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, pack, unpack
 from pbt.runtime.orders import StackReport, WorkOrder, perform
+from pbt.runtime.planning import ToBuild, settled
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
@@ -65,13 +66,13 @@ class Turn:
 
     Attributes:
         epoch: Names this life of the brain. A host that knows another gives up its stacks, which nobody knows of.
-        build: Stacks to build first, number and capacity.
+        build: Stacks to build first.
         orders: Then to be carried out.
         done: Whether that is the end.
     """
 
     epoch: str
-    build: tuple[tuple[int, int], ...]
+    build: tuple[ToBuild, ...]
     orders: tuple[WorkOrder, ...]
     done: bool
 
@@ -139,6 +140,12 @@ class BrainActor:
             reference: list[ray.ObjectRef] = self._published.fetch(token)
             return reference
 
+    async def planned(self, epoch: str, stack: int, plan: str) -> None:
+        """Record the plan that a host has measured."""
+        async with self._changed:
+            if epoch == self._epoch:
+                self._brain.planned(stack, plan)
+
     async def close(self) -> None:
         """Seal the ledger."""
         self._states.tell(self._brain)
@@ -156,7 +163,7 @@ class BrainActor:
             return Turn(self._epoch, (), tuple(orders), self._brain.done)
         free = [stack for stack in range(self._brain.num_stacks) if stack not in self._owner][:1]
         self._owner.update(dict.fromkeys(free, host))
-        build = tuple((stack, self._brain.capacity(stack)) for stack in free)
+        build = tuple(map(self._brain.to_build, free))
         return Turn(self._epoch, build, tuple(self._brain.orders(free)), done=False)
 
     def _is_expecting_hosts(self) -> bool:
@@ -214,6 +221,7 @@ class Work:
     data: Mapping[str, Any]
     bucket: str
     place: Place
+    steps: int | None = None
 
 
 def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -244,8 +252,11 @@ class Host(tune.Trainable):
         turn: Turn = ray.get(work.brain.exchange.remote(self._host, self._epoch, self._reports))
         if turn.epoch != self._epoch:
             self._epoch, self._stacks = turn.epoch, {}
-        for stack, capacity in turn.build:
-            self._stacks[stack] = work.trainable.build(work.bucket, capacity, work.place)
+        for item in turn.build:
+            place, new = settled(item, work.trainable, work.bucket, work.place, work.steps)
+            if new is not None:
+                ray.get(work.brain.planned.remote(self._epoch, item.stack, new))
+            self._stacks[item.stack] = work.trainable.build(work.bucket, item.capacity, place)
         try:
             self._reports = perform(self._stacks, turn.orders, RayExchange(work.brain, turn.epoch), self._telemetry)
         except _Stale:
@@ -268,6 +279,7 @@ def run_tune(
     trainable: Trainable,
     bucket: str,
     place: Place,
+    steps: int | None = None,
     is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a sweep to its end as Ray Tune trials, or until it is stopped. Ray must be up (see `cluster`).
@@ -279,6 +291,7 @@ def run_tune(
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
+        steps: Steps each member is going to train, for the planner; None plans nothing.
         is_to_stop: Asked now and then, on this node; once true, what is under way is finished and saved, and that is
             all.
 
@@ -297,7 +310,7 @@ def run_tune(
     num_hosts = min(num_stacks, num_devices(place))
     brain = actor.remote(make_brain, str(run.absolute()), num_hosts, is_to_stop)
     try:
-        _fit(Work(brain, trainable, trainable.describe().data, bucket, place), run, num_hosts)
+        _fit(Work(brain, trainable, trainable.describe().data, bucket, place, steps), run, num_hosts)
         ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news

@@ -14,6 +14,7 @@ from pbt.errors import HostError
 from pbt.runtime import tune
 from pbt.runtime.checkpoints import Checkpoint
 from pbt.runtime.orders import Fetch, StackReport, WorkOrder
+from pbt.runtime.planning import ToBuild
 from pbt.runtime.tune import BrainActor, Host, RayExchange, Turn, Work
 from tests.runtime.miniature import Clear, make_state, weight_of
 from trainables import Place
@@ -26,15 +27,18 @@ class Quiet:
         self.num_stacks = num_stacks
         self.open = set(range(num_stacks))
         self.answered: list[Any] = []
-        self.calls: list[str] = []
+        self.calls: list[Any] = []
         self.saved_tokens: list[str] = []
 
     @property
     def done(self) -> bool:
         return len(self.answered) == self.num_stacks
 
-    def capacity(self, stack: int) -> int:
-        return stack + 1
+    def to_build(self, stack: int) -> ToBuild:
+        return ToBuild(stack, stack + 1)
+
+    def planned(self, stack: int, plan: str) -> None:
+        self.calls.append((stack, plan))
 
     def start(self) -> None:
         self.calls.append("start")
@@ -92,7 +96,7 @@ def ask(actor: BrainActor, *hosts: int) -> list[Turn]:
 
 def turn(actor: BrainActor, build: tuple[Any, ...], orders: tuple[Any, ...], done: bool = False) -> Turn:
     """An answer of this actor's."""
-    return Turn(actor._epoch, build, orders, done)
+    return Turn(actor._epoch, tuple(ToBuild(*item) for item in build), orders, done)
 
 
 # --- who gets which stack
@@ -109,7 +113,9 @@ def test_every_host_gets_a_stack_of_its_own_first(make_actor: Any) -> None:
 def test_an_idle_host_takes_what_nobody_has(make_actor: Any) -> None:
     """With all hosts up, five stacks are shared by two hosts, so a barrier over all of them is passed."""
     turns = ask(make_actor(num_stacks=5, num_hosts=2), 0, 1, 0, 1, 0)
-    assert [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)] == [stack for turn in turns for stack in turn.build]
+    assert [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)] == [
+        (item.stack, item.capacity) for turn in turns for item in turn.build
+    ]
 
 
 def test_stacks_are_kept_a_while_for_hosts_that_are_late(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +125,7 @@ def test_stacks_are_kept_a_while_for_hosts_that_are_late(make_actor: Any, monkey
     assert turn(actor, build=(), orders=()) == waiting
     monkeypatch.setattr(tune, "_GRACE_S", 0.0)
     (served,) = ask(actor, 0)
-    assert ((1, 2),) == served.build
+    assert (ToBuild(1, 2),) == served.build
 
 
 def test_a_waiting_host_hears_of_the_end(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +331,7 @@ def order(stack: int, **parts: Any) -> WorkOrder:
 def test_a_host_builds_what_it_is_given_and_brings_its_reports(make_host: Any) -> None:
     """With the next question, to the brain that gave the orders."""
     turns = (
-        Turn("a", ((0, 2), (1, 1)), (order(0), order(1)), False),
+        Turn("a", (ToBuild(0, 2), ToBuild(1, 1)), (order(0), order(1)), False),
         Turn("a", (), (), False),
         Turn("a", (), (), True),
     )
@@ -340,8 +346,8 @@ def test_a_host_builds_what_it_is_given_and_brings_its_reports(make_host: Any) -
 def test_a_host_that_knows_another_brain_gives_up_its_stacks(make_host: Any) -> None:
     """The new one knows nothing of what they hold; what it is given is built anew."""
     turns = (
-        Turn("a", ((0, 2), (1, 2)), (order(0),), False),
-        Turn("b", ((1, 2),), (order(1),), False),
+        Turn("a", (ToBuild(0, 2), ToBuild(1, 2)), (order(0),), False),
+        Turn("b", (ToBuild(1, 2),), (order(1),), False),
         Turn("b", (), (), True),
     )
     host, remote, trainable = make_host(*turns)
@@ -355,7 +361,7 @@ def test_a_host_that_waits_for_a_brain_that_is_no_more_has_nothing_to_report(mak
     """The state it was to fetch is gone with the brain; it asks again, and gets to know the new one."""
     fetch = Fetch(0, "9:9", {}, 0, 0)
     turns = (
-        Turn("a", ((0, 1), (1, 1)), (order(1), order(0, fetch=(fetch,))), False),
+        Turn("a", (ToBuild(0, 1), ToBuild(1, 1)), (order(1), order(0, fetch=(fetch,))), False),
         Turn("b", (), (), False),
     )
     host, remote, _ = make_host(*turns)

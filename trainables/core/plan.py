@@ -29,6 +29,8 @@ _ROUNDS = 5
 _FINALISTS = 3
 #: Candidates this close to the fastest are as fast: then eager steps are taken, and larger chunks.
 _TIE = 0.02
+#: Seconds of training from which measuring is worth its own.
+_PLANNING_PAYS_S = 60.0
 #: Seconds of eager training from which on `auto` tries compiling on a CPU. A graph takes some 30 to 80 s to compile
 #: there, three or four are tried, and what they gain is tens of percent at best.
 _COMPILING_PAYS_S = 3600.0
@@ -49,6 +51,8 @@ def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ste
     long as it gets faster, because compiling takes long. Compiled ones are tried where the place wants them (`always`,
     and `auto` on CUDA), and for `auto` on a CPU where there is more than an hour to train. A candidate that does not
     fit the device's memory is out; where not even a single member does, it is split into micro-batches.
+
+    Where there is less than a minute to train, nothing is compared: all slots run together, eagerly.
 
     Args:
         trainable: What is trained.
@@ -84,6 +88,11 @@ class _Search:
 
     def best(self, steps: int | None) -> Plan:
         sizes = ladder(self.capacity)
+        if steps is not None and not wants_compiling(self.place):
+            self._try([(self.capacity, False)], rounds=1)
+            if self.rates and steps * self.capacity / max(self.rates.values()) < _PLANNING_PAYS_S:
+                return self._plan()
+            self.rates.clear()
         while not self.rates:
             self._try([(size, False) for size in sizes])
             if not self.rates:
@@ -115,11 +124,11 @@ class _Search:
         seconds = (steps or 0) * self.capacity / max(self.rates.values())
         return wants_compiling(self.place) or seconds > _COMPILING_PAYS_S
 
-    def _try(self, candidates: Sequence[_Candidate]) -> None:
+    def _try(self, candidates: Sequence[_Candidate], rounds: int = _ROUNDS) -> None:
         """Time some candidates against each other, new ones and known ones."""
         runners = {c: stack for c in candidates if (stack := self._warmed(c)) is not None}
         found: dict[_Candidate, list[float]] = {c: [] for c in runners}
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             for candidate, stack in runners.items():
                 found[candidate].append(self._rate(stack))
         self.rates |= {candidate: statistics.median(rates) for candidate, rates in found.items()}

@@ -1,0 +1,65 @@
+"""How a host settles the plan of a stack: by the record, or by measuring, which is then recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from pbt.record.schema import canonical
+from trainables import Place, Plan, Trainable
+from trainables.core.plan import measured
+
+
+@dataclass(frozen=True, slots=True)
+class ToBuild:
+    """A stack that a host is to build.
+
+    Attributes:
+        stack: Its number.
+        capacity: Its slots.
+        plan: Its plan on record, as JSON text; None for a stack that runs all slots together.
+        is_to_plan: Whether the host is to measure first: nobody has trained the stack yet.
+    """
+
+    stack: int
+    capacity: int
+    plan: str | None = None
+    is_to_plan: bool = False
+
+
+def settled(
+    item: ToBuild, trainable: Trainable, bucket: str, place: Place, steps: int | None
+) -> tuple[Place, str | None]:
+    """Where and how a stack is to be built.
+
+    Args:
+        item: The stack.
+        trainable: What it trains.
+        bucket: Its bucket.
+        place: The place of all stacks.
+        steps: Steps each member is going to train; None measures nothing.
+
+    Returns:
+        The place with the stack's plan, and the plan as text if it is new and must be recorded before it is used.
+    """
+    if item.plan is not None:
+        return dataclasses.replace(place, plan=Plan(**json.loads(item.plan))), None
+    if not item.is_to_plan or steps is None:
+        return place, None
+    plan = measured(trainable, bucket, item.capacity, place, steps)
+    if plan is None:
+        return place, None
+    return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))
+
+
+def in_words(plan: str) -> str:
+    """What a recorded plan says, for people."""
+    known = Plan(**json.loads(plan))
+    rates = ", ".join(f"{name} {rate:.3g}" for name, rate in sorted(known.rates.items(), key=lambda item: -item[1]))
+    parts = f"; each batch in {known.accumulate} parts, to fit the memory" if known.accumulate > 1 else ""
+    who = "one member trains at a time" if known.chunk == 1 else f"{known.chunk} members train together"
+    return (
+        f"{who}, {'compiled' if known.compiled else 'eagerly'}{parts} "
+        f"(member-steps per second: {rates or 'not measured'})"
+    )
