@@ -6,6 +6,8 @@ Small members are limited by launches, which this takes away.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from trainables.core.model import Program
@@ -21,12 +23,17 @@ class Recorded:
     For one chunk of one stack only: the recording is of its tensors. Stays unrecorded where not every operation may be
     captured, which the first attempt shows; then `why` says so.
 
+    Args:
+        step: What is to be recorded.
+        pool: Memory of the recording, from `torch.cuda.graph_pool_handle`. Chunks of a stack share one: they run one
+            after the other, and leave nothing in it.
+
     Attributes:
         why: What kept the step from being recorded, or an empty string.
     """
 
-    def __init__(self, step: StepFunction) -> None:
-        self._step = step
+    def __init__(self, step: StepFunction, pool: Any) -> None:
+        self._step, self._pool = step, pool
         self._steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()
@@ -55,7 +62,7 @@ class Recorded:
         """Record a step without running it."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 self._step(program, tensors, off)
         except RuntimeError as error:
             torch.cuda.synchronize()

@@ -121,7 +121,13 @@ class CoreStack:
             key=structure((program, bound[0][1], self._table.absent, torch.get_num_threads())),
         )
         self._plan = replace(plan, chunk=size, compiled=step is not train_step)
-        self._chunks = [_Chunk(first, first + size, tensors, self._recorded(step)) for first, tensors in bound]
+        # On CUDA, what is compiled becomes one CUDA graph for each chunk.
+        is_recorded = self._plan.compiled and self._device.type == "cuda"
+        pool = torch.cuda.graph_pool_handle() if is_recorded else None
+        self._chunks = [
+            _Chunk(first, first + size, tensors, Recorded(step, pool) if is_recorded else step)
+            for first, tensors in bound
+        ]
 
     @property
     def program(self) -> Program:
@@ -378,10 +384,6 @@ class CoreStack:
         tensors = self._bind(0, 1)
         draws = Draws(tensors.seed, tensors.consumed)
         return num_examples(self._program.feed.batch(draws, tensors.hparams, dict(tensors.buffers)))
-
-    def _recorded(self, step: StepFunction) -> StepFunction:
-        """The step of one chunk: on CUDA, what is compiled becomes one CUDA graph."""
-        return Recorded(step) if self._plan.compiled and self._device.type == "cuda" else step
 
     def _index(self, slots: Sequence[int]) -> Tensor:
         return torch.tensor(list(slots), dtype=torch.int64, device=self._device)
