@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +32,7 @@ from trainables.core.rng import Draws, site
 from trainables.core.stack import CoreStack
 
 _VOCABULARY = 256
+_Z_LOSS = HparamSpec(kind="live", default=0.0, low=0.0, doc="coefficient of the mean of log^2 Z of the softmax")
 _DROPOUT = HparamSpec(kind="live", default=0.0, low=0.0, high=0.95, doc="of both residual branches of each block")
 
 
@@ -68,6 +70,11 @@ class Language:
             stays what a step consumes. The step is the same to rounding. From 2 on the training metrics have the
             gradient noise scale: `noise_scale`, in windows; see `trainables.core.noise`.
         noise_decay: Decay of the noise scale's moving averages by one step.
+        qk_norm: Whether the queries and keys of each head are normalised (RMSNorm with learned gains, before rotary
+            positions), which keeps attention scores from growing at high learning rates.
+        z_loss: None, or a number >= 0: then there is a live hyperparameter `z_loss` with this default, the coefficient
+            of a penalty on the mean of log^2 Z, where Z is what softmax divides by; 1e-4 is usual. It acts on gradients
+            only: `loss` stays the cross entropy, in training too.
     """
 
     width: int = 64
@@ -88,6 +95,8 @@ class Language:
     base_heads: int = 2
     accumulate: int = 1
     noise_decay: float = 0.99
+    qk_norm: bool = False
+    z_loss: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
@@ -104,7 +113,10 @@ class Language:
             )
         if self.batch % self.accumulate:
             raise TrainableError(f"language accumulate is {self.accumulate}; give a divisor of batch, {self.batch}")
+        if not isinstance(self.qk_norm, bool):
+            raise TrainableError(f"language qk_norm is {self.qk_norm!r}; give true or false")
         self._scaling()
+        object.__setattr__(self, "z_loss", _coefficient("z_loss", self.z_loss))
         object.__setattr__(self, "data", _path(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
         self._program(_NO_TOKENS)
@@ -159,7 +171,14 @@ class Language:
 
     def _program(self, tokens: Mapping[Any, Tensor]) -> Program:
         return Program(
-            model=Transformer(self.width, self.depth, self.heads, self._scaling(), self.base_width // self.base_heads),
+            model=Transformer(
+                width=self.width,
+                depth=self.depth,
+                heads=self.heads,
+                scaling=self._scaling(),
+                base_head_dim=self.base_width // self.base_heads,
+                qk_norm=self.qk_norm,
+            ),
             feed=TokenFeed(
                 tokens=tokens,
                 window=self.context + 1,
@@ -168,10 +187,15 @@ class Language:
             ),
             optimizer=ready(self.optimizer),
             schedule=self._schedule(),
-            extra_hparams={"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0)},
+            extra_hparams=self._extra_hparams(),
             accumulate=self.accumulate,
             noise_decay=self.noise_decay,
         )
+
+    def _extra_hparams(self) -> dict[str, HparamSpec]:
+        # A sweep is resumed with the hyperparameters on record: one that came later is there only where asked for.
+        later = {} if self.z_loss is None else {"z_loss": replace(_Z_LOSS, default=self.z_loss)}
+        return {"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0), **later}
 
     def _scaling(self) -> Scaling:
         return Scaling(
@@ -192,15 +216,25 @@ class Language:
 
 
 _NO_TOKENS: Mapping[Any, Tensor] = {}
+#: Gains of the norms of queries and keys.
+_QK_NORMS = ("q_norm", "k_norm")
 _Drop: TypeAlias = Callable[[Tensor, str], Tensor]
 _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
 _BASE_FIELDS = {"base_width", "base_depth", "base_heads"}
 _CORE_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer", "accumulate", "noise_decay"}
-_LATER_FIELDS = _CORE_FIELDS | _BASE_FIELDS | {"parametrization"}
+_LATER_FIELDS = _CORE_FIELDS | _BASE_FIELDS | {"parametrization", "qk_norm", "z_loss"}
 _COUNTS = (
     *("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots", "accumulate"),
     *sorted(_BASE_FIELDS),
 )
+
+
+def _coefficient(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value < math.inf:
+        raise TrainableError(f"language {name} is {value!r}; give a number >= 0, or nothing")
+    return float(value)
 
 
 def _path(data: object) -> str | None:
@@ -229,6 +263,7 @@ class Transformer:
         heads: Attention heads.
         scaling: The parametrization at this size.
         base_head_dim: Head size at which attention has its usual scale.
+        qk_norm: Whether queries and keys are normalised; see `trainables.core.ops.causal_attention`.
     """
 
     width: int
@@ -236,6 +271,7 @@ class Transformer:
     heads: int
     scaling: Scaling = STANDARD
     base_head_dim: int = 32
+    qk_norm: bool = False
 
     def parameters(self) -> Mapping[str, Parameter]:
         """Weight decay acts on the matrices of the blocks and the head, not on norms or the embedding."""
@@ -249,6 +285,9 @@ class Transformer:
             block = f"blocks.{i}"
             found[f"{block}.attention.norm"] = _norm(width, gain)
             found[f"{block}.attention.qkv"] = _matrix(3 * width, width, hidden)
+            if self.qk_norm:
+                for name in _QK_NORMS:
+                    found[f"{block}.attention.{name}"] = _norm(width // self.heads, gain)
             found[f"{block}.attention.out"] = _matrix(width, width, hidden, branch)
             found[f"{block}.mlp.norm"] = _norm(width, gain)
             found[f"{block}.mlp.up"] = _matrix(inner, width, hidden)
@@ -271,7 +310,10 @@ class Transformer:
         off: Collection[str] = (),
         buffers: Buffers | None = None,
     ) -> Tensor:
-        """Mean cross entropy in nats per byte, `(K,)`, of windows `[K, B, context + 1]`."""
+        """Mean cross entropy in nats per byte, `(K,)`, of windows `[K, B, context + 1]`.
+
+        The z-loss is in its gradient and not in its value, as weight decay is.
+        """
 
         def drop(x: Tensor, where: str) -> Tensor:
             if "dropout" in off:
@@ -279,7 +321,10 @@ class Transformer:
             return ops.dropout(x, hparams["dropout"], draws, site(where))
 
         logits = self._logits(params, batch[:, :, :-1], drop)
-        return ops.cross_entropy(logits, batch[:, :, 1:].flatten(1))
+        loss = ops.cross_entropy(logits, batch[:, :, 1:].flatten(1))
+        if "z_loss" not in hparams or "z_loss" in off:
+            return loss
+        return ops.penalized(loss, ops.z_loss(logits), hparams["z_loss"])
 
     def evaluate(self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None) -> dict[str, Tensor]:
         """Metrics of windows `[B, context + 1]`, without dropout."""
@@ -319,7 +364,8 @@ class Transformer:
     def _attention(self, params: Mapping[str, Tensor], at: str, x: Tensor, length: int) -> Tensor:
         qkv = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.qkv"])
         scale = self.scaling.attention(self.width // self.heads, self.base_head_dim)
-        return ops.linear(ops.causal_attention(qkv, length, self.heads, scale), params[f"{at}.out"])
+        gains = torch.stack([params[f"{at}.{name}"] for name in _QK_NORMS], 1) if self.qk_norm else None
+        return ops.linear(ops.causal_attention(qkv, length, self.heads, scale, gains), params[f"{at}.out"])
 
     def _mlp(self, params: Mapping[str, Tensor], at: str, x: Tensor) -> Tensor:
         up = ops.linear(ops.rms_norm(x, params[f"{at}.norm"]), params[f"{at}.up"])

@@ -24,6 +24,8 @@ from trainables.core.ops.convolution import conv2d as conv2d
 from trainables.core.ops.dense import embedding as embedding
 from trainables.core.ops.dense import linear as linear
 from trainables.core.ops.losses import cross_entropy as cross_entropy
+from trainables.core.ops.losses import penalized as penalized
+from trainables.core.ops.losses import z_loss as z_loss
 from trainables.core.ops.norms import group_norm as group_norm
 from trainables.core.ops.norms import layer_norm as layer_norm
 from trainables.core.ops.norms import rms_norm as rms_norm

@@ -31,3 +31,37 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: Tensor | None = No
     even = -logits.log_softmax(-1).mean(-1).mean(1)
     # A class ruled out by a logit of -inf costs those who smooth, not those who do not: 0 * inf would be NaN.
     return torch.where(share > 0, (1.0 - share) * hard + share * even, hard)
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Mean `log(Z)^2` per member, where `Z = sum exp(logits)` is what softmax divides by.
+
+    Cross entropy does not see a constant added to all logits; this keeps them from drifting.
+
+    Args:
+        logits: `[K, N, V]`.
+
+    Returns:
+        `(K,)`.
+
+    Source: Chowdhery et al. 2022 (arXiv 2204.02311, PaLM), section 5, with a coefficient of 1e-4.
+    """
+    return logits.logsumexp(-1).square().mean(1)
+
+
+def penalized(loss: Tensor, penalty: Tensor, strength: Tensor) -> Tensor:
+    """A loss whose gradient is that of `loss + strength * penalty`, and whose value stays `loss`.
+
+    So members with other strengths, as evaluations, report losses that compare. Where the strength is 0, value and
+    gradient are those of `loss` bit for bit, even if the penalty overflows.
+
+    Args:
+        loss: `(K,)`.
+        penalty: `(K,)`.
+        strength: `(K,)`, at least 0.
+
+    Returns:
+        `(K,)`.
+    """
+    share = strength.to(loss.dtype)
+    return torch.where(share > 0, loss + share * (penalty - penalty.detach()), loss)

@@ -216,6 +216,14 @@ def cross_entropy(rows=10, classes=9, smoothed=True):
     )
 
 
+def z_loss(rows=10, classes=9):
+    return Case(
+        stacked=lambda x: ops.z_loss(x),
+        plain=lambda x: x.exp().sum(-1).log().pow(2).mean(),
+        leaves={"x": (rows, classes)},
+    )
+
+
 def _with(shapes, wanted, **more):
     return {**shapes, **more} if wanted else shapes
 
@@ -393,6 +401,7 @@ _layer(
 _layer(dropout, {"shape": (1,)}, {"shape": (3, 0)}, {"shape": (2, 3, 7)}, shape=_rows.filter(bool))
 _layer(gated_residual, {"per_feature": True}, {"shape": (3,)}, {"shape": (0, 3)}, {"shape": (2, 3, 4)})
 _layer(cross_entropy, {"smoothed": False}, {"rows": 1, "classes": 1}, {"classes": 256}, rows=_more, classes=_more)
+_layer(z_loss, {"rows": 1, "classes": 1}, {"classes": 256}, rows=_more, classes=_more)
 for _name, _options in {
     "max_pool2d": [(2,), (3, 2, 1), ((2, 3), (1, 2), 0, 2, True)],
     "avg_pool2d": [(2,), (3, 2, 1), (3, 2, 1, True, False), (2, 2, 0, False, True, 3)],

@@ -48,3 +48,18 @@ def test_attention_may_use_a_fused_kernel():
     fused.sum().backward()
     plain = F.scaled_dot_product_attention(q, q, q, is_causal=True)
     torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_normalised_queries_and_keys_are_those_of_torch():
+    """Each head's queries and keys go through torch.nn.RMSNorm with the member's gains, before they are turned."""
+    qkv, gains = _randn(K, 2 * 6, 3 * 8), 1.0 + _randn(K, 2, 4)
+    found = ops.causal_attention(qkv, 6, 2, gains=gains)
+    for member in range(K):
+        q, k, v = qkv[member].view(2, 6, 3, 2, 4).unbind(2)
+        turned = []
+        for x, gain in zip((q, k), gains[member], strict=True):
+            norm = torch.nn.RMSNorm(4, eps=1e-6, dtype=torch.float64)
+            norm.weight.data = gain
+            turned.append(ops.rotate(norm(x), ops.rotary_angles(6, 4, qkv.device, torch.float64)).transpose(1, 2))
+        mixed = F.scaled_dot_product_attention(*turned, v.transpose(1, 2), is_causal=True)
+        torch.testing.assert_close(found[member], mixed.transpose(1, 2).reshape(12, 8), rtol=1e-12, atol=1e-12)

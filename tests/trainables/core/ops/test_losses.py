@@ -1,4 +1,4 @@
-"""Label smoothing per member."""
+"""Label smoothing and penalties per member."""
 
 import torch
 
@@ -25,3 +25,25 @@ def test_a_class_ruled_out_costs_those_who_smooth():
     assert losses[1] == torch.inf
     losses[0].backward()
     assert logits.grad.isfinite().all()
+
+
+def test_a_penalty_acts_on_the_gradient_alone():
+    """The value is the loss; the gradient is that of loss and penalty together, each member at its own strength."""
+    x = torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64, requires_grad=True)
+    strength = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64)
+    found = ops.penalized(x.square(), x.pow(3), strength)
+    assert torch.equal(found, x.square())
+    found.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach() + strength * 3 * x.detach().square(), rtol=1e-15, atol=0)
+
+
+def test_a_penalty_of_strength_0_is_none_even_if_it_overflows():
+    """A log Z of 1e20, squared, is infinite in float32: a member that asks for no z-loss does not notice."""
+    logits = torch.full((1, 1, 2), 1e20, requires_grad=True)
+    loss = ops.cross_entropy(logits, torch.zeros(1, 1, dtype=torch.int64))
+    (plain,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+    found = ops.penalized(loss, ops.z_loss(logits), torch.zeros(1))
+    (grad,) = torch.autograd.grad(found.sum(), logits)
+    assert ops.z_loss(logits).item() == torch.inf
+    assert torch.equal(found, loss)
+    assert torch.equal(grad, plain)
