@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -23,7 +24,8 @@ from trainables.base import (
     Stack,
     TrainableError,
 )
-from trainables.core import ops, schedules
+from trainables.core import batch_size, ops, schedules
+from trainables.core.batch_size import BATCH_SIZE
 from trainables.core.data import TokenFeed
 from trainables.core.model import Batch, Buffers, Parameter, Program
 from trainables.core.optim import CLIP_NORM, ready
@@ -45,7 +47,8 @@ class Language:
         depth: Blocks of attention and MLP.
         heads: Attention heads.
         context: Bytes the model sees.
-        batch: Windows per member and step; a step consumes `batch * context` bytes.
+        batch: Windows per member and step; a step consumes `batch * context` bytes. It is the default of the
+            hyperparameter `batch_size`, which decides the bucket: see `trainables.core.batch_size`.
         data: Path of the text, or None for the standard library's; see `trainables.corpus`.
         domains: Domains of the corpus to use; None uses all.
         eval_bytes: Bytes of a split that an evaluation reads.
@@ -122,14 +125,14 @@ class Language:
         self._program(_NO_TOKENS)
 
     def describe(self) -> Capabilities:
-        """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live."""
+        """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live, but for `batch_size`."""
         return Capabilities(
             metrics={
                 "bits_per_byte": MetricSpec(mode="min", unit="bit/byte", doc="loss / ln 2"),
                 "loss": MetricSpec(mode="min", unit="nat/byte", doc="mean cross entropy"),
                 "accuracy": MetricSpec(mode="max", doc="share of bytes predicted first"),
             },
-            hparams=self._program(_NO_TOKENS).hparams,
+            hparams={**self._program(_NO_TOKENS).hparams, BATCH_SIZE: batch_size.described(self.batch)},
             tokens_per_step=self.batch * self.context,
             flops_per_step=self._flops_per_step(),
             rng="splitmix64 v1",
@@ -137,19 +140,32 @@ class Language:
         )
 
     def bucket(self, hparams: Hparams) -> str:
-        """All members of one `Language` share its bucket: every hyperparameter is live."""
+        """Members of one `Language` share a bucket if their batch sizes round up to the same power of two.
+
+        Raises:
+            TrainableError: The batch size is no whole number, or its bucket cannot be split into micro-batches.
+        """
+        rows = batch_size.num_rows(hparams.get(BATCH_SIZE, self.batch), self.batch)
+        if rows % self.accumulate:
+            raise TrainableError(
+                f"hparam {BATCH_SIZE!r} is {hparams[BATCH_SIZE]}, in batches of {rows} windows; "
+                f"give language an accumulate that divides {rows}, not {self.accumulate}"
+            )
         # Bucket names are on record: options that came later are named only where they are not the default.
         changed = {f.name for f in fields(self) if f.name in _LATER_FIELDS and getattr(self, f.name) != f.default}
         named = (f.name for f in fields(self) if f.name in _SHAPE_FIELDS | changed)
-        return "-".join(["language", *(f"{name}{getattr(self, name)}" for name in named)])
+        values = ((name, rows if name == "batch" else getattr(self, name)) for name in named)
+        return "-".join(["language", *(f"{name}{value}" for name, value in values)])
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
-        if bucket != self.bucket({}):
-            raise TrainableError(f"bucket {bucket!r} is not {self.bucket({})!r}, the only one")
+        found = re.search(r"-batch(\d+)", bucket)
+        rows = int(found[1]) if found else 0
+        if rows == 0 or bucket != self.bucket({BATCH_SIZE: rows}):
+            raise TrainableError(f"bucket {bucket!r} is none of this language model's, such as {self.bucket({})!r}")
         device = torch.device(place.device)
         tokens = {s: torch.from_numpy(t).to(device) for s, t in self._corpus().splits.items()}
-        return CoreStack(self._program(tokens), capacity, place)
+        return CoreStack(self._program(tokens, rows), capacity, place)
 
     def _corpus(self) -> corpus.Corpus:
         return corpus.load(self.data, self.domains, self.context + 1)
@@ -169,7 +185,8 @@ class Language:
         pairs = self.depth * self.batch * self.context**2
         return 3.0 * (2 * self.batch * self.context * matrices + 4 * pairs * self.width)
 
-    def _program(self, tokens: Mapping[Any, Tensor]) -> Program:
+    def _program(self, tokens: Mapping[Any, Tensor], rows: int | None = None) -> Program:
+        rows = rows or self.batch
         return Program(
             model=Transformer(
                 width=self.width,
@@ -182,20 +199,21 @@ class Language:
             feed=TokenFeed(
                 tokens=tokens,
                 window=self.context + 1,
-                batch_size=self.batch,
+                batch_size=rows,
                 evaluation_windows=max(1, self.eval_bytes // self.context),
             ),
             optimizer=ready(self.optimizer),
             schedule=self._schedule(),
-            extra_hparams=self._extra_hparams(),
+            extra_hparams=self._extra_hparams(rows),
             accumulate=self.accumulate,
             noise_decay=self.noise_decay,
         )
 
-    def _extra_hparams(self) -> dict[str, HparamSpec]:
+    def _extra_hparams(self, rows: int) -> dict[str, HparamSpec]:
         # A sweep is resumed with the hyperparameters on record: one that came later is there only where asked for.
         later = {} if self.z_loss is None else {"z_loss": replace(_Z_LOSS, default=self.z_loss)}
-        return {"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0), **later}
+        own = {BATCH_SIZE: batch_size.admitted(self.batch, rows)}
+        return {"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0), **later, **own}
 
     def _scaling(self) -> Scaling:
         return Scaling(
@@ -232,7 +250,7 @@ _COUNTS = (
 def _coefficient(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
         raise TrainableError(f"language {name} is {value!r}; give a number >= 0, or nothing")
     return float(value)
 
@@ -321,10 +339,14 @@ class Transformer:
             return ops.dropout(x, hparams["dropout"], draws, site(where))
 
         logits = self._logits(params, batch[:, :, :-1], drop)
-        loss = ops.cross_entropy(logits, batch[:, :, 1:].flatten(1))
+        _, rows, length = batch.shape
+        counted = None
+        if BATCH_SIZE in hparams and BATCH_SIZE not in off:
+            counted = batch_size.counted(hparams[BATCH_SIZE], rows, length - 1)
+        loss = ops.cross_entropy(logits, batch[:, :, 1:].flatten(1), counted=counted)
         if "z_loss" not in hparams or "z_loss" in off:
             return loss
-        return ops.penalized(loss, ops.z_loss(logits), hparams["z_loss"])
+        return ops.penalized(loss, ops.z_loss(logits, counted), hparams["z_loss"])
 
     def evaluate(self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None) -> dict[str, Tensor]:
         """Metrics of windows `[B, context + 1]`, without dropout."""

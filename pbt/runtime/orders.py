@@ -110,7 +110,7 @@ class SegmentResult:
         segment: Which segment.
         age: Steps in the ancestry of the weights.
         consumed: Steps the member ran itself.
-        held: Hyperparameters read back from the device before training.
+        held: Hyperparameters read back from the device before training, of those that were ordered.
         training: Means over the segment's steps, by name.
         evaluation: Metrics on the objective's split, by name.
         failure: Why the member was stopped, or None.
@@ -271,7 +271,7 @@ _Failures: TypeAlias = Mapping[int, HparamMismatch | None]
 
 def _train(stack: Stack, order: WorkOrder, deadline: float | None) -> tuple[_Held, _Failures, Metrics]:
     """What the device holds, what of that is not what was ordered, and means over the steps of the others."""
-    held = {item.slot: stack.hparams(item.slot) for item in order.train}
+    held = {item.slot: _of_order(item, stack.hparams(item.slot)) for item in order.train}
     failures = {item.slot: mismatch(item, held[item.slot]) for item in order.train}
     until = [0] * stack.capacity
     for item in order.train:
@@ -349,6 +349,11 @@ def _examine(stack: Stack, item: Examine) -> Examination:
 
 def _of_slot(metrics: Metrics, slot: int) -> dict[str, float]:
     return {name: float(values[slot]) for name, values in metrics.items()}
+
+
+def _of_order(item: Train, held: Hparams) -> Hparams:
+    """Without what was not ordered: what all members of a bucket share is in its name."""
+    return {name: value for name, value in held.items() if name in item.hparams}
 
 
 def mismatch(item: Train, held: Hparams) -> HparamMismatch | None:

@@ -430,3 +430,14 @@ def test_mismatch(wanted, held, in_effect):
 def test_the_first_mismatch_is_named():
     """Of several, the first in the order of the space."""
     assert mismatch(Train(0, 3, 0, 10, {"a": 1, "b": 2, "c": 3}), {"a": 1, "b": 0, "c": 0}).hparam == "b"
+
+
+def test_only_what_was_ordered_is_reported_as_held(journal):
+    """A stack reads back what its bucket fixes as well, such as a batch size: that is not recorded as in effect."""
+    stack = make_stack(0, journal, [1.0])
+    everything = stack.hparams
+    stack.hparams = lambda slot: everything(slot) | {"batch_size": 24}
+    order = WorkOrder(id="o", stack=0, split="validation", train=(train(0, 0),))
+    (report,) = perform({0: stack}, [order], LocalExchange())
+    assert report.segments[0].held == {"gain": 1.0, "lr": 0.5}
+    assert report.segments[0].failure is None

@@ -1,4 +1,5 @@
-"""Live hyperparameters: one float64 `[capacity]` row per name, on the device, changed in place.
+"""Hyperparameters of a stack's members: one float64 `[capacity]` row per name, on the device; the live ones are
+changed in place.
 
 float64 so that what is read back is exactly what was asked for; the step casts to the parameters' dtype at the last
 moment.
@@ -7,7 +8,7 @@ moment.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 
 import torch
@@ -21,7 +22,7 @@ class HparamTable:
     """The values in effect, by name and slot.
 
     Args:
-        specs: Every live hyperparameter.
+        specs: Every hyperparameter of a member.
         capacity: Slots.
         device: Where the values are.
         fixed: Names of those that keep their defaults.
@@ -49,8 +50,13 @@ class HparamTable:
         self._values = defaults[:, None].repeat(1, capacity).to(device)
         self.rows: dict[str, Tensor] = dict(zip(self._specs, self._values, strict=True))
 
-    def check(self, name: str, value: HparamValue) -> float:
+    def check(self, name: str, value: HparamValue, *, admitting: bool = False) -> float:
         """Return the value as a number the step can use.
+
+        Args:
+            name: Of the hyperparameter.
+            value: Its value.
+            admitting: Whether a member is admitted, which gives it those of its bucket as well as the live ones.
 
         Raises:
             TrainableError: The name is unknown or not live, or the value is no number or out of its bounds.
@@ -58,7 +64,7 @@ class HparamTable:
         spec = self._specs.get(name)
         if spec is None:
             raise TrainableError(f"hparam {name!r} is unknown; {nearest(name, self._specs)}")
-        if spec.kind != "live":
+        if spec.kind != "live" and not (admitting and spec.kind == "bucket"):
             raise TrainableError(f"hparam {name!r} is {spec.kind}, not live; start a fresh member")
         number = _number(name, value)
         if isinstance(spec.default, int) and not number.is_integer():
@@ -68,22 +74,31 @@ class HparamTable:
         low = -math.inf if spec.low is None else spec.low
         high = math.inf if spec.high is None else spec.high
         if not low <= number <= high:
-            raise TrainableError(f"hparam {name!r} is {value!r}; give a value in [{low}, {high}]")
+            where = " or admit the member to another bucket's stack" if spec.kind == "bucket" else ""
+            raise TrainableError(f"hparam {name!r} is {value!r}; give a value in [{low}, {high}]{where}")
         return number
 
     def checked(self, hparams: Hparams) -> list[float]:
         """All values of one member, defaults filled in, in the table's order."""
-        given = {name: self.check(name, value) for name, value in hparams.items()}
-        return [given.get(name, float(spec.default)) for name, spec in self._specs.items()]
+        given = {name: self.check(name, value, admitting=True) for name, value in hparams.items()}
+        return [
+            given[name] if name in given else self.check(name, spec.default, admitting=True)
+            for name, spec in self._specs.items()
+        ]
 
     @property
     def absent(self) -> frozenset[str]:
-        """Names of the hyperparameters that are 0 in every slot, and will be."""
-        return frozenset(name for name in self._fixed & self._specs.keys() if self._specs[name].default == 0)
+        """Names of the hyperparameters without effect in every slot, for good: 0, or all there is of the bucket's."""
+        specs = {name: self._specs[name] for name in self._fixed & self._specs.keys()}
+        return frozenset(name for name, s in specs.items() if s.default == (s.high if s.kind == "bucket" else 0))
 
     def off(self, first: int = 0, last: int | None = None) -> frozenset[str]:
         """Names of the hyperparameters that are 0 in every slot of `[first, last)`."""
         return frozenset(name for name, column in self._host.items() if not any(column[first:last]))
+
+    def are_highest(self, name: str, slots: Iterable[int]) -> bool:
+        """Whether a hyperparameter has its highest value in all of these slots."""
+        return all(self._host[name][slot] == self._specs[name].high for slot in slots)
 
     def fill(self, slot: int, numbers: Sequence[float]) -> None:
         """Set every hyperparameter of one slot, as `checked` returned them."""

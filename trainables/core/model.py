@@ -98,8 +98,8 @@ class Model(Protocol):
             batch: What the feed gave.
             hparams: `(K,)` float64 by name.
             draws: Source of every random number.
-            off: Hyperparameters known to be 0 for every member: what they switch may be left out, if the result
-                is the same bit for bit.
+            off: Hyperparameters known to be without effect for every member (they are 0, or a batch size is all of
+                the batch): what they switch may be left out, if the result is the same bit for bit.
             buffers: By name, to be read and renewed; None only if there are none.
         """
 
@@ -142,7 +142,9 @@ class Program:
         feed: Its batches.
         optimizer: The update rule.
         schedule: The learning rate over a member's age.
-        extra_hparams: What the model itself reads; with a `clip_norm` among them, gradients are clipped.
+        extra_hparams: What the model itself reads; with a `clip_norm` among them, gradients are clipped. With a
+            `batch_size` among them, a member's loss is the mean over as many rows of its batch, the first ones: the
+            model leaves out the others, see `trainables.core.batch_size`.
         accumulate: Micro-batches that each batch is split into, along its dimension 1 (the examples), to save memory:
             their gradients are averaged before clipping and the update. It divides the batch. The step is the same to
             rounding if the loss is a mean over examples that do not see each other, as batch norm lets them. From 2 on
@@ -182,7 +184,7 @@ class Program:
 
     @property
     def hparams(self) -> dict[str, HparamSpec]:
-        """Every live hyperparameter, by name."""
+        """Every hyperparameter of a member, by name."""
         return {
             **self.optimizer.hparams,
             **self.schedule.hparams,

@@ -35,19 +35,21 @@ class Estimate(NamedTuple):
     trace: Tensor
 
 
-def estimate(small: Tensor, big: Tensor, small_size: int, big_size: int) -> Estimate:
+def estimate(small: Tensor, big: Tensor, small_size: int | Tensor, big_size: int | Tensor) -> Estimate:
     """Unbiased estimates of one step, from squared gradient norms at two batch sizes::
 
         |G|^2     ~ (B_big |g_big|^2 - B_small |g_small|^2) / (B_big - B_small)
         tr(Sigma) ~ (|g_small|^2 - |g_big|^2) / (1 / B_small - 1 / B_big)
 
-    Losses must be means over examples, and examples independent.
+    Losses must be means over examples, and examples independent. Small batches may be of unequal sizes, if the average
+    of their squared norms is weighted by size and `small_size` is their mean size: of n examples in p batches, `small -
+    big` then has the expectation `(p - 1) tr(Sigma) / n`, as if they were equal.
 
     Args:
         small: `(K,)` float64, squared norm of a small batch's gradient, averaged over the small batches.
         big: `(K,)` float64, squared norm of the big batch's gradient.
-        small_size: Examples in a small batch.
-        big_size: Examples in the big batch; more than `small_size`.
+        small_size: Examples in a small batch, or `(K,)`.
+        big_size: Examples in the big batch, or `(K,)`; more than `small_size`.
 
     Source: McCandlish et al. 2018, appendix A.1, the estimators of |G|^2 and S.
     """

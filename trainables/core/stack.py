@@ -23,6 +23,7 @@ from trainables.base import (
 )
 from trainables.core import noise
 from trainables.core.arena import Arena, copy_slots
+from trainables.core.batch_size import BATCH_SIZE
 from trainables.core.graphs import Recorded
 from trainables.core.hparams import HparamTable
 from trainables.core.model import Program, initial_values, num_examples
@@ -334,12 +335,23 @@ class CoreStack:
         # Where nobody can be, there is nothing to keep.
         frozen = self._index([slot for slot, is_active in enumerate(active, chunk.first) if not is_active])
         kept = [arena.read(frozen) for arena in self._arenas.values()]
-        # A graph is not made again when a hyperparameter is switched on: it leaves out only what never is.
-        off = self._table.absent if self._plan.compiled else self._table.off(chunk.first, chunk.last)
+        off = self._off(chunk)
         for _ in range(num_steps):
             chunk.step(self._program, chunk.tensors, off)
         for arena, rows in zip(self._arenas.values(), kept, strict=True):
             arena.write(frozen, rows)
+
+    def _off(self, chunk: _Chunk) -> frozenset[str]:
+        """Hyperparameters to leave out, as they are 0 in every slot of a chunk, or everybody's batch size is all rows."""
+        if self._plan.compiled:
+            # A graph is not made again when a hyperparameter is switched on: it leaves out only what never is.
+            return self._table.absent
+        off = self._table.off(chunk.first, chunk.last)
+        slots = range(chunk.first, min(chunk.last, self.capacity))
+        taken = (slot for slot in slots if self._members[slot] is not None)
+        if BATCH_SIZE in self._table.rows and self._table.are_highest(BATCH_SIZE, taken):
+            return off | {BATCH_SIZE}
+        return off
 
     def _means(self, steps: Sequence[int]) -> Metrics:
         totals = self._totals[: self.capacity].cpu().numpy()  # the run's one synchronisation

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainables.base import Place
 from trainables.core import noise
+from trainables.core.batch_size import BATCH_SIZE, of_part
 from trainables.core.model import Batch, Buffers, Program, num_examples, parts
 from trainables.core.optim import Scale, clip, gradient_norm
 from trainables.core.rng import Draws
@@ -75,7 +76,7 @@ StepFunction: TypeAlias = Callable[[Program, Tensors, frozenset[str]], None]
 
 
 def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
-    """Train every slot by one step, in place; `off` names hyperparameters known to be 0 in every slot.
+    """Train every slot by one step, in place; `off` names hyperparameters known to be without effect in every slot.
 
     The weights of inactive slots are computed like any other; the stack puts them back after the run, which costs
     nothing per step.
@@ -85,13 +86,14 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
     batch = program.feed.batch(draws, hparams, buffers)
     measured: tuple[Tensor, ...] = ()
     if tensors.accumulate == 1:
-        loss, grads = _gradients(program, tensors, batch, draws, off, buffers)
+        loss, grads = _gradients(program, tensors, hparams, batch, draws, off, buffers)
         norm = gradient_norm(grads)
     else:
         loss, grads, small = _accumulated(program, tensors, batch, draws, off, buffers)
         norm = gradient_norm(grads)
         if program.accumulate > 1:
-            measured = _measured(program, tensors, small, norm.double().square(), num_examples(batch))
+            sizes = _sizes(tensors, num_examples(batch), off)
+            measured = _measured(program, tensors, noise.estimate(small, norm.double().square(), *sizes))
     if "clip_norm" in hparams and "clip_norm" not in off:
         grads = clip(grads, norm, hparams["clip_norm"])
     lr = hparams["lr"] * program.schedule(tensors.age, hparams)
@@ -106,15 +108,24 @@ def train_step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
 
 
 def _gradients(
-    program: Program, tensors: Tensors, batch: Batch, draws: Draws, off: frozenset[str], buffers: Buffers
+    program: Program,
+    tensors: Tensors,
+    hparams: Mapping[str, Tensor],
+    batch: Batch,
+    draws: Draws,
+    off: frozenset[str],
+    buffers: Buffers,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The members' losses `(K,)` on a batch or a part of one, and their gradients `[K, *shape]` by name."""
+    """The members' losses `(K,)` on a batch or a part of one, weighted, and their gradients `[K, *shape]` by name."""
     names = list(tensors.params)
     with torch.enable_grad():
         leaves = {name: t.detach().requires_grad_() for name, t in tensors.params.items()}
         # Cast within the graph: gradients come back in the parameters' own dtype.
         params = {name: t.to(tensors.compute) for name, t in leaves.items()}
-        loss = program.model.loss(params, batch, tensors.hparams, draws, off, buffers)
+        loss = program.model.loss(params, batch, hparams, draws, off, buffers)
+        if weight is not None:
+            loss = loss * weight.to(loss.dtype)
         # The sum's gradient is 1 for every member, so members do not mix, NaN or not.
         found = torch.autograd.grad(loss.sum(), [leaves[name] for name in names])
     return loss, dict(zip(names, found, strict=True))
@@ -127,10 +138,15 @@ def _accumulated(
     share = 1.0 / tensors.accumulate
     losses, squares = [], []
     grads: dict[str, Tensor] = {}
+    hparams, weight = tensors.hparams, None
     for number, part in enumerate(parts(batch, tensors.accumulate)):
-        loss, found = _gradients(program, tensors, part, Draws(draws.seed, draws.consumed, number), off, buffers)
+        if _is_uneven(hparams, off):
+            hparams, weight = of_part(tensors.hparams, number, tensors.accumulate, num_examples(part))
+        own = Draws(draws.seed, draws.consumed, number)
+        loss, found = _gradients(program, tensors, hparams, part, own, off, buffers, weight)
         losses.append(loss.detach())
-        squares.append(gradient_norm(found).double().square())
+        square = gradient_norm(found).double().square()
+        squares.append(square if weight is None else torch.where(weight > 0, square / weight, 0.0))
         if number == 0:
             # New tensors: autograd's own may share memory with one another, and are not to be added to.
             grads = {name: grad * share for name, grad in found.items()}
@@ -140,9 +156,21 @@ def _accumulated(
     return torch.stack(losses).mean(0), grads, torch.stack(squares).mean(0)
 
 
-def _measured(program: Program, tensors: Tensors, small: Tensor, big: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Take squared norms into the noise scale's averages, and return these: trace, squared norm."""
-    new = noise.estimate(small, big, count // tensors.accumulate, count)
+def _is_uneven(hparams: Mapping[str, Tensor], off: frozenset[str]) -> bool:
+    """Whether members may have batch sizes that leave rows of the batch out."""
+    return BATCH_SIZE in hparams and BATCH_SIZE not in off
+
+
+def _sizes(tensors: Tensors, rows: int, off: frozenset[str]) -> tuple[int | Tensor, int | Tensor]:
+    """Mean size of the micro-batches with examples in them, and of the whole batch."""
+    if not _is_uneven(tensors.hparams, off):
+        return rows // tensors.accumulate, rows
+    size = tensors.hparams[BATCH_SIZE]
+    return size / torch.ceil(size * tensors.accumulate / rows), size
+
+
+def _measured(program: Program, tensors: Tensors, new: noise.Estimate) -> tuple[Tensor, ...]:
+    """Take an estimate into the noise scale's averages, and return these: trace, squared norm."""
     for name, value in noise.averaged(tensors.noise, new, program.noise_decay).items():
         tensors.noise[name].copy_(value)
     sq_norm, trace = noise.corrected(tensors.noise, program.noise_decay)

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, smoothing: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, smoothing: Tensor | None = None, counted: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy per member in nats, in float32 or better.
 
     Args:
@@ -15,38 +17,39 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: Tensor | None = No
         targets: `(K, N)` int64.
         smoothing: `(K,)` share of the target spread evenly over all V classes, in [0, 1], or None for none.
             `F.cross_entropy` takes one float for all.
+        counted: `(K, N)` bool, what the mean is over, or None for all.
 
     Returns:
         `(K,)`.
 
     Source: Szegedy et al. 2016, section 7 (label smoothing).
     """
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()  # sums over classes and tokens need more than 8 or 11 bits
+    logits = _exact(logits)
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    hard = flat.view(targets.shape).mean(dim=1)
+    hard = _mean(flat.view(targets.shape), counted)
     if smoothing is None:
         return hard
     share = smoothing.to(hard.dtype)
-    even = -logits.log_softmax(-1).mean(-1).mean(1)
+    even = _mean(-logits.log_softmax(-1).mean(-1), counted)
     # A class ruled out by a logit of -inf costs those who smooth, not those who do not: 0 * inf would be NaN.
     return torch.where(share > 0, (1.0 - share) * hard + share * even, hard)
 
 
-def z_loss(logits: Tensor) -> Tensor:
-    """Mean `log(Z)^2` per member, where `Z = sum exp(logits)` is what softmax divides by.
+def z_loss(logits: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean `log(Z)^2` per member, in float32 or better, where `Z = sum exp(logits)` is what softmax divides by.
 
     Cross entropy does not see a constant added to all logits; this keeps them from drifting.
 
     Args:
         logits: `[K, N, V]`.
+        counted: `(K, N)` bool, what the mean is over, or None for all.
 
     Returns:
         `(K,)`.
 
     Source: Chowdhery et al. 2022 (arXiv 2204.02311, PaLM), section 5, with a coefficient of 1e-4.
     """
-    return logits.logsumexp(-1).square().mean(1)
+    return _mean(_exact(logits).logsumexp(-1).square(), counted)
 
 
 def penalized(loss: Tensor, penalty: Tensor, strength: Tensor) -> Tensor:
@@ -65,3 +68,20 @@ def penalized(loss: Tensor, penalty: Tensor, strength: Tensor) -> Tensor:
     """
     share = strength.to(loss.dtype)
     return torch.where(share > 0, loss + share * (penalty - penalty.detach()), loss)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Sums over classes and tokens need more than 8 or 11 bits."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean over what counts, `(K, N)` to `(K,)`; 0 where nothing does.
+
+    A member of whom all counts gets the bits of the plain mean, forward and backward, whatever the others do.
+    """
+    plain = values.mean(1)
+    if counted is None:
+        return plain
+    total = torch.where(counted, values, 0.0).sum(1)
+    return torch.where(counted.all(1), plain, total / counted.sum(1).clamp(min=1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
+from trainables.core.batch_size import BATCH_SIZE
 from trainables.errors import TrainableError
 
 
@@ -46,6 +47,11 @@ def duration(doc: str) -> HparamSpec:
 def divisor(values: Tensor) -> Tensor:
     """The values, with 1 where there is nothing to divide by: `where` computes the branch it does not take, too."""
     return torch.where(values > 0, values, torch.ones_like(values))
+
+
+def batch_ratio(batch_size: int, hparams: Mapping[str, Tensor]) -> Tensor | float:
+    """The members' own batch sizes over the one that a schedule was made for, `(K,)`; 1 where they have none."""
+    return hparams[BATCH_SIZE] / batch_size if BATCH_SIZE in hparams else 1.0
 
 
 def whole(owner: str, name: str, value: object) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.schedules.base import divisor, whole
+from trainables.core.schedules.base import batch_ratio, divisor, whole
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Power:
     Source: Shen et al. 2024 (arXiv 2408.13359), section 4, equations 7 and 8; a = 4 and b = -0.51 from its search.
 
     Attributes:
-        batch_size: B, sequences of one member in a step.
-        tokens_per_step: Tokens of one member in a step.
+        batch_size: B, sequences of one member in a step; a member with a batch size of its own has that.
+        tokens_per_step: Tokens of one member in a step, at that batch size.
     """
 
     batch_size: int
@@ -49,8 +49,9 @@ class Power:
 
     def __call__(self, age: Tensor, hparams: Mapping[str, Tensor]) -> Tensor:
         """Return the multipliers, `(K,)` float64; see `Schedule`."""
-        tokens = (age.to(torch.float64) * self.tokens_per_step).clamp(min=1.0)
-        rate = self.batch_size * hparams["power_a"] * tokens ** hparams["power_b"]
+        ratio = batch_ratio(self.batch_size, hparams)
+        tokens = (age.to(torch.float64) * (self.tokens_per_step * ratio)).clamp(min=1.0)
+        rate = self.batch_size * ratio * hparams["power_a"] * tokens ** hparams["power_b"]
         lr = hparams["lr"]
         multiplier = (rate / divisor(lr)).clamp(max=1.0)
         return torch.where(lr > 0, multiplier, torch.ones_like(multiplier))

@@ -84,4 +84,4 @@ def build(name: str, setting: Setting, unit: str = "steps") -> Schedule:
         if value not in known:
             raise TrainableError(f"{what} {value!r} is unknown; {nearest(str(value), known)}")
     made = SCHEDULES[name](setting)
-    return InTokens(made, setting.tokens_per_step) if unit == "tokens" else made
+    return InTokens(made, setting.tokens_per_step, setting.batch_size) if unit == "tokens" else made
