@@ -1,5 +1,5 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `show`, `list`, `sync`; and what asks the record:
-`lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `show`, `list`, `sync`; what asks the record:
+`lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a parametrization.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -419,3 +419,110 @@ def diff(run: str, a: str, b: str, storage: Path, as_json: bool) -> None:
         click.echo(provenance.diff_json(result, one, other))
     else:
         provenance.show_diff(result, one, other)
+
+
+# ------------------------------------------------------------------------------------------------------- coordinates
+
+
+def _named(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME=VALUE` options as a mapping; values are read as in a sweep file."""
+    from pbt.config import read_value
+
+    found = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{one!r} is not NAME=VALUE.")
+        found[name] = read_value(value)
+    return found
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, given: str | None) -> tuple[int, ...]:
+    """`64,128` as numbers."""
+    try:
+        found = tuple(int(size) for size in (given or "").split(",") if size)
+    except ValueError:
+        found = (0,)
+    if any(size < 1 for size in found):
+        raise click.BadParameter(f"{given!r} is not a list of whole numbers such as 64,128,256.")
+    return found
+
+
+@main.command("coordinates")
+@click.argument("trainable", metavar="[TRAINABLE]", default="language")
+@click.option(
+    "--option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_named,
+    help="An option of the trainable, as in a sweep file. Repeat it for more.",
+)
+@click.option("--parametrization", help="Short for --option parametrization=..., for example mup.")
+@click.option("--widths", callback=_sizes, help="Widths to compare.  [default: 64,128,256,512]")
+@click.option("--depths", callback=_sizes, help="Depths to compare instead of widths.")
+@click.option(
+    "--hparam",
+    "hparams",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_named,
+    help="A hyperparameter to train with, for example lr=0.01. Repeat it for more.",
+)
+@click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Training steps.")
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Seeds to average over.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    help="By which share the sizes may differ.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where to train.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it, to this PNG file.")
+@_AS_JSON
+@_explained
+def coordinates_(
+    trainable: str,
+    options: dict[str, Any],
+    parametrization: str | None,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    hparams: dict[str, Any],
+    plot: Path | None,
+    as_json: bool,
+    **numbers: Any,
+) -> None:
+    """Check a parametrization: do activations move alike at all sizes?
+
+    Trains a few steps at each size. Where every activation moves as far in a wide model as in a narrow one,
+    hyperparameters tuned on the narrow one hold for the wide one. TRAINABLE is `language`, or module.path:Class.
+
+    \b
+    pbt coordinates
+    pbt coordinates --parametrization mup
+    pbt coordinates --parametrization completep --depths 2,4,8,16 --hparam lr=0.01
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    from pbt.errors import PbtError
+    from pbt.report import coordinates as report
+
+    if widths and depths:
+        raise PbtError("--widths and --depths are both given. Give one of them: one thing varies at a time.")
+    if parametrization is not None:
+        options = options | {"parametrization": parametrization}
+    _make_importable(Path.cwd())
+    setup = report.Setup(
+        trainable=trainable,
+        options=options,
+        varied="depth" if depths else "width",
+        sizes=depths or widths or (64, 128, 256, 512),
+        hparams=hparams,
+        **numbers,
+    )
+    found = report.check_visibly(setup)
+    if plot is not None:
+        report.plot(found, plot)
+    if as_json:
+        click.echo(report.as_json(found))
+    else:
+        report.show(found)

@@ -75,6 +75,18 @@ def read_space(path: Path) -> Mapping[str, Any]:
     return space
 
 
+def read_value(written: str) -> Any:
+    """A value as people write it in a sweep file: `64`, `1e-3`, `true`, `mup`.
+
+    Raises:
+        SpecError: It is not valid YAML.
+    """
+    try:
+        return yaml.load(written, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(repr(written), f"is not valid YAML: {_yaml_problem(error)}", "Put it in quotes") from error
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)

@@ -72,6 +72,23 @@ def coordinates(
     return {size: _watched(trainable, hparams, steps, seeds, place) for size, trainable in trainables.items()}
 
 
+def drifts(found: Mapping[Size, Mapping[str, Coordinates]]) -> dict[str, np.ndarray]:
+    """How many times as far each layer moved at each size as at the first, after the last step.
+
+    Args:
+        found: By size and by layer, as `coordinates` gives them.
+
+    Returns:
+        By layer, of those that all sizes have, `(sizes,)`: 1 at first, and 1 everywhere where size does not matter.
+        Not finite where a layer did not move at the first size, or a size diverged.
+    """
+    first, *others = found.values()
+    shared = [name for name in first if all(name in layers for layers in others)]
+    changes = {name: np.array([layers[name].change[-1] for layers in found.values()]) for name in shared}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {name: change / change[0] for name, change in changes.items()}
+
+
 def _watched(
     trainable: Trainable, hparams: Hparams, steps: int, seeds: Sequence[int], place: Place
 ) -> dict[str, Coordinates]:
