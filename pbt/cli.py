@@ -427,13 +427,17 @@ def diff(run: str, a: str, b: str, storage: Path, as_json: bool) -> None:
 def _named(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
     """`NAME=VALUE` options as a mapping; values are read as in a sweep file."""
     from pbt.config import read_value
+    from pbt.errors import SpecError
 
     found = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not (name and equals):
             raise click.BadParameter(f"{one!r} is not NAME=VALUE.")
-        found[name] = read_value(value)
+        try:
+            found[name] = read_value(value)
+        except SpecError as error:
+            raise click.BadParameter(str(error)) from error
     return found
 
 
@@ -459,7 +463,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str | None
     help="An option of the trainable, as in a sweep file. Repeat it for more.",
 )
 @click.option("--parametrization", help="Short for --option parametrization=..., for example mup.")
-@click.option("--widths", callback=_sizes, help="Widths to compare.  [default: 64,128,256,512]")
+@click.option("--widths", callback=_sizes, help="Widths to compare.  [default: 64,128,256]")
 @click.option("--depths", callback=_sizes, help="Depths to compare instead of widths.")
 @click.option(
     "--hparam",
@@ -474,12 +478,14 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str | None
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, min_open=True),
-    default=0.25,
+    default=0.2,
     show_default=True,
-    help="By which share the sizes may differ.",
+    help="By which share a change may grow with each doubling.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to train.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it, to this PNG file.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda or auto.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it: a .png, .svg or .pdf file."
+)
 @_AS_JSON
 @_explained
 def coordinates_(
@@ -489,14 +495,16 @@ def coordinates_(
     widths: tuple[int, ...],
     depths: tuple[int, ...],
     hparams: dict[str, Any],
+    device: str,
     plot: Path | None,
     as_json: bool,
     **numbers: Any,
 ) -> None:
     """Check a parametrization: do activations move alike at all sizes?
 
-    Trains a few steps at each size. Where every activation moves as far in a wide model as in a narrow one,
-    hyperparameters tuned on the narrow one hold for the wide one. TRAINABLE is `language`, or module.path:Class.
+    Trains a few steps at each size, to see how far that moves every activation. Where it is as far in a wide model as
+    in a narrow one, hyperparameters tuned on the narrow one hold for the wide one. TRAINABLE is `language`, or
+    module.path:Class.
 
     \b
     pbt coordinates
@@ -504,22 +512,27 @@ def coordinates_(
     pbt coordinates --parametrization completep --depths 2,4,8,16 --hparam lr=0.01
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
     from pbt.errors import PbtError
+    from pbt.launch import find_place
     from pbt.report import coordinates as report
+    from pbt.spec import Hosts
 
     if widths and depths:
         raise PbtError("--widths and --depths are both given. Give one of them: one thing varies at a time.")
     if parametrization is not None:
         options = options | {"parametrization": parametrization}
+    if plot is not None:
+        report.check_plot(plot)
     _make_importable(Path.cwd())
     setup = report.Setup(
         trainable=trainable,
         options=options,
         varied="depth" if depths else "width",
-        sizes=depths or widths or (64, 128, 256, 512),
+        sizes=depths or widths or (64, 128, 256),
         hparams=hparams,
+        place=find_place(Hosts(kind="local", device=device, compile="never")),
         **numbers,
     )
-    found = report.check_visibly(setup)
+    found = report.check(setup)
     if plot is not None:
         report.plot(found, plot)
     if as_json:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from pbt.config import parse, read_sweep, write_sweep
+from pbt.config import parse, read_sweep, read_value, write_sweep
 from pbt.errors import SpecError
 from pbt.spec import Budget, Component, Objective, SweepSpec, to_dict
 from tests.test_spec import specs
@@ -320,3 +320,19 @@ def test_overrides_replace_values(read, overrides, expected):
 def test_overrides_are_checked_like_the_file(read, overrides, expected):
     """The key that stands in the way is named."""
     assert message(read, SWEEP + "seed: 0\n", overrides) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("64", 64), ("1e-3", 0.001), ("true", True), ("mup", "mup"), ("[text, code]", ["text", "code"]), ("", None)],
+)
+def test_a_single_value_is_read_as_in_a_file(written, value):
+    """Numbers, words and lists, for options of the command line."""
+    assert read_value(written) == value
+    assert type(read_value(written)) is type(value)
+
+
+def test_a_single_value_that_is_no_yaml_is_refused():
+    """It is quoted in the message."""
+    with pytest.raises(SpecError, match=r"'\[': is not valid YAML"):
+        read_value("[")

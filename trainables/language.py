@@ -358,7 +358,9 @@ class Transformer:
         hits = (logits.argmax(-1) == targets).to(loss.dtype).mean(1)
         return {"bits_per_byte": loss / math.log(2.0), "loss": loss, "accuracy": hits}
 
-    def activations(self, params: Mapping[str, Tensor], batch: Tensor) -> dict[str, Tensor]:
+    def activations(
+        self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None
+    ) -> dict[str, Tensor]:
         """What the residual stream holds after the embedding and each block, what each branch gives, and the logits."""
         seen: dict[str, Tensor] = {}
         windows = batch.expand(len(params["embedding"]), *batch.shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.text import Text
 from pbt.errors import PbtError
 from pbt.report import canvas, text
 from trainables import Place, Trainable, load
-from trainables.core.coordinates import Coordinates, coordinates, drifts
+from trainables.core.coordinates import Coordinates, coordinates, final_changes, growth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,12 @@ class Setup:
         trainable: A registered name, or `module.path:Class`.
         options: Its options, the same at all sizes.
         varied: The option that sizes are of: `width` or `depth`.
-        sizes: Its values, the first of which the others are compared with.
+        sizes: Its values.
         hparams: Hyperparameters that are not the trainable's defaults.
         steps: Steps trained.
         seeds: Number of seeds averaged over.
-        tolerance: By which share of the first size's change another's may differ.
-        device: Where to train.
+        tolerance: By which share a change may grow with each doubling of the size, or shrink by the same factor.
+        place: Where to train.
     """
 
     trainable: str
@@ -49,16 +49,18 @@ class Setup:
     steps: int
     seeds: int
     tolerance: float
-    device: str = "cpu"
+    place: Place
 
     def at(self, size: int) -> Trainable:
         """The trainable at a size."""
         return load(self.trainable, {**self.options, self.varied: size})
 
     @property
-    def is_standard(self) -> bool:
-        """Whether the trainable could have another parametrization, and has not."""
-        return getattr(self.at(self.sizes[0]), "parametrization", None) == "standard"
+    def better(self) -> str | None:
+        """The parametrization made for this, if the trainable has another one."""
+        made_for_it = ("completep",) if self.varied == "depth" else ("mup", "completep")
+        own = getattr(self.at(self.sizes[0]), "parametrization", None)
+        return None if own is None or own in made_for_it else made_for_it[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +70,20 @@ class Check:
     Attributes:
         setup: What was checked.
         found: By size and activation.
-        drifts: By activation, how many times as far it moved at each size as at the first, `(sizes,)`.
+        changes: How far each activation moved, `(sizes,)`.
+        growth: The factor by which that grows with each doubling of the size.
     """
 
     setup: Setup
     found: Mapping[int, Mapping[str, Coordinates]]
-    drifts: Mapping[str, np.ndarray]
+    changes: Mapping[str, np.ndarray]
+    growth: Mapping[str, float]
 
     @property
-    def outside(self) -> dict[str, tuple[int, float]]:
-        """Activations outside the tolerance, the worst first: at which size, and its drift there."""
-        worst = {name: max(zip(self.setup.sizes, d, strict=True), key=_distance) for name, d in self.drifts.items()}
-        outside = [(name, at) for name, at in worst.items() if not self.is_within(at[1])]
-        return {name: (at[0], float(at[1])) for name, at in sorted(outside, key=lambda one: -_distance(one[1]))}
+    def outside(self) -> list[str]:
+        """Activations that grow or shrink by more than the tolerance, the worst first."""
+        outside = [name for name, factor in self.growth.items() if not self.is_within(factor)]
+        return sorted(outside, key=lambda name: -_distance(self.growth[name]))
 
     @property
     def holds(self) -> bool:
@@ -90,43 +93,37 @@ class Check:
     @property
     def verdict(self) -> str:
         """What was found, in a sentence or two."""
-        setup, outside = self.setup, self.outside
-        first, last = setup.sizes[0], setup.sizes[-1]
-        if not outside:
+        varied, share = self.setup.varied, f"{self.setup.tolerance:.0%}"
+        if self.holds:
             return (
-                f"Holds: after {text.count(setup.steps, 'step')}, every activation moves as far at {setup.varied} "
-                f"{last} as at {first}, to within {setup.tolerance:.0%}."
+                f"Holds: every activation moves about as far whatever the {varied}, within {share} for each doubling."
             )
-        name, (size, drift) = next(iter(outside.items()))
-        if not math.isfinite(drift):
-            return (
-                f"Does not hold: {name} moves not at all, or without bound, at {setup.varied} {first} or {size}. "
-                "Check the learning rate."
-            )
-        others = f"; {len(outside)} of {len(self.drifts)} activations differ" if len(self.drifts) > 1 else ""
+        worst = self.outside[0]
+        factor = self.growth[worst]
+        if math.isnan(factor):
+            return f"Cannot tell: {worst} does not move at all, or without bound. Check the learning rate."
+        beyond = f"{len(self.outside)} of {text.count(len(self.growth), 'activation')}"
         return (
-            f"Does not hold: {name} moves {text.number(drift, 3)} times as far at {setup.varied} {size} as at {first}"
-            f"{others} by more than {setup.tolerance:.0%}. Do not expect hyperparameters tuned at one {setup.varied} "
-            "to be right at another."
+            f"Does not hold: with each doubling of the {varied}, {worst} moves {text.number(factor, 3)} times as far "
+            f"({beyond} beyond {share}). Do not expect hyperparameters tuned at one {varied} to be right at another."
         )
 
-    def is_within(self, drift: float) -> bool:
-        """Whether a drift is within the tolerance, upwards or downwards by the same factor."""
-        return _distance((0, drift)) <= math.log1p(self.setup.tolerance)
+    def is_within(self, factor: float) -> bool:
+        """Whether a factor of growth is within the tolerance, upwards or downwards."""
+        return _distance(factor) <= math.log1p(self.setup.tolerance)
 
 
-def _distance(at: tuple[int, float]) -> float:
-    """How far a drift is from 1, as a factor up or down; 0 and what is not finite are farthest."""
-    drift = float(at[1])
-    return abs(math.log(drift)) if math.isfinite(drift) and drift > 0 else math.inf
+def _distance(factor: float) -> float:
+    """How far a factor is from 1, up or down; farthest if it is no number."""
+    return math.inf if math.isnan(factor) else abs(math.log(factor))
 
 
-def check(setup: Setup, done: Callable[[int], None] = lambda size: None) -> Check:
+def check(setup: Setup, console: Console | None = None) -> Check:
     """Train at all sizes and compare.
 
     Args:
         setup: What to check.
-        done: Called after each size.
+        console: Where progress is shown; None shows it on standard error.
 
     Raises:
         PbtError: There is nothing to compare.
@@ -134,30 +131,21 @@ def check(setup: Setup, done: Callable[[int], None] = lambda size: None) -> Chec
     """
     sizes = list(setup.sizes)
     if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes):
-        raise PbtError(f"--{setup.varied}s is {_listed(sizes)}. Give at least two, each once.")
+        raise PbtError(f"--{setup.varied}s is {','.join(map(str, sizes))}. Give at least two, each once.")
     trainables = {size: setup.at(size) for size in sizes}  # whatever is refused is refused before anything trains
-    place = Place(device=setup.device, compile="never")
     found: dict[int, Mapping[str, Coordinates]] = {}
-    for size, trainable in trainables.items():
-        found |= coordinates(
-            {size: trainable}, setup.hparams, steps=setup.steps, seeds=tuple(range(setup.seeds)), place=place
-        )
-        done(size)
-    return Check(setup=setup, found=found, drifts=drifts(found))
-
-
-def check_visibly(setup: Setup) -> Check:
-    """`check`, with a progress bar on standard error."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(
-            f"Training at {setup.varied}s {_listed(setup.sizes)}", total=sum(map(_work, setup.sizes))
-        )
-        return check(setup, lambda size: progress.advance(task, _work(size)))
-
-
-def _work(size: int) -> int:
-    """Roughly how long a size takes against others."""
-    return size**2
+    console = console or Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=sum(size**2 for size in sizes))
+        for size, trainable in trainables.items():
+            progress.update(task, description=f"Training at {setup.varied} {size}")
+            found |= coordinates(
+                {size: trainable}, setup.hparams, steps=setup.steps, seeds=range(setup.seeds), place=setup.place
+            )
+            progress.advance(task, size**2)  # roughly the time it takes
+    changes = final_changes(found)
+    factors = {name: growth(sizes, change) for name, change in changes.items()}
+    return Check(setup=setup, found=found, changes=changes, growth=factors)
 
 
 def show(found: Check, console: Console | None = None) -> None:
@@ -165,27 +153,22 @@ def show(found: Check, console: Console | None = None) -> None:
     console = console or Console()
     console.print(_table(found))
     console.print(Text(found.verdict, style="green" if found.holds else "yellow"))
-    if not found.holds and found.setup.is_standard:
-        console.print(
-            f"`--parametrization {'completep' if found.setup.varied == 'depth' else 'mup'}` is made for that."
-        )
-
-
-def _listed(sizes: Sequence[int]) -> str:
-    return ",".join(map(str, sizes))
+    if not found.holds and found.setup.better:
+        console.print(f"`--parametrization {found.setup.better}` is made for that.")
 
 
 def _table(found: Check) -> Table:
-    first, *others = found.setup.sizes
     title = f"How far activations move in {text.count(found.setup.steps, 'step')}, by {found.setup.varied}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     table.add_column("activation")
-    table.add_column(str(first), justify="right")
-    for size in others:
-        table.add_column(str(size), justify="right")
-    for name, drift in found.drifts.items():
-        cells = [Text(f"x {text.number(d, 3)}", style="" if found.is_within(d) else "yellow") for d in drift[1:]]
-        table.add_row(name, text.number(float(found.found[first][name].change[-1]), 3), *cells)
+    for size in found.setup.sizes:
+        table.add_column(f"{size:,}", justify="right")
+    table.add_column("each doubling", justify="right")
+    for name, changes in found.changes.items():
+        factor = found.growth[name]
+        style = "" if found.is_within(factor) else "yellow"
+        cells = (text.number(float(change), 3) for change in changes)
+        table.add_row(Text(name), *cells, Text(f"x {factor:.2f}", style=style))
     return table
 
 
@@ -204,15 +187,18 @@ def as_json(found: Check) -> str:
         "holds": found.holds,
         "verdict": found.verdict,
         "activations": {
-            name: {
-                "drift": [_number(value) for value in drift],
-                "change": [[_number(value) for value in found.found[size][name].change] for size in setup.sizes],
-                "size": [[_number(value) for value in found.found[size][name].size] for size in setup.sizes],
+            name: {"growth": _number(factor), "change": [_number(value) for value in found.changes[name]]}
+            for name, factor in found.growth.items()
+        },
+        "by_size": {
+            size: {
+                name: {"size": [_number(x) for x in layer.size], "change": [_number(x) for x in layer.change]}
+                for name, layer in layers.items()
             }
-            for name, drift in found.drifts.items()
+            for size, layers in found.found.items()
         },
     }
-    return json.dumps(facts, indent=2)
+    return json.dumps(facts, indent=2, default=str)
 
 
 def _number(value: float) -> float | None:
@@ -220,25 +206,31 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def plot(found: Check, path: Path) -> None:
-    """Draw the change of each activation over size, both logarithmic: what holds is level.
+def check_plot(path: Path) -> None:
+    """Refuse a picture that could not be drawn, before anything trains.
 
     Raises:
-        PbtError: matplotlib is not installed, or the file cannot be written.
+        PbtError: matplotlib is not installed, the folder is not there, or the file's ending is not known.
     """
+    known = canvas.new_figure(1.0, 1.0).canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise PbtError(f"--plot is {str(path)!r}. Give a file that ends in .png, .svg or .pdf.")
+    if not path.absolute().parent.is_dir():
+        raise PbtError(f"--plot is {str(path)!r}, but there is no folder {str(path.parent)!r}. Make it first.")
+
+
+def plot(found: Check, path: Path) -> None:
+    """Draw the change of each activation over size, both logarithmic: what holds is level."""
     figure = canvas.new_figure(8.0, 5.0)
     axes = figure.subplots()
     setup = found.setup
     title = f"Change of activations after {text.count(setup.steps, 'step')}: level is right"
     canvas.dress(axes, title, setup.varied, "mean absolute change")
-    for name in found.drifts:
-        changes = [float(found.found[size][name].change[-1]) for size in setup.sizes]
+    for name, changes in found.changes.items():
         axes.plot(setup.sizes, changes, marker="o", markersize=4, linewidth=1.4, label=name)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(list(setup.sizes), [str(size) for size in setup.sizes])
+    axes.set_xticks(list(setup.sizes), [f"{size:,}" for size in setup.sizes])
     axes.set_yscale("log")
+    canvas.plain_log_ticks(axes)
     canvas.legend_below(figure, axes.get_legend_handles_labels()[0])
-    try:
-        figure.savefig(path, dpi=canvas.DPI)
-    except (OSError, ValueError) as error:
-        raise PbtError(f"--plot: {path} cannot be written ({error}). Give a file that ends in .png.") from error
+    figure.savefig(path, dpi=canvas.DPI)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import Hparams, Place, Trainable
+from trainables.core.model import Batch, Buffers
 from trainables.core.stack import CoreStack
 from trainables.errors import TrainableError
 
@@ -27,7 +28,9 @@ Size = TypeVar("Size", bound=Hashable)
 class Observed(Protocol):
     """A `trainables.core.model.Model` that shows what is inside."""
 
-    def activations(self, params: Mapping[str, Tensor], batch: Tensor) -> Mapping[str, Tensor]:
+    def activations(
+        self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None
+    ) -> Mapping[str, Tensor]:
         """Activations by layer, `[K, ...]` each, for an evaluation batch, without dropout; names as in parameters."""
 
 
@@ -72,21 +75,57 @@ def coordinates(
     return {size: _watched(trainable, hparams, steps, seeds, place) for size, trainable in trainables.items()}
 
 
-def drifts(found: Mapping[Size, Mapping[str, Coordinates]]) -> dict[str, np.ndarray]:
-    """How many times as far each layer moved at each size as at the first, after the last step.
+def final_changes(found: Mapping[Size, Mapping[str, Coordinates]]) -> dict[str, np.ndarray]:
+    """How far each layer has moved after the last step, `(sizes,)`, of the layers that all sizes have.
+
+    Where sizes differ in depth, the last of numbered layers stand for all, with `last` for their number: what the
+    fourth block of eight adds to is not what the fourth of four does.
+    """
+    layers_of = list(found.values())
+    if any(layers.keys() != layers_of[0].keys() for layers in layers_of):
+        layers_of = [_last_of_numbered(layers) for layers in layers_of]
+    first, *others = layers_of
+    shared = [name for name in first if all(name in layers for layers in others)]
+    return {name: np.array([layers[name].change[-1] for layers in layers_of]) for name in shared}
+
+
+def _last_of_numbered(layers: Mapping[str, Coordinates]) -> dict[str, Coordinates]:
+    """Layers without a number, and those whose every number is the highest of its kind: `blocks.3.mlp` of four."""
+    highest: dict[str, int] = {}
+    for name in layers:
+        for kind, number in _numbers(name):
+            highest[kind] = max(number, highest.get(kind, 0))
+    found = {}
+    for name, layer in layers.items():
+        if all(number == highest[kind] for kind, number in _numbers(name)):
+            found[".".join("last" if part.isdigit() else part for part in name.split("."))] = layer
+    return found
+
+
+def _numbers(name: str) -> list[tuple[str, int]]:
+    """The numbers in a dotted name, each with what stands before it."""
+    parts = name.split(".")
+    return [(".".join(parts[:i]), int(part)) for i, part in enumerate(parts) if part.isdigit()]
+
+
+def growth(sizes: Sequence[int], changes: np.ndarray) -> float:
+    """By what factor a change grows with each doubling of the size: 1 where size does not matter.
+
+    It is 2 to the power of the slope of log(change) over log(size), by least squares: what a few sizes have in common,
+    where the ratio of two would have the noise of both.
 
     Args:
-        found: By size and by layer, as `coordinates` gives them.
+        sizes: At least two, all different.
+        changes: One for each.
 
     Returns:
-        By layer, of those that all sizes have, `(sizes,)`: 1 at first, and 1 everywhere where size does not matter.
-        Not finite where a layer did not move at the first size, or a size diverged.
+        The factor, or NaN where something did not move at all or is not finite.
     """
-    first, *others = found.values()
-    shared = [name for name in first if all(name in layers for layers in others)]
-    changes = {name: np.array([layers[name].change[-1] for layers in found.values()]) for name in shared}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {name: change / change[0] for name, change in changes.items()}
+    changes = np.asarray(changes, dtype=np.float64)
+    if not (np.isfinite(changes) & (changes > 0)).all():
+        return float("nan")
+    x, y = np.log2(np.asarray(sizes, dtype=np.float64)), np.log2(changes)
+    return float(2.0 ** (((x - x.mean()) * (y - y.mean())).sum() / np.square(x - x.mean()).sum()))
 
 
 def _watched(
@@ -109,7 +148,7 @@ def _watched(
     return {name: Coordinates(size=np.array(sizes[name]), change=np.array(changes[name])) for name in first}
 
 
-def _activations(stack: CoreStack, batch: Tensor) -> dict[str, Tensor]:
+def _activations(stack: CoreStack, batch: Batch) -> dict[str, Tensor]:
     model = stack.program.model
     assert isinstance(model, Observed)
-    return {name: value.double() for name, value in model.activations(stack.params, batch).items()}
+    return {name: value.double() for name, value in model.activations(stack.params, batch, stack.buffers).items()}

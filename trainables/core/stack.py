@@ -141,6 +141,11 @@ class CoreStack:
         return {name: tensor[: self.capacity] for name, tensor in self._params.tensors.items()}
 
     @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The model's and the feed's buffers of all slots, `[capacity, *shape]` by name: views, to be read only."""
+        return {name: tensor[: self.capacity] for name, tensor in self._tensors_of(*self._starts).items()}
+
+    @property
     def plan(self) -> Plan:
         """How it runs: by the plan of its place as far as that can be kept to, or all slots together."""
         return self._plan

@@ -5,7 +5,7 @@ import pytest
 
 from tests.contracts.states import assert_same
 from trainables import Language, Place, Quadratic, TrainableError
-from trainables.core.coordinates import coordinates
+from trainables.core.coordinates import Coordinates, coordinates, final_changes, growth
 
 WIDTHS, DEPTHS = (32, 64, 256), (2, 8)
 SHAPE = {"width": 32, "depth": 2, "heads": 2, "context": 16, "batch": 8, "eval_bytes": 256}
@@ -91,3 +91,39 @@ def test_a_model_without_activations_is_refused():
     """The message says what is missing."""
     with pytest.raises(TrainableError, match="Quadratic has no activations to watch"):
         coordinates({1: Quadratic()}, {})
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.0, 0.5, 1.0])
+def test_growth_is_that_of_a_power_law(power):
+    """Changes of `c size^a` grow by `2^a` with each doubling, whatever c and whichever sizes."""
+    for sizes in ((64, 128), (48, 100, 512), (2, 3, 5, 8)):
+        assert growth(sizes, 0.3 * np.array(sizes) ** power) == pytest.approx(2.0**power, rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_what_does_not_move_has_no_growth(value):
+    """Nor what diverges."""
+    assert np.isnan(growth([8, 16], np.array([0.1, value])))
+
+
+def _moved(*changes):
+    return Coordinates(size=np.zeros(2), change=np.array([0.0, *changes]))
+
+
+def test_final_changes_are_those_of_the_layers_all_sizes_have():
+    """After the last step, in the order of the first size."""
+    found = {8: {"a": _moved(1.0, 2.0), "b.0": _moved(3.0)}, 16: {"b.0": _moved(4.0), "a": _moved(5.0, 6.0)}}
+    changes = final_changes(found)
+    assert {name: values.tolist() for name, values in changes.items()} == {"a": [2.0, 6.0], "b.0": [3.0, 4.0]}
+
+
+def test_layers_of_other_depths_are_aligned_at_the_end():
+    """The last stage's last block stands for all, whatever their numbers."""
+    small = {"in": 1, "stages.0.blocks.0.mlp": 2, "stages.1.blocks.0.mlp": 3, "stages.1.blocks.1.mlp": 4, "out": 5}
+    large = {**small, "stages.2.blocks.0.mlp": 6, "stages.2.blocks.1.mlp": 7, "out": 8}
+    found = {
+        size: {name: _moved(float(change)) for name, change in layers.items()}
+        for size, layers in ((2, small), (3, large))
+    }
+    changes = {name: values.tolist() for name, values in final_changes(found).items()}
+    assert changes == {"in": [1.0, 1.0], "stages.last.blocks.last.mlp": [4.0, 7.0], "out": [5.0, 8.0]}
