@@ -126,8 +126,8 @@ class Place:
             updates these in float32.
         compile: `auto` compiles where that pays and a compiler is found, `never` stays eager.
         plan: How the stack runs, as it was measured or recorded before; None runs all slots together.
-        fixed: Live hyperparameters that keep their defaults in every member, always. A compiled step leaves out what
-            they would switch on, and a stack refuses other values.
+        fixed: Hyperparameters that keep their defaults in every member, always. A compiled step leaves out what they
+            would switch on, and a stack refuses other values.
         rank: This process's rank in a gang of `world_size` processes that share one member.
         world_size: 1 unless a member spans several processes.
     """

@@ -19,6 +19,7 @@ from tests.contracts.states import assert_close, assert_same
 from tests.trainables import test_language
 from trainables import Language, Place, TrainableError
 from trainables.core.batch_size import BATCH_SIZE
+from trainables.core.plan import measured
 from trainables.core.stack import CoreStack
 from trainables.core.step import compiler
 
@@ -134,9 +135,9 @@ def test_a_full_member_does_not_notice(text, accumulate, z_loss):
     for slot in range(2):
         plain.admit(slot, {}, seed=slot)
     metrics = [stack.run([6, 6]) for stack in (*stacks, plain)]
-    for stack, measured in zip(stacks, metrics, strict=False):
+    for stack, found in zip(stacks, metrics, strict=False):
         assert_same(plain.state(0), stack.state(0))
-        assert {name: values[0] for name, values in measured.items()} == {n: v[0] for n, v in metrics[-1].items()}
+        assert {name: values[0] for name, values in found.items()} == {n: v[0] for n, v in metrics[-1].items()}
 
 
 @pytest.mark.parametrize(("size", "parts"), [(8, (2, 2, 2, 2)), (7, (2, 2, 2, 1)), (6, (2, 2, 2)), (5, (2, 2, 1))])
@@ -275,3 +276,22 @@ def test_compiled_equals_eager(text):
         states.append([stack.state(slot) for slot in range(2)])
     for eager, compiled in zip(*states, strict=True):
         assert_close(eager, compiled, 1e-9)
+
+
+def test_a_plan_is_found_for_any_bucket(text):
+    """The planner's members belong to the bucket that it plans for."""
+    trainable = Language(**TINY, data=text)
+    plan = measured(trainable, trainable.bucket({"batch_size": 24}), 2, Place(compile="never"))
+    assert plan is not None
+    assert plan.chunk in (1, 2)
+
+
+def test_where_it_is_fixed_a_compiled_step_knows_nothing_of_it(text):
+    """A place that fixes it refuses others, and its stacks leave the masks out for good; another bucket's do not."""
+    trainable = Language(**TINY, data=text)
+    place = Place(compile="never", fixed=frozenset({"batch_size", "clip_norm"}))
+    stack = trainable.build(trainable.bucket({}), 1, place)
+    assert stack._table.absent == {"batch_size"}
+    with pytest.raises(TrainableError, match="'batch_size' is 5, but fixed at 8 for all members here"):
+        stack.admit(0, {"batch_size": 5}, seed=0)
+    assert trainable.build(trainable.bucket({"batch_size": 24}), 1, place)._table.absent == set()

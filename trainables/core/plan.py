@@ -137,8 +137,9 @@ class _Search:
         """One chunk with members, after some steps, which compile and allocate; None if memory does not suffice."""
         try:
             stack = self._stack(candidate)
+            hparams = _of_bucket(stack)
             for slot in range(stack.capacity):
-                stack.admit(slot, {}, seed=slot)
+                stack.admit(slot, hparams, seed=slot)
             stack.run([4] * stack.capacity)
         except torch.OutOfMemoryError:
             gc.collect()
@@ -178,3 +179,9 @@ class _Search:
         chunk, compiled = max((c for c, rate in self.rates.items() if rate >= near), key=lambda c: (not c[1], c[0]))
         rates = {f"{size} {'compiled' if is_ else 'eager'}": rate for (size, is_), rate in sorted(self.rates.items())}
         return Plan(chunk=chunk, compiled=compiled, accumulate=self.accumulate, rates=rates)
+
+
+def _of_bucket(stack: Stack) -> dict[str, float]:
+    """Hyperparameters that a member must have to be in this bucket, such as a batch size: the most that it allows."""
+    specs = stack.program.hparams if isinstance(stack, CoreStack) else {}
+    return {name: spec.high for name, spec in specs.items() if spec.kind == "bucket" and spec.high is not None}

@@ -347,7 +347,7 @@ class CoreStack:
             arena.write(frozen, rows)
 
     def _off(self, chunk: _Chunk) -> frozenset[str]:
-        """Hyperparameters to leave out, as they are 0 in every slot of a chunk, or everybody's batch size is all rows."""
+        """Hyperparameters without effect in a chunk: 0 in every slot, or a batch size of all rows for everybody."""
         if self._plan.compiled:
             # A graph is not made again when a hyperparameter is switched on: it leaves out only what never is.
             return self._table.absent
