@@ -235,7 +235,7 @@ def _run_on_hosts(job: Job) -> None:
         "run": job.run.path,
         "trainable": trainable,
         "bucket": plan.bucket,
-        "place": dataclasses.replace(job.place, fixed=frozenset(live_defaults(capabilities)) - set(job.resolved.space)),
+        "place": dataclasses.replace(job.place, fixed=frozenset(capabilities.hparams) - set(job.resolved.space)),
         "steps": job.spec.budget.generations * job.spec.budget.steps if hosts.plan == "auto" else None,
         "is_to_stop": partial(is_asked_to_stop, job.run),
     }

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trainables import test_language, test_language_accumulation, test_language_optimizers, test_quadratic
+from tests.trainables import (
+    test_language,
+    test_language_accumulation,
+    test_language_batch_size,
+    test_language_optimizers,
+    test_language_stability,
+    test_quadratic,
+)
 from trainables import Place
 
 pytestmark = pytest.mark.gpu
@@ -20,6 +27,22 @@ class TestLanguage(test_language.TestContract):
 
 class TestLanguageInMicroBatches(test_language_accumulation.TestContract):
     """Micro-batches, and what is measured on them, keep it on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestLanguageOfSeveralBatchSizes(test_language_batch_size.TestContractInMicroBatches):
+    """Members with batch sizes of their own keep it on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestLanguageStabilised(test_language_stability.TestContract):
+    """Normalised queries and keys and the z-loss keep it on CUDA."""
 
     @pytest.fixture
     def place(self) -> Place:
