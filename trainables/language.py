@@ -66,9 +66,10 @@ class Language:
             and depth, for `adamw` and `nadamw`. Under the latter two, hyperparameters mean those of a base model, tuned
             at its size and used at others; at the base's own size all three are the same, bit for bit. See
             `trainables.core.parametrization`.
-        base_width: Width of the base model; without effect under `standard`.
+        base_width: Width of the base model; of no effect under `standard`.
         base_depth: Depth of the base model; of effect under `completep` only.
-        base_heads: Heads of the base model, which give the head size at which attention has its usual scale.
+        base_heads: Heads of the base model, which give the head size at which attention has its usual scale; of no
+            effect under `standard`.
         accumulate: Micro-batches that the windows of a step are split into, to save memory; it divides `batch`, which
             stays what a step consumes. The step is the same to rounding. From 2 on the training metrics have the
             gradient noise scale: `noise_scale`, in windows; see `trainables.core.noise`.
@@ -151,9 +152,10 @@ class Language:
                 f"hparam {BATCH_SIZE!r} is {hparams[BATCH_SIZE]}, in batches of {rows} windows; "
                 f"give language an accumulate that divides {rows}, not {self.accumulate}"
             )
-        # Bucket names are on record: options that came later are named only where they are not the default.
+        # Bucket names are on record: options that came later are named only where they are not the default, and never
+        # where they change nothing.
         changed = {f.name for f in fields(self) if f.name in _LATER_FIELDS and getattr(self, f.name) != f.default}
-        named = (f.name for f in fields(self) if f.name in _SHAPE_FIELDS | changed)
+        named = (f.name for f in fields(self) if f.name in _SHAPE_FIELDS | changed - self._without_effect())
         values = ((name, rows if name == "batch" else getattr(self, name)) for name in named)
         return "-".join(["language", *(f"{name}{value}" for name, value in values)])
 
@@ -166,6 +168,17 @@ class Language:
         device = torch.device(place.device)
         tokens = {s: torch.from_numpy(t).to(device) for s, t in self._corpus().splits.items()}
         return CoreStack(self._program(tokens, rows), capacity, place)
+
+    def _without_effect(self) -> set[str]:
+        """Options that change nothing about the program, whatever their values."""
+        found = set() if self.parametrization == "completep" else {"base_depth"}
+        if self.parametrization == "standard":
+            found |= _BASE_FIELDS
+        if not self.schedule.startswith("piecewise"):
+            found.add("schedule_knots")
+        if self.accumulate == 1:
+            found.add("noise_decay")
+        return found
 
     def _corpus(self) -> corpus.Corpus:
         return corpus.load(self.data, self.domains, self.context + 1)

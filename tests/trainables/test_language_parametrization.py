@@ -118,6 +118,40 @@ def test_forward_multipliers(name, residual):
         torch.testing.assert_close(value, plain.evaluate(folded, batch)[metric], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_width": 32},
+        {"base_depth": 4},
+        {"base_heads": 4},
+        {"parametrization": "mup", "base_depth": 4},
+        {"schedule_knots": 3},
+        {"noise_decay": 0.5},
+    ],
+)
+def test_what_has_no_effect_is_not_named(text, options):
+    """Neither in the bucket nor in the weights: members with and without it may share a stack."""
+    usual = {name: value for name, value in options.items() if name == "parametrization"}
+    with_it, without = (Language(**TINY, data=text, **given) for given in (options, usual))
+    assert with_it.bucket({}) == without.bucket({})
+    assert_same(_trained(with_it), _trained(without))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parametrization": "mup", "base_heads": 4},
+        {"parametrization": "completep", "base_depth": 4},
+        {"schedule": "piecewise_linear", "schedule_knots": 3},
+        {"accumulate": 2, "noise_decay": 0.5},
+    ],
+)
+def test_what_has_an_effect_is_named(options):
+    """The same options, where they make another program."""
+    name, value = list(options.items())[-1]
+    assert Language(**TINY, **options).bucket({}).endswith(f"-{name}{value}")
+
+
 def test_buckets_name_what_is_not_the_default():
     """Names on record stay; another parametrization or base is another bucket."""
     plain, mup, base = (

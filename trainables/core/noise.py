@@ -7,7 +7,7 @@ A batch of B independent examples has a mean gradient g_B with `E |g_B|^2 = |G|^
 two batch sizes give both unknowns. Gradient accumulation has them at hand: the micro-batches are the small batches, all
 of them together the big one.
 
-Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2.2 (B_simple) and appendix A.1 (the estimators, and why
+Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2 (B_simple) and appendix A.1 (the estimators, and why
 numerator and denominator are averaged apart: a ratio of unbiased estimates is not unbiased).
 """
 
@@ -51,7 +51,7 @@ def estimate(small: Tensor, big: Tensor, small_size: int | Tensor, big_size: int
         small_size: Examples in a small batch, or `(K,)`.
         big_size: Examples in the big batch, or `(K,)`; more than `small_size`.
 
-    Source: McCandlish et al. 2018, appendix A.1, the estimators of |G|^2 and S.
+    Source: McCandlish et al. 2018, appendix A.1, equation A.2.
     """
     return Estimate(
         sq_norm=(big_size * big - small_size * small) / (big_size - small_size),
@@ -82,7 +82,7 @@ def averaged(averages: Mapping[str, Tensor], new: Estimate, decay: float) -> dic
 def corrected(averages: Mapping[str, Tensor], decay: float) -> Estimate:
     """The averages without their pull towards 0, where they began: `a / (1 - decay^count)`; NaN before the first.
 
-    Source: Kingma and Ba 2015 (arXiv 1412.6980), section 3.
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), the correction of the averages' beginning at 0.
     """
     weight = 1.0 - decay ** averages["count"]
     return Estimate(sq_norm=averages["sq_norm"] / weight, trace=averages["trace"] / weight)

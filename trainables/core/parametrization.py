@@ -59,7 +59,7 @@ class Parametrization:
     """One parametrization, as pure functions.
 
     Attributes:
-        families: Optimizer families with published rules; None for all optimizers, of a family or not.
+        families: Optimizer families it has rules for; None for all optimizers, of a family or not.
         tensor: Constants by role, by family, by width and depth multiplier, and whether the tensor is inside a residual
             branch.
         residual: What residual branches are multiplied by, by depth multiplier.
@@ -89,8 +89,9 @@ def _mup_tensor(role: Role, family: Family, width: float, depth: float, branch: 
     decay takes 1/lr in every case: what a step takes of a weight is the base's. Gradients of all tensors fall as 1/m,
     and eps with them.
 
-    Source: Yang et al. 2022 (arXiv 2203.03466), table 8, every entry over its value at the base width; eps and weight
-    decay as in Dey et al. 2025 (arXiv 2505.01618), table 1, column muP.
+    Source: Yang et al. 2022 (arXiv 2203.03466), table 8, every entry over its value at the base width, and appendix B.3
+    for eps (added after the square root) and for decay that does not depend on width; as in the authors' package mup,
+    where weight decay takes 1/lr, and in Dey et al. 2025 (arXiv 2505.01618), table 1.
     """
     if family == "adam":
         lr = 1.0 / width if role == "hidden" else 1.0
@@ -114,7 +115,8 @@ def _completep_tensor(role: Role, family: Family, width: float, depth: float, br
     The table has `l^(alpha - 1)` on the learning rates inside branches as well, which is 1 at CompleteP's alpha of 1;
     decoupled decay has no factor of depth.
 
-    Source: Dey et al. 2025 (arXiv 2505.01618), table 1, last column with alpha = 1.
+    Source: Dey et al. 2025 (arXiv 2505.01618), table 1 with alpha = 1, as in the authors' EleutherAI/nanoGPT-mup, branch
+    completep.
     """
     found = _mup_tensor(role, family, width, depth, branch)
     eps = found.eps / depth if branch else found.eps
@@ -137,13 +139,14 @@ def _usual_attention(head_dim: int, base_head_dim: int) -> None:
 def _mup_attention(head_dim: int, base_head_dim: int) -> float | None:
     """`sqrt(d_base) / d`: after training q and k are correlated, and their product grows as d, not sqrt(d).
 
-    Source: Yang et al. 2022 (arXiv 2203.03466), definition 4.1, with the constant that makes it usual at the base.
+    Source: Yang et al. 2022 (arXiv 2203.03466), definition 4.1, with appendix B.1's constant, which makes it usual at
+    the base.
     """
     return None if head_dim == base_head_dim else math.sqrt(base_head_dim) / head_dim
 
 
-#: A name in use keeps its meaning: it is in the options of recorded sweeps. For CompleteP with SGD no rule was
-#: published with it.
+#: A name in use keeps its meaning: it is in the options of recorded sweeps. CompleteP was published for AdamW, without a
+#: rule for SGD.
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "standard": Parametrization(families=None, tensor=_standard_tensor, residual=_one, attention=_usual_attention),
     "mup": Parametrization(families=("adam", "sgd"), tensor=_mup_tensor, residual=_one, attention=_mup_attention),
@@ -176,7 +179,7 @@ class Scaling:
         depth: Depth multiplier.
 
     Raises:
-        TrainableError: The name is unknown, or no rule is published for the optimizer.
+        TrainableError: The name is unknown, or it has no rule for the optimizer.
     """
 
     name: str = "standard"

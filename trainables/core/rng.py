@@ -7,7 +7,8 @@ numbers in any slot, at any capacity, on any device, eager or compiled.
 The hash is SplitMix64 used as a counter-based generator: a key is mixed from (seed, consumed, site), and element i
 is `mix(key + (i + 1) * GAMMA)`. All arithmetic is int64, wrapping modulo 2**64.
 
-Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", figures 16-17.
+Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"; the mixing function is Stafford's
+variant 13, as in Java's SplittableRandom and Vigna's splitmix64.c.
 """
 
 from __future__ import annotations

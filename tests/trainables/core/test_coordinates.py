@@ -52,6 +52,13 @@ def test_mup_moves_alike_under_sgd(text):
     assert standard["head"][-1] > 1.5 * standard["head"][0]
 
 
+def test_clipping_couples_sgd_to_the_width(text):
+    """Why the guide advises against it: gradients are smaller at larger widths, so an active bound shortens them less."""
+    clipped = _changes("width", WIDTHS, text, "mup", {**SGD, "clip_norm": 0.1}, optimizer="sgd")
+    for layer in ("embedding", "head", "last"):
+        assert clipped[layer][-1] > 2.0 * clipped[layer][0], layer
+
+
 def test_completep_moves_alike_at_all_depths(text):
     """Of the last block and the logits, under 20 % over four times the depth; without it they grow."""
     for change in _changes("depth", DEPTHS, text, "completep", {"lr": 3e-3}).values():

@@ -80,7 +80,7 @@ def _normalised(queries_keys: Tensor, gains: Tensor) -> Tensor:
 def rotary_angles(length: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Cosine and sine of every position's angles, `(2, length, head_dim / 2)`.
 
-    Source: Su et al. 2021 (RoFormer), equation 15, base 10,000.
+    Source: Su et al. 2021 (RoFormer, arXiv 2104.09864), base 10,000; there the pairs are neighbours, see `rotate`.
     """
     steps = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
     frequency = torch.exp(-math.log(10_000.0) * steps)

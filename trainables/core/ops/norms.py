@@ -21,7 +21,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float | None = 1e-6, dims: i
     Returns:
         `[K, ..., *shape]`.
 
-    Source: Zhang and Sennrich 2019, equation 4.
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467).
     """
     y = F.rms_norm(x, x.shape[-dims:], eps=eps)
     return y if weight is None else y * _over_samples(weight, x)
@@ -42,7 +42,7 @@ def layer_norm(
     Returns:
         `[K, ..., *shape]`.
 
-    Source: Ba, Kiros and Hinton 2016, equations 3 and 4.
+    Source: Ba, Kiros and Hinton 2016 (arXiv 1607.06450).
     """
     y = F.layer_norm(x, x.shape[-dims:], eps=eps)
     if weight is not None and bias is not None:
@@ -69,7 +69,7 @@ def group_norm(
     Returns:
         `[K, B, C, *space]`.
 
-    Source: Wu and He 2018, section 3.
+    Source: Wu and He 2018 (arXiv 1803.08494).
     """
     gain, shift = by_channel(weight), by_channel(bias)
     return unfold(F.group_norm(fold(x), len(x) * groups, gain, shift, eps), len(x))

@@ -23,7 +23,7 @@ class Averages:
     Attributes:
         correction2: `(K,)` float64, `sqrt(1 - beta2^t)`.
 
-    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, and the remark at the end of section 2.
+    Source: Kingma and Ba 2015 (arXiv 1412.6980), algorithm 1, and its remark on a cheaper order of computation.
     """
 
     correction2: Tensor

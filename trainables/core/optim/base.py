@@ -62,7 +62,7 @@ class Optimizer(Protocol):
         hparams: Specifications of what it reads, by name; `lr` is one of them.
         compiles: Whether `update` can be part of a compiled step.
         family: The family whose rules of `trainables.core.parametrization` hold for it, `adam` or `sgd`; empty where
-            none is published: it is then never given any `scales`.
+            there are none: it is then never given any `scales`.
     """
 
     @property

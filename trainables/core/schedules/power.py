@@ -24,7 +24,7 @@ class Power:
     end, as in the paper. It needs no horizon, and a and b carry over to other batch sizes, numbers of tokens and, under
     mu-P, widths. The paper's `lr` is 0.02.
 
-    Source: Shen et al. 2024 (arXiv 2408.13359), section 4, equations 7 and 8; a = 4 and b = -0.51 from its search.
+    Source: Shen et al. 2024 (arXiv 2408.13359), section 4, equations 7 and 8, with its a = 4 and b = -0.51.
 
     Attributes:
         batch_size: B, sequences of one member in a step; a member with a batch size of its own has that.

@@ -25,8 +25,8 @@ class Rewarm:
     As in `Warmup`, the ramp's first step is already one up and its last one is at the top. Continuous for R > 0; the
     hyperparameters that f and g have in common hold for both.
 
-    Source: Ibrahim et al. 2024 (arXiv 2403.08763), section 6.1: re-warming and re-decaying when new data arrive, with
-    a linear ramp of 1 % of the steps and a cosine anew.
+    Source: Ibrahim et al. 2024 (arXiv 2403.08763), section 6.1: re-warming and re-decaying when new data arrive, there
+    with a linear ramp of 1 % of the steps and a cosine anew (and a fresh optimizer state, which is kept here).
 
     Attributes:
         before: The schedule f.

@@ -25,7 +25,7 @@ class Warmup:
     so that the first step is not wasted on a learning rate of 0, and the last one of the warm-up has the whole of f.
     Continuous at W: f stands still during the warm-up.
 
-    Source: Goyal et al. 2017 (arXiv 1706.02677), section 2.2, gradual warmup.
+    Source: Goyal et al. 2017 (arXiv 1706.02677), gradual warmup.
 
     Attributes:
         inner: The schedule f.
