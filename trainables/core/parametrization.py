@@ -115,8 +115,8 @@ def _completep_tensor(role: Role, family: Family, width: float, depth: float, br
     The table has `l^(alpha - 1)` on the learning rates inside branches as well, which is 1 at CompleteP's alpha of 1;
     decoupled decay has no factor of depth.
 
-    Source: Dey et al. 2025 (arXiv 2505.01618), table 1 with alpha = 1, as in the authors' EleutherAI/nanoGPT-mup, branch
-    completep.
+    Source: Dey et al. 2025 (arXiv 2505.01618), table 1 with alpha = 1, as in the authors' code (EleutherAI/nanoGPT-mup,
+    branch completep).
     """
     found = _mup_tensor(role, family, width, depth, branch)
     eps = found.eps / depth if branch else found.eps
@@ -145,7 +145,7 @@ def _mup_attention(head_dim: int, base_head_dim: int) -> float | None:
     return None if head_dim == base_head_dim else math.sqrt(base_head_dim) / head_dim
 
 
-#: A name in use keeps its meaning: it is in the options of recorded sweeps. CompleteP was published for AdamW, without a
+#: A name in use keeps its meaning: it is in the options of recorded sweeps. CompleteP was published for AdamW, with no
 #: rule for SGD.
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "standard": Parametrization(families=None, tensor=_standard_tensor, residual=_one, attention=_usual_attention),

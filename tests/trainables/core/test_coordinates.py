@@ -53,7 +53,7 @@ def test_mup_moves_alike_under_sgd(text):
 
 
 def test_clipping_couples_sgd_to_the_width(text):
-    """Why the guide advises against it: gradients are smaller at larger widths, so an active bound shortens them less."""
+    """Why the guide advises against it: gradients fall with width, so an active bound shortens them less."""
     clipped = _changes("width", WIDTHS, text, "mup", {**SGD, "clip_norm": 0.1}, optimizer="sgd")
     for layer in ("embedding", "head", "last"):
         assert clipped[layer][-1] > 2.0 * clipped[layer][0], layer
