@@ -119,7 +119,7 @@ class CoreStack:
         step = step_function(
             replace(place, compile="always" if plan.compiled else "never"),
             compiles=program.optimizer.compiles,
-            key=structure((program, bound[0][1], self._table.absent, torch.get_num_threads())),
+            key=structure((program, bound[0][1], self._table.absent, place.precision, torch.get_num_threads())),
         )
         self._plan = replace(plan, chunk=size, compiled=step is not train_step)
         # On CUDA, what is compiled becomes one CUDA graph for each chunk.

@@ -282,4 +282,5 @@ def structure(thing: Any) -> Hashable:
         hash(thing)
     except TypeError:
         return object()
-    return thing
+    # With its type: 1, 1.0 and True are equal, and make other graphs.
+    return (type(thing), thing)
