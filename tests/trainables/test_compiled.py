@@ -12,7 +12,6 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile"),
     # torch's own, while it imports its compiler.
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
 ]
 
 

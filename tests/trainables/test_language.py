@@ -209,8 +209,6 @@ def _batch(trainable, seed, consumed):
 # --- compiled
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager(text):
     """The step compiles without a graph break and trains as the eager one does, to 1e-5; changes do not recompile."""

@@ -260,8 +260,6 @@ def test_a_sweep_does_not_vary_it_yet(text):
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager(text):
     """Full stacks and others, micro-batches included, to 1e-9 in float64."""

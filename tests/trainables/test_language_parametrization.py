@@ -185,8 +185,6 @@ def test_bad_options_are_refused(options, message):
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager(text):
     """The multipliers are constants of the one graph, micro-batches included."""

@@ -206,8 +206,6 @@ def test_bad_options_are_refused(options, message):
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager(text):
     """One graph, to 1e-9 in float64; switching the z-loss on compiles nothing anew."""

@@ -24,13 +24,20 @@ from trainables.core.model import Batch, Buffers, Program, num_examples, parts
 from trainables.core.optim import Scale, clip, gradient_norm
 from trainables.core.rng import Draws
 
+#: What a step passes to its graph never changes in size or place.
+_UNCHECKED = {"size_asserts": False, "alignment_asserts": False}
+
 #: How inductor must compile whatever draws random numbers. It would fold `arange * constant` into an index expression
 #: of C++, where int64 overflow is undefined: torch 2.13 on a CPU then hashes wrongly what is left over from whole
 #: vectors (pytorch issue 175966 is the same folding in int32 on CUDA). Tensors of int64 wrap.
 #: And it would put expressions of up to 30 operations into each of their uses before it fuses them again, which in the
 #: nested hashes of `order.examples` is work without end: one core compiles seven indices in 200 s with 30, in 15 s with
 #: 8, and the step of the default `Language` with 8 members in 75 s and 49 s, the latter being no slower to run.
-COMPILER_OPTIONS: dict[str, Any] = {"constant_and_index_propagation": False, "realize_opcount_threshold": 8}
+COMPILER_OPTIONS: dict[str, Any] = {
+    "constant_and_index_propagation": False,
+    "realize_opcount_threshold": 8,
+    **_UNCHECKED,
+}
 
 _log = logging.getLogger(__name__)
 

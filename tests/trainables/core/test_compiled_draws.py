@@ -22,8 +22,6 @@ def _drawn(seeds, consumed, p):
     return *masks, *words, examples(draws, site("there"), 7, 1000), TOKENS.batch(draws)
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_draws_are_the_eager_ones():
     """Dropout masks, order of the data, windows of text and raw words: bit for bit, at any seed and counter."""

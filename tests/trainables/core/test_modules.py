@@ -262,8 +262,6 @@ def test_what_is_given_stays_as_it_is(pair, which):
     assert torch.equal(before, torch.get_rng_state())
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_a_stacked_module_is_one_graph(pair):
     """It is traced without a break, and computes the same."""

@@ -145,8 +145,6 @@ def test_stacks_of_others_are_left_as_they_are():
     assert measured(Other(), "bucket", 4, NEVER) is None
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_a_stack_trains_by_a_compiled_plan():

@@ -25,7 +25,6 @@ COMPILED = replace(EAGER, compile="always")
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile"),
     # torch's own, while it imports its compiler.
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
 ]
 
 

@@ -513,8 +513,6 @@ def test_nothing_is_read_from_the_device(name, unit):
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager():
     """All of them in one graph without a break; other ages and hyperparameters do not recompile."""

@@ -32,11 +32,11 @@ class Averages:
     _eps: Scalars
 
     @classmethod
-    def at(cls, step: Tensor, hparams: Tensors, eps: float) -> Averages:
-        """Those at a member's update `step`, `(K,)` from 1, with its `beta1` and `beta2`."""
+    def at(cls, step: Tensor, hparams: Tensors, eps: float, group: list[Scalars]) -> Averages:
+        """Those at a member's update `step`, `(K,)` from 1, with its `beta1` and `beta2`; scalars join the group."""
         beta1, beta2 = hparams["beta1"], hparams["beta2"]
         correction2 = (1.0 - beta2**step).sqrt()
-        return cls(correction2, Scalars(1.0 - beta1), Scalars(1.0 - beta2), Scalars(eps * correction2))
+        return cls(correction2, *(Scalars(v, group) for v in (1.0 - beta1, 1.0 - beta2, eps * correction2)))
 
     def advance(
         self, name: str, grad: Tensor, moments: Mapping[str, Tensors], eps_scale: float = 1.0

@@ -70,10 +70,11 @@ class AdamW:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One AdamW update; see `Optimizer.update`."""
-        averages = Averages.at(step, hparams, self.eps)
+        group: list[Scalars] = []
+        averages = Averages.at(step, hparams, self.eps, group)
         # lr * (m / c1) / (sqrt(v) / c2 + eps), with both corrections moved into the scalars.
-        scale = Scalars(-lr * averages.correction2 / (1.0 - hparams["beta1"] ** step))
-        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
+        scale = Scalars(-lr * averages.correction2 / (1.0 - hparams["beta1"] ** step), group)
+        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales, group)
         for name, param in params.items():
             own = scales.get(name, UNIT)
             exp_avg, denominator = averages.advance(name, grads[name], moments, own.eps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import HparamSpec
-from trainables.core.hold import hold
+from trainables.core.hold import hold, is_held
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 
@@ -133,17 +133,30 @@ def member_norm(tensor: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Scalars:
-    """One float64 scalar per member, ready to broadcast over `[K, *shape]` tensors in their dtype."""
+    """One float64 scalar per member, ready to broadcast over `[K, *shape]` tensors in their dtype.
+
+    Attributes:
+        values: `(K,)`.
+        group: All those that take arithmetic to come by; they are held together at the first use of any.
+    """
 
     values: Tensor
+    group: list[Scalars] | None = field(default=None, repr=False, compare=False)
     cache: dict[int, Tensor] = field(default_factory=dict)
     multiples: dict[float, Scalars] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Join the group."""
+        if self.group is not None:
+            self.group.append(self)
+
     def like(self, tensor: Tensor) -> Tensor:
         """The scalars as `[K, 1, ..., 1]` in the tensor's dtype."""
+        if self.group:
+            _hold(self.group, tensor.dtype)
         if tensor.ndim not in self.cache:
             shape = (-1,) + (1,) * (tensor.ndim - 1)
-            self.cache[tensor.ndim] = hold(self.values.to(tensor.dtype)).view(shape)
+            self.cache[tensor.ndim] = self.values.to(tensor.dtype).view(shape)
         return self.cache[tensor.ndim]
 
     def times(self, factor: float) -> Scalars:
@@ -155,16 +168,28 @@ class Scalars:
         return self.multiples[factor]
 
 
-def shrinking(rate: Tensor, decayed: Collection[str], scales: Mapping[str, Scale]) -> dict[str, Scalars]:
+def _hold(group: list[Scalars], dtype: torch.dtype) -> None:
+    """Have a compiled step compute all of a group once, by one operation that the compiler does not look into."""
+    if is_held(group[0].values):
+        rows = hold(torch.stack([scalars.values for scalars in group]).to(dtype))
+        for scalars, row in zip(group, rows.unbind(0), strict=True):
+            scalars.values = row
+    group.clear()
+
+
+def shrinking(
+    rate: Tensor, decayed: Collection[str], scales: Mapping[str, Scale], group: list[Scalars]
+) -> dict[str, Scalars]:
     """What decoupled decay multiplies each decayed parameter by: 1 minus its share of `rate`.
 
     Args:
         rate: `(K,)` float64, learning rate times weight decay, before any multipliers.
         decayed: Names of the parameters.
         scales: As in `Optimizer.update`.
+        group: Of the update's scalars.
     """
     # lr times decay is a product of constants: where a parametrization keeps it at 1, it stays exactly 1.
     factors = {name: scale.lr * scale.decay for name, scale in ((n, scales.get(n, UNIT)) for n in sorted(decayed))}
     rates = Scalars(rate)
-    found = {factor: Scalars(1.0 - rates.times(factor).values) for factor in dict.fromkeys(factors.values())}
+    found = {factor: Scalars(1.0 - rates.times(factor).values, group) for factor in dict.fromkeys(factors.values())}
     return {name: found[factor] for name, factor in factors.items()}

@@ -75,10 +75,11 @@ class LAMB:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One LAMB update; see `Optimizer.update`."""
-        averages = Averages.at(step, hparams, self.eps)
+        group: list[Scalars] = []
+        averages = Averages.at(step, hparams, self.eps, group)
         # As in AdamW, both corrections are moved into the scalars.
-        scale = Scalars(averages.correction2 / (1.0 - hparams["beta1"] ** step))
-        decay = Scalars(hparams["weight_decay"])
+        scale = Scalars(averages.correction2 / (1.0 - hparams["beta1"] ** step), group)
+        decay = Scalars(hparams["weight_decay"], group)
         for name, param in params.items():
             exp_avg, denominator = averages.advance(name, grads[name], moments)
             direction = exp_avg / denominator * scale.like(param)

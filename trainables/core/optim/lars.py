@@ -63,8 +63,9 @@ class LARS:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One LARS update; see `Optimizer.update`."""
-        momentum, decay = Scalars(hparams["momentum"]), Scalars(hparams["weight_decay"])
-        plain = Scalars(lr)
+        group: list[Scalars] = []
+        momentum, decay = Scalars(hparams["momentum"], group), Scalars(hparams["weight_decay"], group)
+        plain = Scalars(lr, group)
         for name, param in params.items():
             grad, rate = grads[name], plain
             if name in decayed:

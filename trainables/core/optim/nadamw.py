@@ -78,13 +78,14 @@ class NAdamW:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One NAdamW update; see `Optimizer.update`."""
-        averages, beta1 = Averages.at(step, hparams, self.eps), hparams["beta1"]
+        group: list[Scalars] = []
+        averages, beta1 = Averages.at(step, hparams, self.eps, group), hparams["beta1"]
         mu, mu_next = (beta1 * (1.0 - 0.5 * 0.96 ** (t * hparams["momentum_decay"])) for t in (step, step + 1))
         product = moments["mu_product"][MEMBER].mul_(mu)
         # As in AdamW, the correction of v is moved into the scalars.
-        scale_grad = Scalars(-lr * averages.correction2 * (1.0 - mu) / (1.0 - product))
-        scale_avg = Scalars(-lr * averages.correction2 * mu_next / (1.0 - product * mu_next))
-        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
+        scale_grad = Scalars(-lr * averages.correction2 * (1.0 - mu) / (1.0 - product), group)
+        scale_avg = Scalars(-lr * averages.correction2 * mu_next / (1.0 - product * mu_next), group)
+        shrink = shrinking(lr * hparams["weight_decay"], decayed, scales, group)
         for name, param in params.items():
             grad, own = grads[name], scales.get(name, UNIT)
             exp_avg, denominator = averages.advance(name, grad, moments, own.eps)

@@ -83,11 +83,12 @@ class SGD:
         scales: Mapping[str, Scale] = NO_SCALES,
     ) -> None:
         """One SGD update; see `Optimizer.update`."""
-        rate = Scalars(-lr)
-        momentum = Scalars(hparams["momentum"]) if self.momentum else None
+        group: list[Scalars] = []
+        rate = Scalars(-lr, group)
+        momentum = Scalars(hparams["momentum"], group) if self.momentum else None
         if self.decay is not None:
-            decay = Scalars(hparams["weight_decay"])
-            shrink = shrinking(lr * hparams["weight_decay"], decayed, scales)
+            decay = Scalars(hparams["weight_decay"], group)
+            shrink = shrinking(lr * hparams["weight_decay"], decayed, scales, group)
         for name, param in params.items():
             grad, own = grads[name], scales.get(name, UNIT)
             if self.decay == "coupled" and name in decayed:

@@ -39,8 +39,6 @@ def _small(params, running, x, targets, hparams, draws):
     return ops.cross_entropy(ops.linear(y, params["head.weight"]), targets), running
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.parametrize(
     ("losses", "shapes", "how"),

@@ -246,8 +246,6 @@ def test_state_moves_exactly(name):
         assert_same(copied.state(slot), admitted.state(slot))
 
 
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @every
 def test_is_one_graph(name):
     """The update is traced without a break, which a read from the device would be, and once for all values."""
