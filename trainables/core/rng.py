@@ -64,9 +64,9 @@ def uniform(key: Tensor, num: int) -> Tensor:
     return _shift_right(bits(key, num), 11).to(torch.float64) * 2.0**-53
 
 
-def below(key: Tensor, num: int, high: int) -> Tensor:
-    """`num` integers per key, uniform in [0, high); `high` at most 2**31."""
-    return (_shift_right(bits(key, num), 33) * high) >> 31
+def below(key: Tensor, num: int, high: int | Tensor) -> Tensor:
+    """`num` integers per key, uniform in [0, high); `high` at most 2**31, one for all or `(K,)` int64."""
+    return (_shift_right(bits(key, num), 33) * (high if isinstance(high, int) else high[:, None])) >> 31
 
 
 def normal(key: Tensor, num: int) -> Tensor:

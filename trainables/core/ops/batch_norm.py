@@ -1,6 +1,7 @@
 """Batch norm, whose running statistics are passed in and returned: nothing is captured or changed in place.
 
-Members' channels are further channels of one kernel call, which returns the batch's statistics as it goes.
+Members' channels are further channels of one kernel call, which returns the batch's statistics as it goes. These are in
+float32 or better whatever the inputs are in, and so must running statistics be.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def batch_norm_inference(
     Returns:
         `[K, B, C, *space]`.
     """
-    mean, var = by_channel(running.mean), by_channel(running.var)
-    gain, shift = by_channel(weight), by_channel(bias)
+    wide = _wide(x)
+    mean, var, gain, shift = (_to(t, wide) for t in (running.mean, running.var, weight, bias))
     return unfold(F.batch_norm(fold(x), mean, var, gain, shift, training=False, eps=eps), len(x))
 
 
@@ -135,7 +136,19 @@ def _by_batch(folded: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
     """Normalised `[B, channels, *space]`, and the batch's means and unbiased variances, `(channels,)` each."""
     # The kernel adds its statistics to those it is given, here with a share of 1 to zeros: no second pass over x. Not
     # two rows of one tensor: torch.vmap writes to a copy of what is not contiguous.
-    mean, var = folded.new_zeros(folded.shape[1]), folded.new_zeros(folded.shape[1])
-    gain, shift = by_channel(weight), by_channel(bias)
+    wide = _wide(folded)
+    mean, var = (folded.new_zeros(folded.shape[1], dtype=wide) for _ in range(2))
+    gain, shift = _to(weight, wide), _to(bias, wide)
     y = F.batch_norm(folded, mean, var, gain, shift, training=True, momentum=1.0, eps=eps)
     return y, mean, var
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Statistics of bfloat16 inputs are not kept in it: a running mean would stop moving."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _to(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """For the kernel, which takes all of a channel's numbers in one dtype, in the inputs' or a wider one."""
+    flat = by_channel(values)
+    return None if flat is None else flat.to(dtype)

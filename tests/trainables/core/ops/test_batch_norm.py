@@ -89,3 +89,20 @@ def test_a_gain_need_not_be_contiguous():
         frozen = ops.batch_norm_inference(x, ops.Running(*(t[:1] for t in _fresh())), gain)
         found.append(torch.autograd.grad((y.pow(3) + frozen.pow(3)).sum(), x)[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("ghosts", [1, 2])
+def test_statistics_of_bfloat16_are_in_float32(ghosts):
+    """Twenty small steps of a running mean arrive, each below bfloat16's spacing; gradients are in the inputs' dtype."""
+    x = (torch.arange(8.0) / 8 + 1).expand(K, 1, -1).mT.reshape(K, 8, 1).bfloat16()
+    gain = torch.ones(K, 1).bfloat16().requires_grad_()
+    momentum = torch.full((K,), 1e-3, dtype=torch.float64)
+    running = ops.Running(torch.ones(K, 1), torch.ones(K, 1))
+    for _ in range(20):
+        y, running = ops.ghost_batch_norm(x, running, momentum, 8 // ghosts, gain)
+    left = (1 - 1e-3) ** (20 * ghosts)
+    torch.testing.assert_close(running.mean, torch.full((K, 1), left + (1 - left) * 1.4375), rtol=1e-5, atol=0)
+    frozen = ops.batch_norm_inference(x, running, gain)
+    assert {y.dtype, frozen.dtype} == {torch.bfloat16}
+    (grad,) = torch.autograd.grad((y.float().pow(3) + frozen.float()).sum(), gain)
+    assert grad.dtype == torch.bfloat16

@@ -1,0 +1,1 @@
+"""Stacked networks that classify images, and the model that trains one."""
