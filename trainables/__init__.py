@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainables.language import Language
     from trainables.quadratic import Quadratic
     from trainables.registry import load
+    from trainables.vision import Vision
 
 __all__ = [
     "Capabilities",
@@ -39,6 +40,7 @@ __all__ = [
     "State",
     "Trainable",
     "TrainableError",
+    "Vision",
     "load",
 ]
 
@@ -47,6 +49,7 @@ _ELSEWHERE = {
     "Language": "language",
     "Quadratic": "quadratic",
     "TrainableError": "errors",
+    "Vision": "vision",
     "load": "registry",
 }
 

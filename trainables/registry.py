@@ -14,6 +14,7 @@ from trainables.errors import TrainableError, nearest
 REGISTERED: Mapping[str, str] = {
     "language": "trainables.language:Language",
     "quadratic": "trainables.quadratic:Quadratic",
+    "vision": "trainables.vision:Vision",
 }
 
 
@@ -21,7 +22,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Trainable:
     """Build a trainable from its name and options.
 
     Args:
-        name: A registered name (`language`, `quadratic`) or `module.path:Class`.
+        name: A registered name (`language`, `quadratic`, `vision`) or `module.path:Class`.
         options: Keyword arguments of the class.
 
     Raises:

@@ -22,6 +22,7 @@ PUBLIC = [
     "State",
     "Trainable",
     "TrainableError",
+    "Vision",
     "load",
 ]
 

@@ -32,7 +32,7 @@ def read_arrays(path: Path) -> list[Part]:
         DataError: The file is unreadable, or its arrays are not images with labels.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -57,7 +57,9 @@ def _pairs(arrays: Mapping[str, np.ndarray]) -> list[tuple[Split | None, str, st
 
 
 def images(where: Path, array: np.ndarray) -> np.ndarray:
-    """Images as `[N, H, W, C]` uint8, from `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` of any type; C is 1, 3 or 4.
+    """Images as `[N, H, W, C]` uint8, from `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` of any type.
+
+    C is 1, 3 or 4; where both could be, channels are last.
 
     Raises:
         DataError: There are other dimensions, or values that are no whole numbers from 0 to 255.

@@ -93,7 +93,7 @@ def test_a_gain_need_not_be_contiguous():
 
 @pytest.mark.parametrize("ghosts", [1, 2])
 def test_statistics_of_bfloat16_are_in_float32(ghosts):
-    """Twenty small steps of a running mean arrive, each below bfloat16's spacing; gradients are in the inputs' dtype."""
+    """Twenty steps of a running mean arrive, each below bfloat16's spacing; gradients are as the parameters."""
     x = (torch.arange(8.0) / 8 + 1).expand(K, 1, -1).mT.reshape(K, 8, 1).bfloat16()
     gain = torch.ones(K, 1).bfloat16().requires_grad_()
     momentum = torch.full((K,), 1e-3, dtype=torch.float64)
