@@ -100,6 +100,7 @@ class Vision:
         for name, known in _CHOICES.items():
             options.check_choice("vision", self, name, known)
         options.check_divides("vision", self, "accumulate", "batch")
+        options.check_share("vision", self, "noise_decay")
         if self.architecture == "vit":
             self._check_vit()
         else:

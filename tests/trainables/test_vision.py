@@ -1,7 +1,6 @@
 """The image classifiers: the contract, an independent reference, what they learn, and what they say of themselves."""
 
 import pickle
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -66,7 +65,7 @@ class TestContractOfGhostNorm(TestContract):
     """Pre-activated, with ghost batches, under Nesterov momentum, in examples."""
 
     CHANGES: ClassVar = {
-        **{name: change for name, change in TestContract.CHANGES.items() if not name.startswith(("beta", "warm", "dec"))},
+        **{k: change for k, change in TestContract.CHANGES.items() if not k.startswith(("beta", "warmup", "decay"))},
         "momentum": Change(to=0.5),
         "warmup_tokens": Change(to=160),
         "decay_tokens": Change(to=40),
@@ -158,9 +157,7 @@ def _reference(trainable, state, hparams):
         draws = Draws(torch.tensor([state.seed]), torch.tensor([step]))
         strength = {"shift": torch.tensor([hparams.get("shift", 0)]).double()}
         pixels, labels = (t[0] for t in program.feed.batch(draws, strength))
-        loss = F.cross_entropy(
-            model(_normalised(pixels)), labels, label_smoothing=hparams.get("label_smoothing", 0.0)
-        )
+        loss = F.cross_entropy(model(_normalised(pixels)), labels, label_smoothing=hparams.get("label_smoothing", 0.0))
         optimizer.zero_grad()
         loss.backward()
         if hparams["clip_norm"]:
@@ -179,7 +176,7 @@ def _reference(trainable, state, hparams):
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.parametrize("options", [RESNET, VIT], ids=["resnet", "vit"])
 def test_compiled_equals_eager(options):
-    """The step compiles without a graph break and trains as the eager one does (float64, 1e-9); changes do not recompile."""
+    """Without a graph break, as the eager step (float64, 1e-9); changes of hyperparameters do not recompile."""
     trainable = Vision(**options)
     states = []
     for how in ("never", "always"):
@@ -222,7 +219,7 @@ def test_micro_batches_of_ghosts_train_alike():
     stack = trainable.build(trainable.bucket({}), 1, Place(dtype="float64", compile="never"))
     stack.admit(0, {"bn_momentum": 1.0}, seed=3)
     state = stack.state(0)
-    assert np.isfinite(stack.run([1])["noise_scale"][0]) or True
+    stack.run([1])
     program = trainable._program(images.load(None), torch.device("cpu"))
     pixels, _ = program.feed.batch(Draws(torch.tensor([3]), torch.tensor([0])))
     stem = next(s.tensor for s in state.shards if s.name == "params.stem.conv")
@@ -314,7 +311,7 @@ def test_a_path_is_made_absolute(tmp_path, monkeypatch):
         ({"accumulate": 2}, "accumulate is 2 with norm 'batch'.*ghost with ghost_size 32"),
         ({"architecture": "vit", "heads": 3}, r"width is 16; give a multiple of 3 \(heads\)"),
         ({"architecture": "vit", "base_heads": 3}, r"base_width is 16; give a multiple of 3 \(base_heads\)"),
-        ({"architecture": "vit", "width": 18, "heads": 3, "positions": "fixed", "base_heads": 4}, "width is 18; .* of 4"),
+        ({"architecture": "vit", "width": 18, "positions": "fixed"}, r"width is 18; give a multiple of 4 \(sine"),
         ({"parametrization": "completep"}, "'completep', which has no rules for resnet; give mup"),
         ({"parametrization": "mup", "optimizer": "lamb"}, "'mup' has no rule for optimizer 'lamb'"),
         ({"optimizer": "adam"}, r"optimizer is 'adam'; did you mean"),

@@ -58,6 +58,17 @@ def check_divides(owner: str, options: object, name: str, whole: str) -> None:
         raise TrainableError(f"{owner} {name} is {value}; give a divisor of {whole}, {of}")
 
 
+def check_share(owner: str, options: object, name: str) -> None:
+    """Refuse an option that is no number in [0, 1).
+
+    Raises:
+        TrainableError: It is not.
+    """
+    value = getattr(options, name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value < 1.0:
+        raise TrainableError(f"{owner} {name} is {value!r}; give a number in [0, 1)")
+
+
 def absolute(data: object) -> str | None:
     """The path made absolute, as workers may start in another folder."""
     return None if data is None else str(Path(str(data)).expanduser().absolute())
