@@ -92,7 +92,7 @@ def _make_importable(folder: Path) -> None:
 @main.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Your own text: a file, a folder, or Parquet/Arrow tokens."
+    "--data", type=click.Path(path_type=Path), help="Your own data: text or images, a file or a folder; see the guide."
 )
 @click.option("--seed", type=int, help="Replaces the sweep's seed.")
 @click.option("--storage", type=click.Path(path_type=Path), help="Replaces the sweep's storage folder.")

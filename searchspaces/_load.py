@@ -6,11 +6,11 @@ from types import ModuleType
 from searchspaces.errors import SpaceError, suggest
 from searchspaces.space import Space
 
-READY = ("adamw", "language")
+READY = ("adamw", "language", "vision")
 
 
 def load(name: str) -> Space:
-    """Returns a space by its name: a ready one (`adamw`, `language`), or `module.path:ATTRIBUTE` of yours.
+    """Returns a space by its name: a ready one (`adamw`, `language`, `vision`), or `module.path:ATTRIBUTE` of yours.
 
     Raises:
         SpaceError: There is no such space, module or attribute, or the attribute is not a Space.

@@ -23,6 +23,13 @@ def test_the_example_sweep_file_is_valid(tmp_path: Path) -> None:
     assert {"lr", "weight_decay", "beta2", "dropout"} == set(sweep.spec.space)
 
 
+def test_the_example_on_images_is_valid() -> None:
+    """The same for the digits, whose running statistics have a hyperparameter of their own."""
+    sweep = Sweep.from_file(EXAMPLES / "vision.yaml")
+    assert sweep.spec.budget.member_steps == 5_120
+    assert {"lr", "weight_decay", "label_smoothing", "bn_momentum", "shift"} == set(sweep.spec.space)
+
+
 def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,9 @@ import searchspaces
 from searchspaces import Choice, Int, Space, SpaceError, load
 
 ADAMW = ("lr", "weight_decay", "beta1", "beta2")
-LANGUAGE = (*ADAMW, "dropout", "warmup_steps", "decay_steps", "final_lr_ratio")
+SCHEDULE = ("warmup_steps", "decay_steps", "final_lr_ratio")
+LANGUAGE = (*ADAMW, "dropout", *SCHEDULE)
+VISION = (*ADAMW, "label_smoothing", "dropout", "shift", "cutout", *SCHEDULE)
 
 
 def test_exported_members():
@@ -27,14 +29,14 @@ def test_imports_numpy_only():
     assert {"pbt", "trainables", "ray", "torch", "mlflow", "scipy", "pandas"}.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize(("name", "hparams"), [("adamw", ADAMW), ("language", LANGUAGE)])
+@pytest.mark.parametrize(("name", "hparams"), [("adamw", ADAMW), ("language", LANGUAGE), ("vision", VISION)])
 def test_ready_space(name, hparams):
     """A ready space has the names that the trainables know, and its draws span it."""
     space = load(name)
     assert tuple(space) == hparams
     u = np.array([space.encode(space.sample(np.random.default_rng(seed))) for seed in range(100)])
-    assert (u.min(axis=0) < 0.1).all()
-    assert (u.max(axis=0) > 0.9).all()
+    assert (u.min(axis=0) < 0.15).all()  # whole numbers from 0 to 3 stand in the middle of their quarters
+    assert (u.max(axis=0) > 0.85).all()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,22 @@ def test_ready_space(name, hparams):
                 "beta1": 0.9,
                 "beta2": 0.95,
                 "dropout": 0.0,
+                "warmup_steps": 100,
+                "decay_steps": 1000,
+                "final_lr_ratio": 0.1,
+            },
+        ),
+        (
+            "vision",
+            {
+                "lr": 1e-3,
+                "weight_decay": 0.05,
+                "beta1": 0.9,
+                "beta2": 0.999,
+                "label_smoothing": 0.1,
+                "dropout": 0.0,
+                "shift": 1,
+                "cutout": 0,
                 "warmup_steps": 100,
                 "decay_steps": 1000,
                 "final_lr_ratio": 0.1,
@@ -87,7 +105,7 @@ def test_load_your_own(monkeypatch):
             "langage",
             r"space 'langage' is not a ready one: did you mean 'language'\? \(your own is 'module.path:SPACE'\)",
         ),
-        ("vision", r"space 'vision' is not a ready one: choose one of adamw, language"),
+        ("control", r"space 'control' is not a ready one: choose one of adamw, language, vision"),
         ("no_such.module:SPACE", r"module 'no_such.module' is not found"),
         ("searchspaces.no_such:SPACE", r"module 'searchspaces.no_such' is not found"),
         (":SPACE", r"module '' has no absolute name"),

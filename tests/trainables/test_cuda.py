@@ -11,6 +11,7 @@ from tests.trainables import (
     test_language_optimizers,
     test_language_stability,
     test_quadratic,
+    test_vision,
 )
 from trainables import Place
 
@@ -67,6 +68,22 @@ class TestTorchRMSprop(test_language_optimizers.TestTorchRMSprop):
 
 class TestQuadratic(test_quadratic.TestContract):
     """`Quadratic` keeps the contract on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestVisionWithBatchNorm(test_vision.TestContract):
+    """Convolutions and running statistics keep it on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestVisionOfTransformers(test_vision.TestContractOfTransformers):
+    """Attention without a mask keeps it on CUDA."""
 
     @pytest.fixture
     def place(self) -> Place:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import searchspaces
 from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close, assert_same
 from tests.trainables.networks.references import names_of, plain
@@ -196,6 +197,27 @@ def test_compiled_equals_eager(options):
 # --- what it learns and says
 
 
+@pytest.mark.parametrize(
+    ("options", "steps", "reached"),
+    [
+        # Measured on seeds 0 to 7: 0.912 to 0.983, and 0.890 to 0.923.
+        ({"width": 8, "batch": 32}, 200, 0.85),
+        ({"architecture": "vit", "width": 16, "batch": 32}, 300, 0.8),
+    ],
+    ids=["resnet", "vit"],
+)
+def test_learns(options, steps, reached):
+    """A few hundred steps read most digits that were never seen, starting from a uniform guess."""
+    trainable = Vision(**options)
+    stack = trainable.build(trainable.bucket({}), 1, Place(compile="never"))
+    stack.admit(0, {"lr": 1e-2}, seed=0)
+    assert stack.evaluate("test", [0])["loss"][0] == pytest.approx(np.log(10))
+    stack.run([steps])
+    scores = stack.evaluate("test", [0])
+    assert scores["accuracy"][0] > reached
+    assert scores["error"][0] == pytest.approx(1 - scores["accuracy"][0])
+
+
 def test_running_statistics_follow_a_copy():
     """They belong to the weights: a receiver evaluates as its donor does, and a frozen member's stay."""
     trainable = Vision(**RESNET)
@@ -244,6 +266,22 @@ def test_describes_its_data_and_objective():
     assert described.rng == "splitmix64 v1"
 
 
+@pytest.mark.parametrize("options", [RESNET, VIT], ids=["resnet", "vit"])
+def test_bfloat16_trains_near_float32(options):
+    """Twenty steps lose as much, to 2 %; parameters and running statistics stay in float32."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        trainable = Vision(**options)
+        stack = trainable.build(trainable.bucket({}), 1, Place(compile="never", precision=precision))
+        stack.admit(0, {"lr": 1e-3}, seed=0)
+        losses.append(stack.run([20])["loss"][0])
+        assert np.isfinite(stack.evaluate("validation", [0])["loss"][0])
+        kinds = ("params.", "buffers.")
+        assert {s.tensor.dtype for s in stack.state(0).shards if s.name.startswith(kinds)} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "forward"),
     [
@@ -285,6 +323,15 @@ def test_buckets_name_what_is_not_the_default(tmp_path):
     assert len(names) == 6
     with pytest.raises(TrainableError, match="width8"):
         plain_.build(Vision(**RESNET | {"width": 8}).bucket({}), 1, Place())
+
+
+@pytest.mark.parametrize("options", [RESNET, VIT], ids=["resnet", "vit"])
+def test_the_ready_space_fits(options):
+    """Every hyperparameter of the space `vision` is one of either architecture, and within its bounds."""
+    trainable = Vision(**options)
+    stack = trainable.build(trainable.bucket({}), 1, Place(compile="never"))
+    for seed in range(20):
+        stack.admit(0, searchspaces.load("vision").sample(np.random.default_rng(seed)), seed=seed)
 
 
 def test_a_path_is_made_absolute(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.contracts.states import assert_same
-from trainables import Language, Place, Quadratic, TrainableError
+from trainables import Language, Place, Quadratic, TrainableError, Vision
 from trainables.core.coordinates import Coordinates, coordinates, final_changes, growth
 
 WIDTHS, DEPTHS = (32, 64, 256), (2, 8)
@@ -77,6 +77,50 @@ def test_completep_is_mup_in_width(text):
         stack.run([3])
         states.append(stack.state(0))
     assert_same(*states)
+
+
+IMAGES = {"batch": 16, "eval_examples": 64}
+RESNET = {**IMAGES, "depth": 1, "stages": 2}
+VIT = {**IMAGES, "architecture": "vit", "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("widths", "options", "hparams"),
+    [
+        ((16, 32, 64), {**RESNET, "optimizer": "adamw"}, {"lr": 0.01}),
+        ((16, 32, 64), {**RESNET, "optimizer": "sgd", "preactivation": True}, {"lr": 0.1}),
+        ((32, 64, 128), {**VIT, "optimizer": "adamw"}, {"lr": 3e-3}),
+        ((32, 64, 128), {**VIT, "optimizer": "sgd"}, {"lr": 0.3}),
+    ],
+    ids=["resnet-adamw", "resnet-sgd", "vit-adamw", "vit-sgd"],
+)
+def test_mup_holds_for_images(widths, options, hparams):
+    """Over four times the width every block and the logits move alike, to 30 %; under standard they do not."""
+    found = {}
+    for name in ("mup", "standard"):
+        trainables = {w: Vision(width=w, base_width=widths[0], parametrization=name, **options) for w in widths}
+        layers = coordinates(trainables, {**hparams, "clip_norm": 0.0}, seeds=(0, 1, 2, 3), place=FLOAT32)
+        found[name] = {k: np.array([layers[w][k].change[-1] for w in widths]) for k in layers[widths[0]]}
+    blocks = [layer for layer in found["mup"] if layer.startswith(("blocks.", "stages.")) and "." in layer]
+    watched = [layer for layer in blocks if not layer.endswith(("attention", "mlp"))]
+    for layer in (*watched, "head"):
+        assert found["mup"][layer] == pytest.approx(found["mup"][layer][0], rel=0.3), layer
+    assert found["standard"][watched[-1]][-1] > 1.4 * found["standard"][watched[-1]][0]
+    assert found["standard"]["head"][-1] > 1.4 * found["standard"]["head"][0]
+
+
+def test_completep_holds_for_images():
+    """Over four times the depth of a vision transformer, to 30 %; without it the last block moves twice as much."""
+    changes = {}
+    for name in ("completep", "mup"):
+        trainables = {
+            d: Vision(**{**VIT, "depth": d}, width=32, base_width=32, base_depth=2, parametrization=name)
+            for d in DEPTHS
+        }
+        layers = coordinates(trainables, {"lr": 3e-3, "clip_norm": 0.0}, seeds=(0, 1, 2, 3), place=FLOAT32)
+        changes[name] = [layers[d][f"blocks.{d - 1}"].change[-1] for d in DEPTHS]
+    assert changes["completep"][1] == pytest.approx(changes["completep"][0], rel=0.3)
+    assert changes["mup"][1] > 2.0 * changes["mup"][0]
 
 
 def test_what_is_reported(text):
