@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -24,7 +23,7 @@ from trainables.base import (
     Stack,
     TrainableError,
 )
-from trainables.core import batch_size, ops, schedules
+from trainables.core import batch_size, ops, options, schedules
 from trainables.core.batch_size import BATCH_SIZE
 from trainables.core.data import TokenFeed
 from trainables.core.model import Batch, Buffers, Parameter, Program
@@ -104,24 +103,14 @@ class Language:
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TrainableError(f"language {name} is {value!r}; give a whole number >= 1")
-        if self.width % (2 * self.heads):
-            raise TrainableError(f"language width is {self.width}; give a multiple of {2 * self.heads} (2 * heads)")
-        if self.base_width % (2 * self.base_heads):
-            multiple = 2 * self.base_heads
-            raise TrainableError(
-                f"language base_width is {self.base_width}; give a multiple of {multiple} (2 * base_heads)"
-            )
-        if self.batch % self.accumulate:
-            raise TrainableError(f"language accumulate is {self.accumulate}; give a divisor of batch, {self.batch}")
-        if not isinstance(self.qk_norm, bool):
-            raise TrainableError(f"language qk_norm is {self.qk_norm!r}; give true or false")
+        options.check_counts("language", self, _COUNTS)
+        options.check_multiple("language", self, "width", 2 * self.heads, "2 * heads")
+        options.check_multiple("language", self, "base_width", 2 * self.base_heads, "2 * base_heads")
+        options.check_divides("language", self, "accumulate", "batch")
+        options.check_flag("language", self, "qk_norm")
         self._scaling()
         object.__setattr__(self, "z_loss", _coefficient("z_loss", self.z_loss))
-        object.__setattr__(self, "data", _path(self.data))
+        object.__setattr__(self, "data", options.absolute(self.data))
         object.__setattr__(self, "domains", _names(self.domains))
         self._program(_NO_TOKENS)
 
@@ -229,13 +218,7 @@ class Language:
         return {"dropout": _DROPOUT, "clip_norm": replace(CLIP_NORM, default=1.0), **later, **own}
 
     def _scaling(self) -> Scaling:
-        return Scaling(
-            name=self.parametrization,
-            optimizer=self.optimizer,
-            family=ready(self.optimizer).family,
-            width=self.width / self.base_width,
-            depth=self.depth / self.base_depth,
-        )
+        return options.scaling(self)
 
     def _schedule(self) -> schedules.Schedule:
         setting = schedules.Setting(
@@ -266,11 +249,6 @@ def _coefficient(name: str, value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
         raise TrainableError(f"language {name} is {value!r}; give a number >= 0, or nothing")
     return float(value)
-
-
-def _path(data: object) -> str | None:
-    """The path made absolute, as workers may start in another folder."""
-    return None if data is None else str(Path(str(data)).expanduser().absolute())
 
 
 def _names(domains: object) -> tuple[str, ...] | None:

@@ -99,6 +99,7 @@ class Vision:
         options.check_counts("vision", self, _COUNTS)
         for name, known in _CHOICES.items():
             options.check_choice("vision", self, name, known)
+        options.check_flag("vision", self, "preactivation")
         options.check_divides("vision", self, "accumulate", "batch")
         options.check_share("vision", self, "noise_decay")
         if self.architecture == "vit":

@@ -349,6 +349,7 @@ def test_a_path_is_made_absolute(tmp_path, monkeypatch):
         ({"architecture": "resnets"}, r"architecture is 'resnets'; did you mean 'resnet'\?"),
         ({"norm": "layer"}, "norm is 'layer'; known: batch, ghost, group"),
         ({"norm": None}, "norm is None; known"),
+        ({"preactivation": "no"}, "preactivation is 'no'; give true or false"),
         ({"positions": "fix"}, r"positions is 'fix'; did you mean 'fixed'\?"),
         ({"norm": "group", "width": 12}, r"width is 12; give a multiple of 8 \(norm_groups\)"),
         ({"norm": "ghost", "ghost_size": 24}, "ghost_size is 24; give a divisor of batch / accumulate, 64"),

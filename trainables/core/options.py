@@ -58,6 +58,17 @@ def check_divides(owner: str, options: object, name: str, whole: str) -> None:
         raise TrainableError(f"{owner} {name} is {value}; give a divisor of {whole}, {of}")
 
 
+def check_flag(owner: str, options: object, name: str) -> None:
+    """Refuse an option that is neither true nor false.
+
+    Raises:
+        TrainableError: It is not.
+    """
+    value = getattr(options, name)
+    if not isinstance(value, bool):
+        raise TrainableError(f"{owner} {name} is {value!r}; give true or false")
+
+
 def check_share(owner: str, options: object, name: str) -> None:
     """Refuse an option that is no number in [0, 1).
 

@@ -39,7 +39,7 @@ class Pass:
 
 
 class Network(Protocol):
-    """A stacked network from images to logits. Nothing in it depends on the size of a batch."""
+    """A stacked network from images to logits. Member k's depend on row k of everything only."""
 
     def parameters(self) -> Mapping[str, Parameter]:
         """The parameters of one member by plain dotted name."""
