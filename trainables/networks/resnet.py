@@ -52,7 +52,7 @@ class ResNet:
         stages: Stages.
         preactivation: Whether norm and ReLU come before each convolution instead of after.
         norm: Kind of norm.
-        scaling: The parametrization at this size.
+        scaling: The parametrization at this size; in width only.
     """
 
     shape: tuple[int, int, int]
@@ -67,17 +67,16 @@ class ResNet:
     def parameters(self) -> Mapping[str, Parameter]:
         """Weight decay acts on convolutions and the head, not on norms and biases."""
         own = self.scaling.tensor
-        hidden = own("hidden", branch=True)
+        hidden, gain, bias = own("hidden"), own("gain"), own("bias")
         # Its inputs are images, not the output of a ReLU: gain 1.
         found = {"stem.conv": _convolution(self.width, self.shape[2], 3, own("embedding"), 1.0)}
         for block in self._blocks():
             found[f"{block.name}.conv1"] = _convolution(block.channels, block.inputs, 3, hidden)
             found[f"{block.name}.conv2"] = _convolution(block.channels, block.channels, 3, hidden)
             if block.projects:
-                found[f"{block.name}.shortcut"] = _convolution(block.channels, block.inputs, 1, own("hidden"))
+                found[f"{block.name}.shortcut"] = _convolution(block.channels, block.inputs, 1, hidden)
         for name, channels in self._norms().items():
-            inside = ".norm" in name and name.startswith("stages.")
-            found |= self.norm.parameters(name, channels, own("gain", branch=inside), own("bias", branch=inside))
+            found |= self.norm.parameters(name, channels, gain, bias)
         output = own("output")
         found["head.weight"] = Parameter(shape=(self.classes, self._features), decay=True, scale=output.scale)
         found["head.bias"] = Parameter(shape=(self.classes,))
