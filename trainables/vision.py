@@ -135,7 +135,13 @@ class Vision:
         """Build an empty stack."""
         if bucket != self.bucket({}):
             raise TrainableError(f"bucket {bucket!r} is not {self.bucket({})!r}, the only one")
-        return CoreStack(self._program(images.load(self.data), torch.device(place.device)), capacity, place)
+        program = self._program(images.load(self.data), torch.device(place.device))
+        if place.plan is not None and place.plan.accumulate > 1 and program.model.buffers():
+            raise TrainableError(
+                f"vision norm is {self.norm!r}: a batch that is split to save memory would be normalised otherwise; "
+                "give a smaller batch, or norm group"
+            )
+        return CoreStack(program, capacity, place)
 
     def _program(self, found: images.Images, device: torch.device) -> Program:
         network = self._network(found)

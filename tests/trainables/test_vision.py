@@ -14,6 +14,7 @@ from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close, assert_same
 from tests.trainables.networks.references import names_of, plain
 from trainables import Place, TrainableError, Vision, images
+from trainables.base import Plan
 from trainables.core.rng import Draws
 from trainables.core.step import compiler
 
@@ -249,6 +250,23 @@ def test_micro_batches_of_ghosts_train_alike():
     found = {s.name: s.tensor for s in stack.state(0).shards}
     torch.testing.assert_close(found["buffers.stem.norm.mean"], last.mean((0, 2, 3)))
     torch.testing.assert_close(found["buffers.stem.norm.var"], last.transpose(0, 1).flatten(1).var(1))
+
+
+def test_a_plan_splits_only_what_it_does_not_change():
+    """Splitting a batch to save memory must not change the training: batch and ghost norm refuse it."""
+    plan = Plan(chunk=1, compiled=False, accumulate=2)
+    for norm in ({"norm": "batch"}, {"norm": "ghost", "ghost_size": 4}):
+        trainable = Vision(**RESNET, **norm)
+        with pytest.raises(TrainableError, match="give a smaller batch, or norm group"):
+            trainable.build(trainable.bucket({}), 1, Place(compile="never", plan=plan))
+    trainable = Vision(**RESNET, norm="group", norm_groups=2)
+    states = []
+    for how in (None, plan):
+        stack = trainable.build(trainable.bucket({}), 1, Place(compile="never", dtype="float64", plan=how))
+        stack.admit(0, {"dropout": 0.2, "shift": 1}, seed=0)
+        stack.run([10])
+        states.append(stack.state(0))
+    assert_close(*states, 1e-9)
 
 
 def test_describes_its_data_and_objective():
