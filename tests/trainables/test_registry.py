@@ -16,6 +16,7 @@ PUBLIC = [
     "Language",
     "MetricSpec",
     "Place",
+    "Plan",
     "Quadratic",
     "Shard",
     "Stack",

@@ -219,6 +219,23 @@ def test_learns(options, steps, reached):
     assert scores["error"][0] == pytest.approx(1 - scores["accuracy"][0])
 
 
+@pytest.mark.parametrize("options", [RESNET, VIT | {"patch": 2}], ids=["resnet", "vit"])
+def test_learns_images_of_your_own(tmp_path, options):
+    """Oblong, in colour, told apart by the channel that is brightest: size, channels and classes are found."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    pixels = draw.integers(0, 200, (90, 6, 10, 3))
+    pixels[np.arange(90), :, :, labels] += 40
+    np.savez(tmp_path / "mine.npz", images=pixels, labels=np.array(["red", "green", "blue"])[labels])
+    trainable = Vision(**options, data=tmp_path / "mine.npz")
+    described = trainable.describe().data
+    assert [described[k] for k in ("height", "width", "channels", "num_classes")] == [6, 10, 3, 3]
+    stack = trainable.build(trainable.bucket({}), 1, Place(compile="never"))
+    stack.admit(0, {"lr": 1e-2}, seed=0)
+    stack.run([150])
+    assert stack.evaluate("test", [0])["accuracy"][0] == 1.0
+
+
 def test_running_statistics_follow_a_copy():
     """They belong to the weights: a receiver evaluates as its donor does, and a frozen member's stay."""
     trainable = Vision(**RESNET)
