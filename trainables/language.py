@@ -221,12 +221,7 @@ class Language:
         return options.scaling(self)
 
     def _schedule(self) -> schedules.Schedule:
-        setting = schedules.Setting(
-            batch_size=self.batch,
-            tokens_per_step=self.batch * self.context,
-            num_knots=self.schedule_knots,
-        )
-        return schedules.build(self.schedule, setting, self.schedule_unit)
+        return options.schedule(self, self.batch * self.context)
 
 
 _NO_TOKENS: Mapping[Any, Tensor] = {}
