@@ -65,14 +65,16 @@ class Classifier:
         hits = (logits.argmax(-1) == labels).to(logits.dtype).mean(1)
         return {"accuracy": hits, "error": 1.0 - hits, "loss": ops.cross_entropy(logits, labels)}
 
-    def activations(self, params: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def activations(
+        self, params: Mapping[str, Tensor], batch: Batch, buffers: Buffers | None = None
+    ) -> dict[str, Tensor]:
         """What each block and branch gives, and the logits, with the statistics of the batch as in training."""
         seen: dict[str, Tensor] = {}
         members = len(params["head.weight"])
         images = batch[0].expand(members, *batch[0].shape)
-        begun = {name: t.expand(members, *t.shape).to(images.device) for name, t in self.buffers().items()}
         momentum = torch.zeros(members, dtype=torch.float64, device=images.device)
-        this = Pass(drop=nothing_dropped, momentum=momentum, buffers=begun, seen=seen)
+        # A copy: norms put new statistics into it.
+        this = Pass(drop=nothing_dropped, momentum=momentum, buffers=dict(buffers or {}), seen=seen)
         self.network.logits(params, self._normalised(images, params), this)
         return seen
 

@@ -167,7 +167,10 @@ def test_activations_begin_at_one_size(name):
     network = NETWORKS[name]
     params = {k: torch.stack([v]) for k, v in initial_values(network.parameters(), 0).items()}
     images, labels = _batch(network, members=1)
-    seen = _model(network).activations(params, (images[0], labels[0]))
+    buffers = {k: torch.stack([v]).double() for k, v in network.buffers().items()}
+    kept = dict(buffers)
+    seen = _model(network).activations(params, (images[0], labels[0]), buffers)
+    assert all(buffers[k] is kept[k] for k in kept)
     blocks = [f"stages.{s}.{i}" for s in range(2) for i in range(2)] if name != "vit" else ["blocks.0", "blocks.1"]
     assert set(blocks) | {"head"} < set(seen)
     for block in blocks:
