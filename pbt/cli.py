@@ -503,7 +503,7 @@ def coordinates_(
     """Check a parametrization: do activations move alike at all sizes?
 
     Trains a few steps at each size, to see how far that moves every activation. Where it is as far in a wide model as
-    in a narrow one, hyperparameters tuned on the narrow one hold for the wide one. TRAINABLE is `language`, `vision`, or
+    in a narrow one, hyperparameters tuned on the narrow one hold for the wide one. TRAINABLE is `language`, `vision` or
     module.path:Class.
 
     \b
