@@ -64,7 +64,7 @@ def _other(spec):
 
 def _lived(trainable, place):
     """A stack of three after other hyperparameters, ages, seeds, members, slots, a copy and a NaN."""
-    specs = trainable.describe().hparams
+    specs = {name: spec for name, spec in trainable.describe().hparams.items() if spec.kind == "live"}
     made = trainable.build(trainable.bucket({}), 3, place)
     made.admit(0, {}, seed=1)
     made.run([2, 0, 0])
@@ -85,7 +85,6 @@ def _lived(trainable, place):
     return made.state(1)
 
 
-@pytest.mark.parametrize("chunk", [2, 3])
 @pytest.mark.parametrize(
     "options",
     [
@@ -97,10 +96,10 @@ def _lived(trainable, place):
     ],
     ids=lambda options: options.get("optimizer", "default"),
 )
-def test_a_stacks_whole_life_is_one_graph(text, options, chunk):
-    """Whatever happens to its members, and for all of its chunks; they train as in an eager stack."""
+def test_a_stacks_whole_life_is_one_graph(text, options):
+    """Whatever happens to its members, in both of its chunks; they train as in an eager stack."""
     trainable = Language(width=8, depth=1, heads=2, context=8, batch=2, eval_bytes=64, data=text, **options)
-    plan = Plan(chunk=chunk, compiled=True)
+    plan = Plan(chunk=2, compiled=True)
     compiled = _lived(trainable, replace(COMPILED, plan=plan))
     assert _graphs() == 1
     eager = _lived(trainable, replace(EAGER, plan=replace(plan, compiled=False)))
@@ -136,8 +135,6 @@ def _variants():
     yield replace(usual, schedule=build("cosine", setting, "tokens")), COMPILED
     yield replace(usual, schedule=build("power", setting)), COMPILED
     yield replace(usual, schedule=build("power", replace(setting, tokens_per_step=7))), COMPILED
-    yield usual, replace(COMPILED, dtype="float32")
-    yield usual, replace(COMPILED, dtype="float32", precision="bf16")
     yield usual, replace(COMPILED, fixed=frozenset({"dropout"}))
     yield usual, replace(COMPILED, plan=Plan(chunk=2, compiled=True))
     yield usual, replace(COMPILED, plan=Plan(chunk=3, compiled=True, accumulate=3))
@@ -155,7 +152,7 @@ def test_whatever_differs_has_a_graph_of_its_own():
             members = stack(variant, hparams, where)
             members.run([4] * 3)
             states.append(members.state(2))
-        assert_close(states[1], states[0], 1e-12 if place.dtype == "float64" else 1e-5)
+        assert_close(states[1], states[0], 1e-12)
         assert _graphs() == number
 
 
