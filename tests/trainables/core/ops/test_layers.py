@@ -140,7 +140,7 @@ def test_nan_stays_with_its_member_on_cuda(layer):
 
 def test_every_layer_is_in_the_table():
     """A new public layer joins the table of plain counterparts, or is a helper named here."""
-    elsewhere = {"Running", "causal_attention", "rotary_angles", "rotate"}
+    elsewhere = {"Running", "causal_attention", "penalized", "rotary_angles", "rotate"}
     public = {name for name, value in vars(ops).items() if getattr(value, "__module__", "").startswith(ops.__name__)}
     assert public - elsewhere == set(LAYERS)
 
