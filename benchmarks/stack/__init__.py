@@ -1,0 +1,1 @@
+"""How fast members train together, and what else the training core promises; run by `python -m benchmarks.stack`."""
