@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType, MappingProxyType
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -176,7 +176,8 @@ class Compiled:
         self._order = torch.zeros(_BLOCK, source.batch_size, dtype=torch.int64, device=first.device)
         self._scalars = torch.zeros(_BLOCK, 3, dtype=first.dtype, device=first.device)
         self._row = torch.zeros(1, dtype=torch.int64, device=first.device)
-        self._total = torch.zeros((), dtype=first.dtype, device=first.device)
+        # Not 0-dimensional: what a graph of torch 2.13 writes into a float64 number on the CPU is lost.
+        self._total = torch.zeros(1, dtype=first.dtype, device=first.device)
         order, scalars, row, total = self._order, self._scalars, self._row, self._total
         moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
 
@@ -204,7 +205,7 @@ class Compiled:
             for _ in range(len(block)):
                 self._step()
             self._age += len(block)
-        return self._total / len(order)
+        return self._total[0] / len(order)
 
 
 def _scalars(age: int) -> tuple[float, float, float]:
@@ -241,18 +242,23 @@ def _update(
         parameter.sub_(size * first / (second.sqrt() + eps))
 
 
-def _one_graph(step: FunctionType) -> Callable[[], None]:
+def _one_graph(step: Callable[[], None]) -> Callable[[], None]:
     from torch._dynamo import config
 
-    # A code object of its own: without guards, torch would take the graph of another member for this one's.
-    own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
     options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options)
+    # Isolated: without guards, torch would take the graph of another member for this one's.
+    compiled = torch.compile(step, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options)
+    is_traced = False
 
     def run() -> None:
+        nonlocal is_traced
+        if is_traced:
+            compiled()
+            return
         # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
         with config.patch(trace_autograd_ops=True):
             compiled()
+        is_traced = True
 
     return run
 
