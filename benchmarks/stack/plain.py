@@ -8,28 +8,27 @@ learning rate of a cosine with warm-up, and the sum of the losses.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 #: One configuration for all: nothing in it is 0 where that would save time.
-HPARAMS: Mapping[str, float] = MappingProxyType(
-    {
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "beta1": 0.9,
-        "beta2": 0.95,
-        "clip_norm": 1.0,
-        "warmup_steps": 100,
-        "decay_steps": 100_000,
-        "final_lr_ratio": 0.1,
-    }
-)
+HPARAMS: Mapping[str, float] = {
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "clip_norm": 1.0,
+    "warmup_steps": 100,
+    "decay_steps": 100_000,
+    "final_lr_ratio": 0.1,
+}
 _EPS = 1e-8
 
 #: Steps whose indices a compiled member keeps on the device.
@@ -169,9 +168,11 @@ class Compiled:
     """
 
     def __init__(self, module: nn.Module, source: Source, precision: str = "fp32") -> None:
-        parameters = list(module.parameters())
-        first = parameters[0]
-        decaying = {id(parameter) for parameter in decayed(module)}
+        # Seen without autograd, which else keeps account of every change to them, at twice the cost of a small step.
+        parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        first = next(iter(parameters.values()))
+        known = {id(parameter) for parameter in decayed(module)}
+        decaying = {name for name, parameter in module.named_parameters() if id(parameter) in known}
         self._age = 0
         self._order = torch.zeros(_BLOCK, source.batch_size, dtype=torch.int64, device=first.device)
         self._scalars = torch.zeros(_BLOCK, 3, dtype=first.dtype, device=first.device)
@@ -179,12 +180,13 @@ class Compiled:
         # Not 0-dimensional: what a graph of torch 2.13 writes into a float64 number on the CPU is lost.
         self._total = torch.zeros(1, dtype=first.dtype, device=first.device)
         order, scalars, row, total = self._order, self._scalars, self._row, self._total
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+        moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
 
         def step() -> None:
             index, now = order.index_select(0, row)[0], scalars.index_select(0, row)[0]
-            loss = _loss(module, source, index, precision)
-            grads = torch.autograd.grad(loss, parameters)
+            leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+            loss = _loss(partial(functional_call, module, leaves), source, index, precision)
+            grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
             with torch.no_grad():
                 _update(parameters, grads, moments, decaying, now)
                 total.add_(loss.detach())
@@ -216,28 +218,28 @@ def _scalars(age: int) -> tuple[float, float, float]:
     return 1.0 - lr * HPARAMS["weight_decay"], lr * correction2 / correction1, _EPS * correction2
 
 
-def _loss(module: nn.Module, source: Source, index: Tensor, precision: str) -> Tensor:
+def _loss(module: Callable[[Tensor], Tensor], source: Source, index: Tensor, precision: str) -> Tensor:
     inputs, targets = source.batch(index)
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         return F.cross_entropy(module(inputs), targets)
 
 
 def _update(
-    parameters: list[nn.Parameter],
-    grads: tuple[Tensor, ...],
-    moments: list[tuple[Tensor, Tensor]],
-    decaying: set[int],
+    parameters: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    moments: Mapping[str, tuple[Tensor, Tensor]],
+    decaying: Collection[str],
     now: Tensor,
 ) -> None:
     """Clip by the norm, and AdamW; `now` holds `_scalars`."""
     shrink, size, eps = now.unbind()
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()]))
     factor = (HPARAMS["clip_norm"] / (norm + 1e-6)).clamp(max=1.0)
-    for parameter, grad, (first, second) in zip(parameters, grads, moments, strict=True):
-        clipped = grad * factor
+    for name, parameter in parameters.items():
+        (first, second), clipped = moments[name], grads[name] * factor
         first.lerp_(clipped, 1.0 - HPARAMS["beta1"])
         second.lerp_(clipped * clipped, 1.0 - HPARAMS["beta2"])
-        if id(parameter) in decaying:
+        if name in decaying:
             parameter.mul_(shrink)
         parameter.sub_(size * first / (second.sqrt() + eps))
 
