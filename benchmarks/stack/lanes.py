@@ -100,7 +100,10 @@ class Stacked:
     """Members in a stack of ours, by the given plan or by the planner's."""
 
     def __init__(self, task: Task, job: Job, members: int, plan: Plan | None) -> None:
-        trainable, place = task.trainable(), Place(device=job.device, precision=job.precision, compile="always")
+        trainable = task.trainable()
+        # As in a sweep over the recipe's hyperparameters; the twins have no others either.
+        fixed = frozenset(trainable.describe().hparams) - plain.HPARAMS.keys()
+        place = Place(device=job.device, precision=job.precision, compile="always", fixed=fixed)
         bucket = trainable.bucket({})
         plan = plan or measured(trainable, bucket, members, place)
         stack = trainable.build(bucket, members, replace(place, plan=plan))

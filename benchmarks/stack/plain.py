@@ -100,7 +100,7 @@ def lr_at(age: int) -> float:
     return HPARAMS["lr"] * min(1.0, (age + 1) / warmup) * falling
 
 
-def decayed(module: nn.Module) -> list[nn.Parameter]:
+def decayed(module: nn.Module) -> list[Tensor]:
     """The parameters that weight decay acts on: matrices and kernels, not biases, gains or embeddings."""
     return [part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
 
@@ -249,7 +249,9 @@ def _one_graph(step: Callable[[], None]) -> Callable[[], None]:
 
     options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     # Isolated: without guards, torch would take the graph of another member for this one's.
-    compiled = torch.compile(step, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options)
+    compiled = torch.compile(  # type: ignore[call-overload]
+        step, fullgraph=True, dynamic=False, isolate_recompiles=True, options=options
+    )
     is_traced = False
 
     def run() -> None:
