@@ -113,7 +113,7 @@ def updating(rounds: int) -> Promise:
 
     compiled = torch.compile(update, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
     moved = 7 * sum(value.numel() for value in params.values())
-    # A copy reads what it overwrites into the cache first, which an update in place has there already: it may be slower.
+    # A copy may be the slower one: it reads what it overwrites into the cache first, where an update has it already.
     source = torch.rand(moved // 2)
     target = torch.zeros_like(source)
     with torch.no_grad():
