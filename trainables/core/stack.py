@@ -26,7 +26,7 @@ from trainables.core.arena import Arena, copy_slots
 from trainables.core.batch_size import BATCH_SIZE
 from trainables.core.graphs import Recorded
 from trainables.core.hparams import HparamTable
-from trainables.core.model import Program, initial_values, num_examples
+from trainables.core.model import Parameter, Program, initial_values, num_examples
 from trainables.core.optim import MEMBER, UNIT, Buffer
 from trainables.core.precision import arithmetic, compute_dtype
 from trainables.core.rng import Draws, seed_word
@@ -74,34 +74,19 @@ class CoreStack:
     """
 
     def __init__(self, program: Program, capacity: int, place: Place) -> None:
-        if capacity < 1:
-            raise TrainableError(f"capacity is {capacity}; give a whole number of at least 1")
-        if place.world_size != 1:
-            raise TrainableError(f"world_size is {place.world_size}; one process per member here")
+        self._parameters = dict(program.model.parameters())
+        _check(program, self._parameters, capacity, place)
         self.capacity = capacity
         self._program, self._place = program, place
+        self._device, self._dtype = torch.device(place.device), getattr(torch, place.dtype)
         plan = place.plan or Plan(chunk=capacity, compiled=wants_compiling(place))
         size = min(plan.chunk, capacity)
         slots = -(-capacity // size) * size
-        self._parameters = dict(program.model.parameters())
-        if not program.optimizer.family and any(p.scale != UNIT for p in self._parameters.values()):
-            raise TrainableError(
-                f"optimizer {program.optimizer.name} has no rule for the multipliers of a parametrization"
-            )
-        self._device = torch.device(place.device)
-        self._dtype = getattr(torch, place.dtype)
         self._table = HparamTable(program.hparams, slots, self._device, place.fixed)
-        shapes = {name: p.shape for name, p in self._parameters.items()}
-        self._params = Arena(shapes, slots, self._dtype, self._device)
-        #: All that belongs to the weights besides them: copied, frozen, saved and loaded alike, by its name in a state.
+        self._params = Arena({n: p.shape for n, p in self._parameters.items()}, slots, self._dtype, self._device)
         self._starts = _starts(program.buffers)
-        self._buffers = {
-            **{kind: _buffer(values) for kind, values in self._starts.items()},
-            **{self._of_optimizer(moment): Buffer(shapes=shapes) for moment in program.optimizer.moments},
-            **{self._of_optimizer(k): b for k, b in program.optimizer.buffers(self._params.tensors).items()},
-        }
-        if program.accumulate > 1:
-            self._buffers[_NOISE] = Buffer(shapes=dict.fromkeys(noise.AVERAGES, ()), dtype=torch.float64)
+        #: All that belongs to the weights besides them: copied, frozen, saved and loaded alike, by its name in a state.
+        self._buffers = self._kinds()
         self._arenas = {"params": self._params} | {
             kind: Arena(buffer.shapes, slots, buffer.dtype or self._dtype, self._device)
             for kind, buffer in self._buffers.items()
@@ -112,23 +97,8 @@ class CoreStack:
         self._members: list[_Member | None] = [None] * capacity
         self._totals = torch.zeros(slots, len(program.step_metrics), dtype=torch.float64, device=self._device)
         self._active = torch.zeros(slots, dtype=torch.bool, device=self._device)
-        self._accumulate = micro = program.accumulate * plan.accumulate
-        if micro > 1 and (count := self._num_examples()) % micro:
-            raise TrainableError(f"accumulate is {micro}; give a number that divides the batch, {count}")
-        bound = [(first, self._bind(first, first + size)) for first in range(0, slots, size)]
-        step = step_function(
-            replace(place, compile="always" if plan.compiled else "never"),
-            compiles=program.optimizer.compiles,
-            key=structure((program, bound[0][1], self._table.absent, place.precision, torch.get_num_threads())),
-        )
-        self._plan = replace(plan, chunk=size, compiled=step is not train_step)
-        # On CUDA, what is compiled becomes one CUDA graph for each chunk.
-        is_recorded = self._plan.compiled and self._device.type == "cuda"
-        pool = torch.cuda.graph_pool_handle() if is_recorded else None
-        self._chunks = [
-            _Chunk(first, first + size, tensors, Recorded(step, pool) if is_recorded else step)
-            for first, tensors in bound
-        ]
+        self._accumulate = self._micro_batches(plan)
+        self._plan, self._chunks = self._divided(plan, size, slots)
 
     @property
     def program(self) -> Program:
@@ -279,6 +249,44 @@ class CoreStack:
         """Bytes of one member on the device: parameters, moments, buffers and counters; see `Sized`."""
         return sum(arena.slot_bytes for arena in (*self._arenas.values(), self._lineage, self._own))
 
+    def _kinds(self) -> dict[str, Buffer]:
+        """What is kept of a member besides its parameters, by the name of its arena."""
+        optimizer, shapes = self._program.optimizer, {name: p.shape for name, p in self._parameters.items()}
+        found = {
+            **{kind: _buffer(values) for kind, values in self._starts.items()},
+            **{self._of_optimizer(moment): Buffer(shapes=shapes) for moment in optimizer.moments},
+            **{self._of_optimizer(k): b for k, b in optimizer.buffers(self._params.tensors).items()},
+        }
+        if self._program.accumulate > 1:
+            found[_NOISE] = Buffer(shapes=dict.fromkeys(noise.AVERAGES, ()), dtype=torch.float64)
+        return found
+
+    def _micro_batches(self, plan: Plan) -> int:
+        """Micro-batches of a step: the program's, times those of the plan."""
+        count = self._program.accumulate * plan.accumulate
+        if count > 1 and (size := self._num_examples()) % count:
+            raise TrainableError(f"accumulate is {count}; give a number that divides the batch, {size}")
+        return count
+
+    def _divided(self, plan: Plan, size: int, slots: int) -> tuple[Plan, list[_Chunk]]:
+        """The slots in chunks, and the plan as it could be kept to."""
+        bound = [(first, self._bind(first, first + size)) for first in range(0, slots, size)]
+        step = step_function(
+            replace(self._place, compile="always" if plan.compiled else "never"),
+            compiles=self._program.optimizer.compiles,
+            key=structure(
+                (self._program, bound[0][1], self._table.absent, self._place.precision, torch.get_num_threads())
+            ),
+        )
+        plan = replace(plan, chunk=size, compiled=step is not train_step)
+        # On CUDA, what is compiled becomes one CUDA graph for each chunk.
+        is_recorded = plan.compiled and self._device.type == "cuda"
+        pool = torch.cuda.graph_pool_handle() if is_recorded else None
+        return plan, [
+            _Chunk(first, first + size, tensors, Recorded(step, pool) if is_recorded else step)
+            for first, tensors in bound
+        ]
+
     def _clocks(self, slots: int, *names: str) -> Arena:
         return Arena(dict.fromkeys(names, ()), slots, torch.int64, self._device)
 
@@ -420,6 +428,16 @@ class CoreStack:
         for slot in slots:
             if not 0 <= slot < self.capacity:
                 raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
+
+
+def _check(program: Program, parameters: Mapping[str, Parameter], capacity: int, place: Place) -> None:
+    """Refuse what makes no stack."""
+    if capacity < 1:
+        raise TrainableError(f"capacity is {capacity}; give a whole number of at least 1")
+    if place.world_size != 1:
+        raise TrainableError(f"world_size is {place.world_size}; one process per member here")
+    if not program.optimizer.family and any(p.scale != UNIT for p in parameters.values()):
+        raise TrainableError(f"optimizer {program.optimizer.name} has no rule for the multipliers of a parametrization")
 
 
 def _starts(buffers: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
