@@ -406,9 +406,10 @@ class CoreStack:
 
     def _num_examples(self) -> int:
         """Examples of one member's training batch."""
-        tensors = self._bind(0, 1)
-        draws = Draws(tensors.seed, tensors.consumed)
-        return num_examples(self._program.feed.batch(draws, tensors.hparams, dict(tensors.buffers)))
+        draws = Draws(*(self._own.tensors[name][:1] for name in ("seed", "consumed")))
+        hparams = {name: row[:1] for name, row in self._table.rows.items()}
+        buffers = {name: tensor[:1] for name, tensor in self._tensors_of(*self._starts).items()}
+        return num_examples(self._program.feed.batch(draws, hparams, buffers))
 
     def _index(self, slots: Sequence[int]) -> Tensor:
         return torch.tensor(list(slots), dtype=torch.int64, device=self._device)
