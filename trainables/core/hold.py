@@ -25,6 +25,11 @@ def hold(x: Tensor) -> Tensor:
     return held
 
 
+def once(x: Tensor) -> Tensor:
+    """The same values, held where that does anything."""
+    return hold(x) if is_held(x) else x
+
+
 torch.library.define("pbt::hold", "(Tensor x) -> Tensor")
 torch.library.impl("pbt::hold", "CPU")(torch.clone)
 torch.library.register_fake("pbt::hold")(torch.empty_like)

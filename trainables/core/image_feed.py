@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainables.base import Split
 from trainables.core import augment
+from trainables.core.hold import once
 from trainables.core.model import NO_HPARAMS, Buffers
 from trainables.core.order import examples
 from trainables.core.rng import Draws, site
@@ -56,10 +57,11 @@ class ImageFeed:
         strength = {name: hparams.get(name, nothing) for name in augment.HPARAMS}
         images, labels = self.images["train"], self.labels["train"]
         size, height, width, _ = images.shape
-        chosen = examples(draws, _ORDER, self.batch_size, size)
-        rows, columns = augment.pixels(draws, strength, self.batch_size, height, width)
+        # Computed once each: compiled, all of their hashing would otherwise be done again for every pixel.
+        chosen = once(examples(draws, _ORDER, self.batch_size, size))
+        rows, columns = map(once, augment.pixels(draws, strength, self.batch_size, height, width))
         seen = images[chosen[:, :, None, None], rows[..., :, None], columns[..., None, :]]
-        hidden = augment.covered(draws, strength["cutout"], self.batch_size, height, width)
+        hidden = once(augment.covered(draws, strength["cutout"], self.batch_size, height, width))
         seen = torch.where(hidden[..., None], self.fill, seen)
         return seen.movedim(-1, 2), labels[chosen]
 

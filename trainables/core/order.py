@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainables.core.hold import once
 from trainables.core.rng import Draws, mix, seed_word, site
 
 _EPOCH = site("data.epoch")
@@ -44,10 +45,11 @@ def permute(place: Tensor, key: Tensor, size: int) -> Tensor:
         return torch.where(place <= mask, mixed ^ (mixed >> shift), place)
 
     for number in range(ROUNDS):
+        # Held: the rounds in one piece, all of their arithmetic in one loop, take the compiler minutes.
         turn = mix(key + seed_word(_ROUND * (2 * number + 1)))
         word = mix(turn)
-        place = (place + (turn & _POSITIVE)) % size
-        place = stirred(size - 1 - stirred(place, word), mix(word))
+        place = once(stirred((place + (turn & _POSITIVE)) % size, word))
+        place = once(stirred(size - 1 - place, mix(word)))
     return place
 
 
@@ -65,5 +67,5 @@ def examples(draws: Draws, where: int, count: int, size: int) -> Tensor:
     """
     cursor = draws.consumed[:, None] * count + torch.arange(count, device=draws.consumed.device)
     epoch = torch.div(cursor, size, rounding_mode="floor")
-    key = mix(mix(draws.seed + where)[:, None] + mix(epoch + _EPOCH))
+    key = once(mix(mix(draws.seed + where)[:, None] + mix(epoch + _EPOCH)))
     return permute(cursor - epoch * size, key, size)
