@@ -406,7 +406,7 @@ class CoreStack:
 
     def _num_examples(self) -> int:
         """Examples of one member's training batch."""
-        draws = Draws(*(self._own.tensors[name][:1] for name in ("seed", "consumed")))
+        draws = Draws(self._own.tensors["seed"][:1], self._own.tensors["consumed"][:1])
         hparams = {name: row[:1] for name, row in self._table.rows.items()}
         buffers = {name: tensor[:1] for name, tensor in self._tensors_of(*self._starts).items()}
         return num_examples(self._program.feed.batch(draws, hparams, buffers))
