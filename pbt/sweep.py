@@ -189,6 +189,12 @@ def _check_space(space: Space, capabilities: Capabilities) -> None:
 
 def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:
     """Refuse values that the trainable would refuse in the middle of the sweep."""
+    if known.parts:
+        parts = ", ".join(known.parts)
+        fits = isinstance(domain, Simplex) and set(domain.parts) == set(known.parts)
+        mend = f"Write {{type: simplex, parts: [{parts}]}}"
+        require(fits, field, f"is {domain}, but the trainable needs weights of {parts}", mend)
+        return
     if isinstance(domain, Simplex) or not isinstance(known.default, int | float):
         fits = isinstance(domain, Choice) and all(isinstance(option, type(known.default)) for option in domain.options)
         mend = f"Write a domain of values like {known.default!r}"

@@ -9,8 +9,9 @@ Two counters run in every slot and must not be confused:
 
 * `age`: training steps in the ancestry of the weights. A copy takes over the donor's age. Learning-rate schedules
   and equal-age comparison use it.
-* `consumed`: training steps this member ran itself. Monotone; a copy leaves the receiver's alone. The data cursor
-  and every random draw are functions of (seed, consumed), so a member never sees the same batch twice.
+* `consumed`: training steps this member ran itself. Monotone; a copy leaves the receiver's alone. Every
+  random draw is a function of (seed, consumed). So is a member's place in its data, and it never sees the same batch
+  twice; or the feed keeps the place as a buffer, which belongs to the weights, and these do not see it twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ import torch
 from trainables.errors import DataError as DataError
 from trainables.errors import TrainableError as TrainableError
 
-HparamValue: TypeAlias = float | int | str | bool
+#: Proportions are a weight for each of their parts.
+HparamValue: TypeAlias = float | int | str | bool | Mapping[str, float]
 Hparams: TypeAlias = Mapping[str, HparamValue]
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 Split: TypeAlias = Literal["train", "validation", "test"]
@@ -43,6 +45,8 @@ class HparamSpec:
         default: Used where a sweep's space does not vary this hyperparameter.
         low: Smallest value with a meaning (inclusive), or None.
         high: Largest value with a meaning (inclusive), or None.
+        parts: Names of the parts, where the value is proportions: a weight of at least 0 for each, which sum to 1 (to
+            1e-9). Empty for all other values.
         doc: One line for people.
     """
 
@@ -50,6 +54,7 @@ class HparamSpec:
     default: HparamValue
     low: float | None = None
     high: float | None = None
+    parts: tuple[str, ...] = ()
     doc: str = ""
 
 

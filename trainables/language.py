@@ -26,6 +26,7 @@ from trainables.base import (
 from trainables.core import batch_size, ops, options, schedules
 from trainables.core.batch_size import BATCH_SIZE
 from trainables.core.data import TokenFeed
+from trainables.core.mixture import MixtureFeed
 from trainables.core.model import Batch, Buffers, Parameter, Program
 from trainables.core.optim import CLIP_NORM, ready
 from trainables.core.parametrization import STANDARD, Multipliers, Scaling
@@ -78,6 +79,10 @@ class Language:
         z_loss: None, or a number >= 0: then there is a live hyperparameter `z_loss` with this default, the coefficient
             of a penalty on the mean of log^2 Z, where Z is what softmax divides by; 1e-4 is usual. It acts on gradients
             only: `loss` stays the cross entropy, in training too.
+        mixture: Whether training batches are mixed from the corpus's domains by the live hyperparameter `mixture`, a
+            weight for each, which by default is its share of the text; of your own text each folder is then a domain.
+            In an epoch of a domain every window of it comes once; see `trainables.core.mixture`. Otherwise windows
+            begin anywhere in the training text. Evaluation is the same either way.
     """
 
     width: int = 64
@@ -100,6 +105,7 @@ class Language:
     noise_decay: float = 0.99
     qk_norm: bool = False
     z_loss: float | None = None
+    mixture: bool = False
 
     def __post_init__(self) -> None:
         """Refuse options that make no model; a list of domains becomes a tuple."""
@@ -107,7 +113,8 @@ class Language:
         options.check_multiple("language", self, "width", 2 * self.heads, "2 * heads")
         options.check_multiple("language", self, "base_width", 2 * self.base_heads, "2 * base_heads")
         options.check_divides("language", self, "accumulate", "batch")
-        options.check_flag("language", self, "qk_norm")
+        for name in ("qk_norm", "mixture"):
+            options.check_flag("language", self, name)
         self._scaling()
         object.__setattr__(self, "z_loss", _coefficient("z_loss", self.z_loss))
         object.__setattr__(self, "data", options.absolute(self.data))
@@ -116,17 +123,21 @@ class Language:
 
     def describe(self) -> Capabilities:
         """`bits_per_byte`, `loss` and `accuracy`; every hyperparameter live, but for `batch_size`."""
+        found = self._corpus()
         return Capabilities(
             metrics={
                 "bits_per_byte": MetricSpec(mode="min", unit="bit/byte", doc="loss / ln 2"),
                 "loss": MetricSpec(mode="min", unit="nat/byte", doc="mean cross entropy"),
                 "accuracy": MetricSpec(mode="max", doc="share of bytes predicted first"),
             },
-            hparams={**self._program(_NO_TOKENS).hparams, BATCH_SIZE: batch_size.described(self.batch)},
+            hparams={
+                **self._program(_NO_TOKENS, spans=found.spans["train"]).hparams,
+                BATCH_SIZE: batch_size.described(self.batch),
+            },
             tokens_per_step=self.batch * self.context,
             flops_per_step=self._flops_per_step(),
             rng="splitmix64 v1",
-            data=self._corpus().provenance(),
+            data=found.provenance(),
         )
 
     def bucket(self, hparams: Hparams) -> str:
@@ -150,13 +161,14 @@ class Language:
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
-        found = re.search(r"-batch(\d+)", bucket)
-        rows = int(found[1]) if found else 0
+        named = re.search(r"-batch(\d+)", bucket)
+        rows = int(named[1]) if named else 0
         if rows == 0 or bucket != self.bucket({BATCH_SIZE: rows}):
             raise TrainableError(f"bucket {bucket!r} is none of this language model's, such as {self.bucket({})!r}")
         device = torch.device(place.device)
-        tokens = {s: torch.from_numpy(t).to(device) for s, t in self._corpus().splits.items()}
-        return CoreStack(self._program(tokens, rows), capacity, place)
+        found = self._corpus()
+        tokens = {s: torch.from_numpy(t).to(device) for s, t in found.splits.items()}
+        return CoreStack(self._program(tokens, rows, found.spans["train"]), capacity, place)
 
     def _without_effect(self) -> set[str]:
         """Options that change nothing about the program, whatever their values."""
@@ -170,7 +182,7 @@ class Language:
         return found
 
     def _corpus(self) -> corpus.Corpus:
-        return corpus.load(self.data, self.domains, self.context + 1)
+        return corpus.load(self.data, self.domains, self.context + 1, by_folder=self.mixture)
 
     def _flops_per_step(self) -> float:
         """Forward and backward pass of one member, matrix products only; backward is twice forward.
@@ -187,8 +199,17 @@ class Language:
         pairs = self.depth * self.batch * self.context**2
         return 3.0 * (2 * self.batch * self.context * matrices + 4 * pairs * self.width)
 
-    def _program(self, tokens: Mapping[Any, Tensor], rows: int | None = None) -> Program:
+    def _program(
+        self, tokens: Mapping[Any, Tensor], rows: int | None = None, spans: Mapping[str, tuple[int, int]] | None = None
+    ) -> Program:
         rows = rows or self.batch
+        text = TokenFeed(
+            tokens=tokens,
+            window=self.context + 1,
+            batch_size=rows,
+            evaluation_windows=max(1, self.eval_bytes // self.context),
+        )
+        mixed = MixtureFeed(text, spans) if self.mixture and spans is not None else None
         return Program(
             model=Transformer(
                 width=self.width,
@@ -198,15 +219,10 @@ class Language:
                 base_head_dim=self.base_width // self.base_heads,
                 qk_norm=self.qk_norm,
             ),
-            feed=TokenFeed(
-                tokens=tokens,
-                window=self.context + 1,
-                batch_size=rows,
-                evaluation_windows=max(1, self.eval_bytes // self.context),
-            ),
+            feed=mixed or text,
             optimizer=ready(self.optimizer),
             schedule=self._schedule(),
-            extra_hparams=self._extra_hparams(rows),
+            extra_hparams={**self._extra_hparams(rows), **(mixed.hparams if mixed else {})},
             accumulate=self.accumulate,
             noise_decay=self.noise_decay,
         )
@@ -231,7 +247,7 @@ _Drop: TypeAlias = Callable[[Tensor, str], Tensor]
 _SHAPE_FIELDS = {"width", "depth", "heads", "context", "batch"}
 _BASE_FIELDS = {"base_width", "base_depth", "base_heads"}
 _CORE_FIELDS = {"schedule", "schedule_unit", "schedule_knots", "optimizer", "accumulate", "noise_decay"}
-_LATER_FIELDS = _CORE_FIELDS | _BASE_FIELDS | {"parametrization", "qk_norm", "z_loss"}
+_LATER_FIELDS = _CORE_FIELDS | _BASE_FIELDS | {"parametrization", "qk_norm", "z_loss", "mixture"}
 _COUNTS = (
     *("width", "depth", "heads", "context", "batch", "eval_bytes", "schedule_knots", "accumulate"),
     *sorted(_BASE_FIELDS),

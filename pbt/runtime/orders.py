@@ -359,7 +359,7 @@ def _of_order(item: Train, held: Hparams) -> Hparams:
 def mismatch(item: Train, held: Hparams) -> HparamMismatch | None:
     """The first hyperparameter whose value on the device is not the one ordered; None if all are in effect.
 
-    A stack may hold float32: values are compared to one part in a million.
+    A stack may hold float32: values are compared to one part in a million, proportions part by part.
     """
     for name, wanted in item.hparams.items():
         if not _same(wanted, held.get(name)):
@@ -371,4 +371,6 @@ def _same(wanted: Any, got: Any) -> bool:
     numbers = (int, float)
     if isinstance(wanted, numbers) and isinstance(got, numbers):
         return math.isclose(wanted, got, rel_tol=1e-6)
+    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+        return wanted.keys() == got.keys() and all(_same(value, got[part]) for part, value in wanted.items())
     return bool(wanted == got)

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pbt import Sweep
+from pbt.errors import SpecError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -28,6 +29,20 @@ def test_the_example_on_images_is_valid() -> None:
     sweep = Sweep.from_file(EXAMPLES / "vision.yaml")
     assert sweep.spec.budget.member_steps == 5_120
     assert {"lr", "weight_decay", "label_smoothing", "bn_momentum", "shift"} == set(sweep.spec.space)
+
+
+def test_the_example_of_a_mixture_is_valid(tmp_path: Path) -> None:
+    """On the standard library's text, whose domains it names; on other text once it names these."""
+    sweep = Sweep.from_file(EXAMPLES / "mixture.yaml")
+    assert {"mixture", "lr"} == set(sweep.spec.space)
+    assert sweep.resolved.capabilities.hparams["mixture"].parts == ("encodings", "modules", "prose")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.txt").write_text(f"{name} text is bytes. " * 1000)
+    own = {"trainable.options.data": str(tmp_path), "trainable.options.domains": ["a", "b"]}
+    with pytest.raises(SpecError, match=r"parts: \[a, b\]"):
+        Sweep.from_file(EXAMPLES / "mixture.yaml", own)
+    assert Sweep.from_file(EXAMPLES / "mixture.yaml", own | {"space.mixture.parts": ["a", "b"]})
 
 
 def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(

@@ -211,6 +211,43 @@ def test_a_folder_called_test_alone_is_just_a_folder(tmp_path):
     assert len(_load(tmp_path).splits["train"]) > 10_000
 
 
+def test_folders_may_be_domains(tmp_path):
+    """Each with its subfolders, and the files beside them; otherwise all of it is one."""
+    for name in ("a/1.txt", "a/deep/2.txt", "b/3.txt", "4.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(_lines(1000 * int(name[-5]), 200))
+    mixed = corpus.load(str(tmp_path), None, 9, by_folder=True)
+    assert mixed.domains == ("a", "b", "text")
+    assert _load(tmp_path).domains == ("text",)
+    chosen = corpus.load(str(tmp_path), ("b",), 9, by_folder=True)
+    assert sum(map(len, chosen.splits.values())) == len(_lines(3000, 200))
+
+
+def test_every_domain_of_ones_own_is_in_every_split(tmp_path):
+    """Each is split by itself: by file where it has enough of them, else cut into blocks."""
+    for name in ("one/0.txt", *(f"many/{i}.txt" for i in range(1, 41))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(_lines(1000 * int(name.split("/")[1][:-4]), 100))
+    loaded = corpus.load(str(tmp_path), None, 9, by_folder=True)
+    for split in SPLITS:
+        for first, last in loaded.spans[split].values():
+            assert last - first > 50
+    first, last = loaded.spans["test"]["many"]
+    assert (loaded.splits["test"][first:last].tobytes().count(b"text")) == 2 * 100
+
+
+def test_named_splits_have_domains_too(tmp_path):
+    """In the folders of the splits; a domain need not be in all of them."""
+    for i, name in enumerate(("train/a", "train/b", "validation/a", "test/b")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.txt").write_text(_lines(100 * i, 10))
+    loaded = corpus.load(str(tmp_path), None, 9, by_folder=True)
+    assert loaded.domains == ("a", "b")
+    first, last = loaded.spans["train"]["b"]
+    assert loaded.splits["train"][first:last].tobytes() == _lines(100, 10).encode()
+    assert loaded.spans["validation"]["b"][0] == loaded.spans["validation"]["b"][1]
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     """The cache knows a file by its size and time."""
     path = tmp_path / "a.txt"

@@ -46,7 +46,7 @@ class TokenFeed:
         tokens = self.tokens["train"]
         num_starts = len(tokens) - self.window + 1
         starts = below(draws.key(_ORDER), self.batch_size, num_starts)
-        return self._windows(tokens, starts)
+        return windows(tokens, starts, self.window)
 
     def evaluation(self, split: Split) -> Iterator[tuple[Tensor, int]]:
         """Fixed windows, `[windows, window]` int64, each batch with its number of windows."""
@@ -55,8 +55,10 @@ class TokenFeed:
         num = max(1, min(self.evaluation_windows, (last + self.window) // self.window))
         starts = torch.linspace(0, last, num, dtype=torch.float64, device=tokens.device).long()
         for chunk in starts.split(_EVALUATION_BATCH.get(tokens.device.type, _EVALUATION_BATCH_ELSEWHERE)):
-            yield self._windows(tokens, chunk), len(chunk)
+            yield windows(tokens, chunk, self.window), len(chunk)
 
-    def _windows(self, tokens: Tensor, starts: Tensor) -> Tensor:
-        within = torch.arange(self.window, device=tokens.device)
-        return tokens[starts[..., None] + within].long()
+
+def windows(tokens: Tensor, starts: Tensor, window: int) -> Tensor:
+    """Consecutive tokens from some places on: int64, in the shape of the places, with a last dimension more."""
+    within = torch.arange(window, device=tokens.device)
+    return tokens[starts[..., None] + within].long()

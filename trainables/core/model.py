@@ -96,7 +96,7 @@ class Model(Protocol):
         Args:
             params: `[K, *shape]` by name.
             batch: What the feed gave.
-            hparams: `(K,)` float64 by name.
+            hparams: `(K,)` float64 by name; `[K, parts]` where a value has parts.
             draws: Source of every random number.
             off: Hyperparameters known to be without effect for every member (they are 0, or a batch size is all of
                 the batch): what they switch may be left out, if the result is the same bit for bit.

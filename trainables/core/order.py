@@ -7,6 +7,10 @@ an epoch every example comes exactly once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +25,37 @@ _POSITIVE = (1 << 62) - 1
 ROUNDS = 4
 
 
-def permute(place: Tensor, key: Tensor, size: int) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sizes:
+    """How large several sets are, and what else `permute` must know of each: int64 tensors of one shape.
+
+    Attributes:
+        size: Elements, at least 1.
+        mask: The largest power of two that is not above the size, less 1.
+        shift: Half the bits of the mask, rounded up, at least 1.
+    """
+
+    size: Tensor
+    mask: Tensor
+    shift: Tensor
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], device: torch.device) -> Sizes:
+        """Some sizes, `(D,)`."""
+        columns = zip(*map(_of, sizes), strict=True)
+        return cls(*(torch.tensor(column, device=device) for column in columns))
+
+    def at(self, index: Tensor) -> Sizes:
+        """Those at an index, in its shape."""
+        return Sizes(self.size[index], self.mask[index], self.shift[index])
+
+
+def _of(size: int) -> tuple[int, int, int]:
+    width = size.bit_length() - 1
+    return size, (1 << width) - 1, max(1, (width + 1) // 2)
+
+
+def permute(place: Tensor, key: Tensor, size: int | Sizes) -> Tensor:
     """Where a pseudo-random permutation of `range(size)` takes some places.
 
     Each round rotates all places, mixes those below the largest power of two by exclusive or, odd multiples and shifts,
@@ -31,13 +65,13 @@ def permute(place: Tensor, key: Tensor, size: int) -> Tensor:
     Args:
         place: Int64 in [0, size), of any shape.
         key: Int64, broadcast against `place`: which permutation.
-        size: Number of places, at least 1.
+        size: Number of places, at least 1; or one for each, broadcast against `place`.
 
     Returns:
         Int64 in [0, size), in the shape of both.
     """
-    width = size.bit_length() - 1
-    mask, shift = (1 << width) - 1, max(1, (width + 1) // 2)
+    num: Any
+    num, mask, shift = (size.size, size.mask, size.shift) if isinstance(size, Sizes) else _of(size)
 
     def stirred(place: Tensor, word: Tensor) -> Tensor:
         mixed = ((place ^ (word >> 32)) * (word | 1)) & mask
@@ -48,8 +82,8 @@ def permute(place: Tensor, key: Tensor, size: int) -> Tensor:
         # Held: the rounds in one piece, all of their arithmetic in one loop, take the compiler minutes.
         turn = mix(key + seed_word(_ROUND * (2 * number + 1)))
         word = mix(turn)
-        place = once(stirred((place + (turn & _POSITIVE)) % size, word))
-        place = once(stirred(size - 1 - place, mix(word)))
+        place = once(stirred((place + (turn & _POSITIVE)) % num, word))
+        place = once(stirred(num - 1 - place, mix(word)))
     return place
 
 
@@ -67,5 +101,9 @@ def examples(draws: Draws, where: int, count: int, size: int) -> Tensor:
     """
     cursor = draws.consumed[:, None] * count + torch.arange(count, device=draws.consumed.device)
     epoch = torch.div(cursor, size, rounding_mode="floor")
-    key = once(mix(mix(draws.seed + where)[:, None] + mix(epoch + _EPOCH)))
-    return permute(cursor - epoch * size, key, size)
+    return permute(cursor - epoch * size, epoch_key(draws.seed[:, None], where, epoch), size)
+
+
+def epoch_key(seed: Tensor, where: int | Tensor, epoch: Tensor) -> Tensor:
+    """What names a member's order of a data set (`where`) in an epoch."""
+    return once(mix(mix(seed + where) + mix(epoch + _EPOCH)))

@@ -49,7 +49,7 @@ class Tensors:
     Attributes:
         params: `[K, *shape]` by name.
         moments: The optimizer's state `[K, *shape]` by kind and name.
-        hparams: `(K,)` float64 by name.
+        hparams: `(K,)` float64 by name; `[K, parts]` where a value has parts.
         seed: `(K,)` int64.
         consumed: `(K,)` int64.
         age: `(K,)` int64.

@@ -16,13 +16,14 @@ from trainables.corpus.documents import Corpus, assemble
 __all__ = ["Corpus", "load"]
 
 
-def load(data: str | None, domains: tuple[str, ...] | None, needed: int) -> Corpus:
+def load(data: str | None, domains: tuple[str, ...] | None, needed: int, by_folder: bool = False) -> Corpus:
     """Load a corpus; kept in the process, so that a second call is free.
 
     Args:
         data: A path, or None for the standard library.
         domains: Which of the corpus's domains to keep; None keeps all.
         needed: Bytes that every split must have at least.
+        by_folder: Whether the folders in a user's folder are its domains; else all of it is one, `text`.
 
     Raises:
         DataError: The path or a domain is missing, or the data is unreadable, empty or too small.
@@ -31,7 +32,7 @@ def load(data: str | None, domains: tuple[str, ...] | None, needed: int) -> Corp
         corpus = _of_stdlib(domains)
     else:
         path = Path(data)
-        corpus = _of_user(path, user.signature(path), domains, needed)
+        corpus = _of_user(path, user.signature(path), domains, needed, by_folder)
     for split, tokens in corpus.splits.items():
         if len(tokens) < needed:
             raise DataError(
@@ -47,5 +48,5 @@ def _of_stdlib(domains: tuple[str, ...] | None) -> Corpus:
 
 
 @lru_cache(maxsize=4)
-def _of_user(path: Path, signature: object, domains: tuple[str, ...] | None, needed: int) -> Corpus:
-    return assemble(str(path), user.documents(path, needed), domains)
+def _of_user(path: Path, signature: object, domains: tuple[str, ...] | None, needed: int, by_folder: bool) -> Corpus:
+    return assemble(str(path), user.documents(path, needed, by_folder), domains)

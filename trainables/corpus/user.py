@@ -2,11 +2,12 @@
 
 A folder is split by file, or, where its entries are named `train`, `validation` and `test`, as they say. A single
 file (or a folder with too few files to fill every split) is cut into blocks, of which 1 in 20 goes to each held-out
-split.
+split. All of it is one domain, or, where that is asked for, each folder in the folder is one, split by itself.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,12 +44,13 @@ def signature(path: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def documents(path: Path, needed: int) -> list[Document]:
+def documents(path: Path, needed: int, by_folder: bool = False) -> list[Document]:
     """Every distinct text at the path, each with its split.
 
     Args:
         path: A file or folder.
         needed: Bytes that every split must have; a folder that cannot give them by file is cut into blocks.
+        by_folder: Whether each folder in the folder (in those of the splits, where they are named) is a domain.
 
     Raises:
         DataError: A file is unreadable, there is no text, or only some of the splits are named.
@@ -57,11 +59,27 @@ def documents(path: Path, needed: int) -> list[Document]:
     if not any(len(d.content) for d in found):
         raise DataError(f"{path}: no text found; give at least one non-empty text file")
     named = _named_splits(path)
+    if by_folder:
+        found = [replace(d, domain=_folder(d.name, depth=1 if named else 0)) for d in found]
     if named:
         return _without_repeats(_by_named_split(path, found, named))
-    by_file = split_by_rank(distinct(found))
+    domains: dict[str, list[Document]] = defaultdict(list)
+    for document in distinct(found):
+        domains[document.domain].append(document)
+    return [document for own in domains.values() for document in _split(own, needed)]
+
+
+def _split(own: Sequence[Document], needed: int) -> list[Document]:
+    """A domain's documents, by file if that gives every split enough."""
+    by_file = split_by_rank(own)
     sizes = {s: sum(len(d.content) for d in by_file if d.split == s) for s in SPLITS}
-    return by_file if min(sizes.values()) >= needed else split_by_position(distinct(found))
+    return by_file if min(sizes.values()) >= needed else split_by_position(own)
+
+
+def _folder(name: str, depth: int) -> str:
+    """The folder at a depth that a file is in; files beside the folders are a domain of their own."""
+    folders = name.split("/")[depth:-1]
+    return folders[0] if folders else _DOMAIN
 
 
 def _files(path: Path) -> list[Path]:

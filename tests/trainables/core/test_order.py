@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.core.order import examples, permute
+from trainables.core.order import Sizes, examples, permute
 from trainables.core.rng import Draws, mix, site
 
 HERE = site("test.order")
@@ -37,6 +37,16 @@ def test_no_place_is_too_large(size, data):
     """Places stay in range, up to the largest sizes."""
     place = data.draw(st.integers(0, size - 1))
     assert 0 <= permute(torch.tensor([place]), torch.tensor(7), size).item() < size
+
+
+def test_sets_of_many_sizes_at_once():
+    """Each place is where it would be in a set by itself."""
+    sizes = [1, 2, 3, 7, 8, 9, 1000, 65_536, 2**40 + 3]
+    place, index = torch.tensor([0, 1, 1, 6, 0, 8, 999, 65_535, 2**40]), torch.arange(9)
+    for key in (torch.tensor(-5), keys(9)[:, 0]):
+        alone = [permute(place[i], key.expand(9)[i], size).item() for i, size in enumerate(sizes)]
+        together = permute(place, key, Sizes.of(sizes, torch.device("cpu")).at(index))
+        assert together.tolist() == alone
 
 
 def deviation(counts, expected):
