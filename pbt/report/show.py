@@ -157,6 +157,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "member_steps": sum(row.consumed for row in members),
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
+        "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
@@ -164,6 +165,18 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
         "digest": result.digest(),
     }
+
+
+def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How stacks run, where that was measured: those that are alike together."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in decisions:
+        if row["kind"] == "plan":
+            words, data = row["reason"].partition(": ")[2], json.loads(row["data"])
+            found.setdefault(words, {"words": words, "plan": data["plan"], "stacks": []})["stacks"].append(
+                data["stack"]
+            )
+    return list(found.values())
 
 
 def _system(result: Result, population: Population) -> dict[str, Any]:
@@ -267,6 +280,9 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
         lines["best"] += "" if test is None else f", test {text.score(test)}"
     lines |= _system_lines(facts["system"])
+    for number, plan in enumerate(facts["plans"]):
+        stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
+        lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
     declined = f", {facts['declined']} declined" if facts["declined"] else ""
     lines["exploits"] = f"{facts['exploits']}{declined}"
     lines |= _session_lines(facts["sessions"])

@@ -177,6 +177,22 @@ def _measured(run: Path, device: str, **used: float) -> Result:
     return load(run)
 
 
+def test_plans_are_shown_once_for_stacks_that_are_alike(tmp_path: Path) -> None:
+    ledgers.run_json(tmp_path / "run", members=2, generations=2, steps=10)
+    ledger = Ledger(tmp_path / "run")
+    for stack, chunk in ((0, 4), (1, 4), (2, 2)):
+        data = json.dumps({"stack": stack, "plan": {"chunk": chunk, "compiled": False}})
+        ledger.append("decisions", kind="plan", reason=f"stack {stack}: {chunk} members train together", data=data)
+    ledger.close(finished=False)
+    result = load(tmp_path / "run")
+    summary = json.loads(as_json(result))["summary"]
+    assert [(plan["stacks"], plan["plan"]["chunk"]) for plan in summary["plans"]] == [([0, 1], 4), ([2], 2)]
+    out = io.StringIO()
+    show(result, Console(file=out, width=200))
+    assert "stacks 0, 1: 4 members train together\n" in re.sub(" +\n", "\n", out.getvalue())
+    assert "stack 2: 2 members train together\n" in re.sub(" +\n", "\n", out.getvalue())
+
+
 def _end(ledger: Ledger, member: int, segment: int, system: dict[str, float], used: dict[str, float]) -> None:
     key = {"member": member, "segment": segment}
     for name, value in system.items():
