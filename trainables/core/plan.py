@@ -126,12 +126,20 @@ class _Search:
 
     def _try(self, candidates: Sequence[_Candidate], rounds: int = _ROUNDS) -> None:
         """Time some candidates against each other, new ones and known ones."""
+        found = self._together(candidates, rounds)
+        for candidate in candidates:
+            if candidate not in found:  # no room beside the others: it may have the device to itself
+                found |= self._together([candidate], rounds)
+        self.rates |= {candidate: statistics.median(rates) for candidate, rates in found.items()}
+
+    def _together(self, candidates: Sequence[_Candidate], rounds: int) -> dict[_Candidate, list[float]]:
+        """Rates of those candidates that find room on the device at the same time."""
         runners = {c: stack for c in candidates if (stack := self._warmed(c)) is not None}
         found: dict[_Candidate, list[float]] = {c: [] for c in runners}
         for _ in range(rounds):
             for candidate, stack in runners.items():
                 found[candidate].append(self._rate(stack))
-        self.rates |= {candidate: statistics.median(rates) for candidate, rates in found.items()}
+        return found
 
     def _warmed(self, candidate: _Candidate) -> Stack | None:
         """One chunk with members, after some steps, which compile and allocate; None if memory does not suffice."""

@@ -117,6 +117,28 @@ def test_what_does_not_fit_is_out_and_a_member_that_does_not_fit_is_split(speeds
     assert measured(language, language.bucket({}), 4, NEVER) == Plan(chunk=1, compiled=False, accumulate=4)
 
 
+def test_what_finds_no_room_beside_others_is_measured_alone(monkeypatch):
+    """All candidates of a round are on the device together; a stack has it to itself."""
+    alive: list[int] = []
+
+    class Occupying:
+        def __init__(self, size):
+            self.capacity = size
+            alive.append(size)
+
+        def __del__(self):
+            alive.remove(self.capacity)
+
+    def warmed(self, candidate):
+        return Occupying(candidate[0]) if sum(alive) + candidate[0] <= 4 else None
+
+    monkeypatch.setattr(planner._Search, "_warmed", warmed)
+    monkeypatch.setattr(planner._Search, "_rate", lambda self, stack: 10.0 * stack.capacity)
+    found = plan(4)
+    assert found == Plan(chunk=4, compiled=False)
+    assert found.rates == {"1 eager": 10.0, "2 eager": 20.0, "4 eager": 40.0}
+
+
 def test_a_member_that_never_fits_is_told_of(speeds):
     """With the mend."""
     language = Language(width=16, depth=1, context=16, batch=8)
