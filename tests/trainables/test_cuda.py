@@ -8,6 +8,7 @@ from tests.trainables import (
     test_language,
     test_language_accumulation,
     test_language_batch_size,
+    test_language_mixture,
     test_language_optimizers,
     test_language_stability,
     test_quadratic,
@@ -36,6 +37,14 @@ class TestLanguageInMicroBatches(test_language_accumulation.TestContract):
 
 class TestLanguageOfSeveralBatchSizes(test_language_batch_size.TestContractInMicroBatches):
     """Members with batch sizes of their own keep it on CUDA."""
+
+    @pytest.fixture
+    def place(self) -> Place:
+        return Place(device="cuda", compile="never")
+
+
+class TestLanguageOfMixedDomains(test_language_mixture.TestMixtureContract):
+    """Proportions, and a cursor for each domain, keep it on CUDA."""
 
     @pytest.fixture
     def place(self) -> Place:

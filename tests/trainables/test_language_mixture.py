@@ -16,21 +16,6 @@ from trainables.core.step import compiler
 PLACE = Place(compile="never")
 
 
-@pytest.fixture(scope="session")
-def domains(tmp_path_factory):
-    """Three folders of text: numbers, words, and one letter again and again."""
-    root = tmp_path_factory.mktemp("domains")
-    texts = {
-        "numbers": "".join(f"{i} squared is {i * i}.\n" for i in range(1000)),
-        "words": "".join(f"{'abcdefg'[i % 7]}{'hijkl'[i % 5]} and {'mnopqrstuvw'[i % 11]}\n" for i in range(900)),
-        "xs": "x" * 3000,
-    }
-    for name, text in texts.items():
-        (root / name).mkdir()
-        (root / name / "text.txt").write_text(text)
-    return root
-
-
 def mixture(numbers, words, xs):
     return {"numbers": numbers, "words": words, "xs": xs}
 
@@ -188,8 +173,6 @@ def test_a_domain_without_text_is_refused(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager(domains):
     """The same windows to the bit, the same training to 1e-5; a change of the mixture compiles nothing anew."""

@@ -216,8 +216,23 @@ def test_golden():
     assert cursor.tolist() == [[4, 2, 2]]
 
 
+@pytest.mark.gpu
+def test_another_device_mixes_alike():
+    """On CUDA the windows are those of the CPU."""
+    there = {split: tokens.cuda() for split, tokens in TOKENS.items()}
+    text = TokenFeed(tokens=there, window=WINDOW, batch_size=8, evaluation_windows=5)
+    cursor = torch.tensor([[3, 60, 7], [0, 0, 0]])
+    weights = [weights_of(1), weights_of(2)]
+    found, after = batch(feed(), [1, 2], [4, 5], weights, cursor)
+    buffers = {"cursor": cursor.cuda()}
+    rows = {"mixture": torch.tensor(weights, dtype=torch.float64).cuda()}
+    clocks = Draws(torch.tensor([1, 2]).cuda(), torch.tensor([4, 5]).cuda())
+    moved = MixtureFeed(text, SPANS).batch(clocks, rows, buffers)
+    assert torch.equal(found, moved.cpu())
+    assert torch.equal(after, buffers["cursor"].cpu())
+
+
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager():
     """Bit for bit, in a single graph."""
