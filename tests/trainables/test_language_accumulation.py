@@ -58,7 +58,8 @@ def test_the_bucket_names_what_is_not_the_default(text):
     name = "language-width8-depth1-heads2-context8-batch2"
     assert Language(**TINY, data=text, accumulate=1).bucket({}) == name
     assert Language(**TINY, data=text, accumulate=2).bucket({}) == f"{name}-accumulate2"
-    assert Language(**TINY, data=text, noise_decay=0.9).bucket({}) == f"{name}-noise_decay0.9"
+    noisy = Language(**TINY, data=text, accumulate=2, noise_decay=0.9)
+    assert noisy.bucket({}) == f"{name}-accumulate2-noise_decay0.9"
 
 
 @pytest.mark.parametrize(
