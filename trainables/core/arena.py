@@ -41,11 +41,18 @@ class Arena:
             name: self.flat[starts[name] : starts[name] + sizes[name]].view(capacity, *shape)
             for name, shape in shapes.items()
         }
+        self._views: dict[int, list[Tensor]] = {}
 
     @property
     def slot_bytes(self) -> int:
         """Bytes of one slot's tensors, without what alignment adds."""
         return sum(tensor[0].nbytes for tensor in self.tensors.values())
+
+    def views(self, slot: int) -> list[Tensor]:
+        """One slot's tensors in place; made once, as making them takes longer than copying what is small."""
+        if slot not in self._views:
+            self._views[slot] = [tensor[slot] for tensor in self.tensors.values()]
+        return self._views[slot]
 
     def read(self, slots: Tensor) -> dict[str, Tensor]:
         """Copy out the rows of some slots: name -> `[len(slots), *shape]`."""
@@ -66,9 +73,18 @@ class Arena:
             tensor[slot].copy_(values[name])
 
 
-def copy_slots(arenas: Iterable[Arena], src: Tensor, dst: Tensor) -> None:
+def copy_slots(arenas: Iterable[Arena], src: Sequence[int], dst: Sequence[int]) -> None:
     """Copy slots `src[i]` onto `dst[i]` in every arena; all reads happen before all writes."""
     arenas = tuple(arenas)
-    rows: Sequence[dict[str, Tensor]] = [arena.read(src) for arena in arenas]
+    if set(src).isdisjoint(dst):  # nothing is read that is written: straight across, in one call for each arena
+        for arena in arenas:
+            torch._foreach_copy_(
+                [view for slot in dst for view in arena.views(slot)],
+                [view for slot in src for view in arena.views(slot)],
+            )
+        return
+    device = arenas[0].flat.device
+    sources, targets = (torch.tensor(list(slots), dtype=torch.int64, device=device) for slots in (src, dst))
+    rows = [arena.read(sources) for arena in arenas]
     for arena, values in zip(arenas, rows, strict=True):
-        arena.write(dst, values)
+        arena.write(targets, values)

@@ -221,7 +221,7 @@ class CoreStack:
         self._check_members([*src, *dst])
         if not src:
             return
-        copy_slots((*self._arenas.values(), self._lineage), self._index(src), self._index(dst))
+        copy_slots((*self._arenas.values(), self._lineage), src, dst)
         ages = [self._member(slot).age for slot in src]
         for slot, age in zip(dst, ages, strict=True):
             self._member(slot).age = age

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import pytest
 import torch
 
 from trainables.core.arena import Arena, copy_slots
@@ -35,15 +36,35 @@ def test_views_and_buffer_are_one():
     assert all((tensor == 3.0).all() for tensor in arena.tensors.values())
 
 
-def test_copy_reads_before_it_writes():
-    """A rotation of three slots in one copy, in two arenas; the fourth slot is untouched."""
+@pytest.mark.parametrize(
+    ("src", "dst", "after"),
+    [
+        ([0, 1, 2], [1, 2, 0], (2, 0, 1, 3)),  # a rotation
+        ([3, 3], [0, 1], (3, 3, 2, 3)),  # nothing is read that is written
+        ([0], [0], (0, 1, 2, 3)),
+        ([], [], (0, 1, 2, 3)),
+    ],
+)
+def test_copy_reads_before_it_writes(src, dst, after):
+    """In all arenas; slots that are no target are untouched."""
     arenas = [_arena(), _arena()]
     before = [[arena.gather(slot) for slot in range(4)] for arena in arenas]
-    copy_slots(arenas, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
+    copy_slots(arenas, src, dst)
     for arena, rows in zip(arenas, before, strict=True):
-        for slot, source in enumerate((2, 0, 1, 3)):
+        for slot, source in enumerate(after):
             for name, tensor in arena.gather(slot).items():
                 assert torch.equal(tensor, rows[source][name])
+
+
+def test_a_slots_views_are_its_tensors_in_place():
+    """Kept, and true after the buffer has changed."""
+    arena = _arena()
+    views = arena.views(2)
+    arena.flat.fill_(5.0)
+    assert arena.views(2) is views
+    for view, tensor in zip(views, arena.tensors.values(), strict=True):
+        assert view.data_ptr() == tensor[2].data_ptr()
+        assert torch.equal(view, tensor[2])
 
 
 def test_scatter_undoes_gather():
