@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -40,6 +41,8 @@ COMPILER_OPTIONS: dict[str, Any] = {
 }
 
 _log = logging.getLogger(__name__)
+#: Held by the thread that traces a step: stacks of one process have a thread each.
+_tracing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +271,8 @@ def _compiled(key: Hashable) -> StepFunction:
         if is_traced:
             compiled(program, tensors, off)
             return
-        # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing.
-        with config.patch(trace_autograd_ops=True):
+        # torch 2.13 traces torch.autograd.grad only when this is set; it is read while tracing, and the process's own.
+        with _tracing, config.patch(trace_autograd_ops=True):
             compiled(program, tensors, off)
         is_traced = True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -185,3 +187,23 @@ def test_a_stack_trains_by_a_compiled_plan():
     assert compiled.plan.compiled
     for slot in range(2):
         torch.testing.assert_close(eager.state(slot).shards[0].tensor, compiled.state(slot).shards[0].tensor)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
+def test_stacks_in_threads_compile_one_after_the_other():
+    """As those of a local host do when a sweep goes on by a recorded plan, which nobody measures again."""
+    quadratic = Quadratic()
+
+    def trained(size, compiled):
+        place = Place(dtype="float64", plan=Plan(chunk=size, compiled=compiled))
+        stack = quadratic.build(quadratic.bucket({}), size, place)
+        for slot in range(size):
+            stack.admit(slot, {"h0": 0.5 + slot}, seed=slot)
+        stack.run([5] * size)
+        return stack.state(size - 1).shards[0].tensor
+
+    with ThreadPoolExecutor() as threads:
+        found = list(threads.map(lambda size: trained(size, True), (21, 22, 23)))
+    for size, tensor in zip((21, 22, 23), found, strict=True):
+        torch.testing.assert_close(tensor, trained(size, False))
