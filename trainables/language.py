@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -154,10 +154,7 @@ class Language:
             )
         # Bucket names are on record: options that came later are named only where they are not the default, and never
         # where they change nothing.
-        changed = {f.name for f in fields(self) if f.name in _LATER_FIELDS and getattr(self, f.name) != f.default}
-        named = (f.name for f in fields(self) if f.name in _SHAPE_FIELDS | changed - self._without_effect())
-        values = ((name, rows if name == "batch" else getattr(self, name)) for name in named)
-        return "-".join(["language", *(f"{name}{value}" for name, value in values)])
+        return options.bucket("language", self, _SHAPE_FIELDS, _LATER_FIELDS - self._without_effect(), batch=rows)
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close
+from tests.trainables.changes import ADAM, REST
 from trainables import Language, Place, TrainableError
 from trainables.core.rng import Draws, below, keep, normal, site
 from trainables.core.schedules import SCHEDULES, UNITS, Setting, WarmupCosine
@@ -31,17 +32,7 @@ class TestContract(StackContract):
         {"lr": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "beta1": 0.8, "clip_norm": 0.0},
         {"lr": 2e-3, "beta2": 0.99, "dropout": 0.2, "warmup_steps": 5, "final_lr_ratio": 0.5},
     )
-    CHANGES: ClassVar = {
-        "lr": Change(to=5e-3),
-        "weight_decay": Change(to=0.5),
-        "beta1": Change(to=0.5),
-        "beta2": Change(to=0.5),
-        "dropout": Change(to=0.5),
-        "warmup_steps": Change(to=10),
-        "decay_steps": Change(to=5),
-        "final_lr_ratio": Change(to=0.75, given={"decay_steps": 5}),
-        "clip_norm": Change(to=0.01),
-    }
+    CHANGES: ClassVar = ADAM | REST
 
     @pytest.fixture
     def trainable(self, text):

@@ -7,30 +7,18 @@ import pytest
 import torch
 
 from tests.contracts.stack_contract import Change, StackContract
+from tests.trainables.changes import ADAM, ADAM_SAMPLES, REST
 from trainables import Language, Place, TrainableError
 from trainables.core.optim import REGISTERED
 
 TINY = {"width": 8, "depth": 1, "heads": 2, "context": 8, "batch": 2, "eval_bytes": 128}
-_REST = {
-    "dropout": Change(to=0.5),
-    "warmup_steps": Change(to=10),
-    "decay_steps": Change(to=5),
-    "final_lr_ratio": Change(to=0.75, given={"decay_steps": 5}),
-    "clip_norm": Change(to=0.01),
-}
-_ADAM = {"lr": Change(to=5e-3), "weight_decay": Change(to=0.5), "beta1": Change(to=0.5), "beta2": Change(to=0.5)}
-_ADAM_SAMPLES = (
-    {"lr": 3e-3, "weight_decay": 0.1, "decay_steps": 100},
-    {"lr": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "beta1": 0.8, "clip_norm": 0.0},
-    {"lr": 2e-3, "beta2": 0.99, "dropout": 0.2, "warmup_steps": 5},
-)
 
 
 class OptimizerContract(StackContract):
     """The contract for `Language` with one optimizer; adamw's is in test_language.py."""
 
     OPTIMIZER: ClassVar[str]
-    SAMPLES: ClassVar = _ADAM_SAMPLES
+    SAMPLES: ClassVar = ADAM_SAMPLES
 
     @pytest.fixture
     def trainable(self, text):
@@ -41,14 +29,14 @@ class TestNAdamW(OptimizerContract):
     """State of its own for each member."""
 
     OPTIMIZER = "nadamw"
-    CHANGES: ClassVar = {**_REST, **_ADAM, "momentum_decay": Change(to=0.5)}
+    CHANGES: ClassVar = {**REST, **ADAM, "momentum_decay": Change(to=0.5)}
 
 
 class TestLAMB(OptimizerContract):
     """Norms over layers."""
 
     OPTIMIZER = "lamb"
-    CHANGES: ClassVar = {**_REST, **_ADAM}
+    CHANGES: ClassVar = {**REST, **ADAM}
 
 
 class TestLARS(OptimizerContract):
@@ -61,7 +49,7 @@ class TestLARS(OptimizerContract):
         {"lr": 0.05, "trust": 0.1, "dropout": 0.2, "warmup_steps": 5},
     )
     CHANGES: ClassVar = {
-        **_REST,
+        **REST,
         "lr": Change(to=0.5),
         "weight_decay": Change(to=0.5),
         "momentum": Change(to=0.25),
@@ -78,7 +66,7 @@ class TestNesterov(OptimizerContract):
         {"lr": 0.01, "dropout": 0.1, "momentum": 0.5, "clip_norm": 0.0},
         {"lr": 0.05, "dropout": 0.2, "warmup_steps": 5},
     )
-    CHANGES: ClassVar = {**_REST, "lr": Change(to=0.5), "weight_decay": Change(to=0.5), "momentum": Change(to=0.25)}
+    CHANGES: ClassVar = {**REST, "lr": Change(to=0.5), "weight_decay": Change(to=0.5), "momentum": Change(to=0.25)}
 
 
 class TestTorchRMSprop(OptimizerContract):
@@ -91,7 +79,7 @@ class TestTorchRMSprop(OptimizerContract):
         {"lr": 2e-3, "alpha": 0.9, "dropout": 0.2, "warmup_steps": 5},
     )
     CHANGES: ClassVar = {
-        **_REST,
+        **REST,
         "lr": Change(to=5e-3),
         "weight_decay": Change(to=0.5),
         "alpha": Change(to=0.5),

@@ -8,6 +8,7 @@ import torch
 
 from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_same
+from tests.trainables.changes import ADAM, ADAM_SAMPLES, REST
 from trainables import Language, Place, TrainableError
 from trainables.core.model import initial_values
 from trainables.core.step import compiler
@@ -19,22 +20,8 @@ SMALLER = {"base_width": 4, "base_depth": 1, "base_heads": 2}
 class TestContract(StackContract):
     """The contract, with multipliers on everything: width and depth twice the base's."""
 
-    SAMPLES = (
-        {"lr": 3e-3, "weight_decay": 0.1, "decay_steps": 100},
-        {"lr": 1e-3, "weight_decay": 0.0, "dropout": 0.1, "beta1": 0.8, "clip_norm": 0.0},
-        {"lr": 2e-3, "beta2": 0.99, "dropout": 0.2, "warmup_steps": 5},
-    )
-    CHANGES: ClassVar = {
-        "lr": Change(to=5e-3),
-        "weight_decay": Change(to=0.5),
-        "beta1": Change(to=0.5),
-        "beta2": Change(to=0.5),
-        "dropout": Change(to=0.5),
-        "warmup_steps": Change(to=10),
-        "decay_steps": Change(to=5),
-        "final_lr_ratio": Change(to=0.75, given={"decay_steps": 5}),
-        "clip_norm": Change(to=0.01),
-    }
+    SAMPLES = ADAM_SAMPLES
+    CHANGES: ClassVar = ADAM | REST
 
     @pytest.fixture
     def trainable(self, text):

@@ -12,6 +12,7 @@ from torch import nn
 import searchspaces
 from tests.contracts.stack_contract import Change, StackContract
 from tests.contracts.states import assert_close, assert_same
+from tests.trainables.changes import ADAM, REST
 from tests.trainables.networks.references import names_of, plain
 from trainables import Place, TrainableError, Vision, images
 from trainables.base import Plan
@@ -31,20 +32,13 @@ class TestContract(StackContract):
         {"lr": 2e-3, "beta2": 0.99, "dropout": 0.2, "warmup_steps": 5, "label_smoothing": 0.1, "cutout": 2},
     )
     CHANGES: ClassVar = {
-        "lr": Change(to=5e-3),
-        "weight_decay": Change(to=0.5),
-        "beta1": Change(to=0.5),
-        "beta2": Change(to=0.5),
-        "dropout": Change(to=0.5),
+        **ADAM,
+        **REST,
         "label_smoothing": Change(to=0.3),
         "bn_momentum": Change(to=0.5),
         "shift": Change(to=2),
         "flip": Change(to=0.5),
         "cutout": Change(to=4),
-        "warmup_steps": Change(to=10),
-        "decay_steps": Change(to=5),
-        "final_lr_ratio": Change(to=0.75, given={"decay_steps": 5}),
-        "clip_norm": Change(to=0.01),
     }
 
     @pytest.fixture
@@ -173,8 +167,6 @@ def _reference(trainable, state, hparams):
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler and traces a function with a backward pass of ours.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*not be instantiated:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.parametrize("options", [RESNET | {"stages": 1}, VIT], ids=["resnet", "vit"])
 def test_compiled_equals_eager(options):

@@ -85,11 +85,19 @@ def absolute(data: object) -> str | None:
     return None if data is None else str(Path(str(data)).expanduser().absolute())
 
 
-def bucket(name: str, options: Any, always: Collection[str], unless_default: Collection[str]) -> str:
-    """Name of a bucket: the trainable's, and its options, those of `unless_default` only where they are changed."""
+def bucket(name: str, options: Any, always: Collection[str], unless_default: Collection[str], **instead: object) -> str:
+    """Name of a bucket: the trainable's, and its options, those of `unless_default` only where they are changed.
+
+    Args:
+        name: The trainable's.
+        options: The trainable.
+        always: Options that are named whatever their values.
+        unless_default: Options that are named if they differ from their defaults.
+        instead: Values to name instead of the trainable's own.
+    """
     changed = {f.name for f in fields(options) if f.name in unless_default and getattr(options, f.name) != f.default}
     named = (f.name for f in fields(options) if f.name in {*always, *changed})
-    return "-".join([name, *(f"{field}{getattr(options, field)}" for field in named)])
+    return "-".join([name, *(f"{field}{instead.get(field, getattr(options, field))}" for field in named)])
 
 
 def scaling(options: Any) -> Scaling:

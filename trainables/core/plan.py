@@ -67,8 +67,12 @@ def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ste
     Raises:
         TrainableError: Not even a single member fits the device's memory, or the trainable refuses to be built.
     """
-    search = _Search(trainable, bucket, capacity, place)
-    return search.best(steps) if search.is_of_core else None
+    single = trainable.build(bucket, 1, replace(place, plan=Plan(chunk=1, compiled=False)))
+    if not isinstance(single, CoreStack):
+        return None
+    search = _Search(trainable, bucket, capacity, place, can_compile=single.program.optimizer.compiles)
+    del single  # it would take room from the candidates
+    return search.best(steps)
 
 
 @dataclass
@@ -79,12 +83,9 @@ class _Search:
     bucket: str
     capacity: int
     place: Place
+    can_compile: bool
     accumulate: int = 1
     rates: dict[_Candidate, float] = field(default_factory=dict)
-
-    @property
-    def is_of_core(self) -> bool:
-        return isinstance(self._stack((1, False)), CoreStack)
 
     def best(self, steps: int | None) -> Plan:
         sizes = ladder(self.capacity)
@@ -117,9 +118,7 @@ class _Search:
                 place += way
 
     def _compiles(self, steps: int | None) -> bool:
-        stack = self._stack((1, False))
-        assert isinstance(stack, CoreStack)
-        if not stack.program.optimizer.compiles or compiler() is None or self.place.compile == "never":
+        if not self.can_compile or compiler() is None or self.place.compile == "never":
             return False
         seconds = (steps or 0) * self.capacity / max(self.rates.values())
         return wants_compiling(self.place) or seconds > _COMPILING_PAYS_S

@@ -91,6 +91,8 @@ class CoreStack:
             kind: Arena(buffer.shapes, slots, buffer.dtype or self._dtype, self._device)
             for kind, buffer in self._buffers.items()
         }
+        #: What the model and the feed renew, by name: of both their arenas together.
+        self._renewed = {name: t for kind in self._starts for name, t in self._arenas[kind].tensors.items()}
         # The clocks are arenas too, so that copying and freezing a slot treats every tensor alike.
         self._lineage = self._clocks(slots, "age", "updates")
         self._own = self._clocks(slots, "seed", "consumed")
@@ -113,7 +115,7 @@ class CoreStack:
     @property
     def buffers(self) -> dict[str, Tensor]:
         """The model's and the feed's buffers of all slots, `[capacity, *shape]` by name: views, to be read only."""
-        return {name: tensor[: self.capacity] for name, tensor in self._tensors_of(*self._starts).items()}
+        return {name: tensor[: self.capacity] for name, tensor in self._renewed.items()}
 
     @property
     def plan(self) -> Plan:
@@ -294,7 +296,7 @@ class CoreStack:
         """Means over a split's batches, `(len(slots),)` by metric."""
         model, compute = self._program.model, compute_dtype(self._place)
         params = {name: t.index_select(0, slots).to(compute) for name, t in self._params.tensors.items()}
-        buffers = {name: t.index_select(0, slots) for name, t in self._tensors_of(*self._starts).items()}
+        buffers = {name: t.index_select(0, slots) for name, t in self._renewed.items()}
         sums: dict[str, Tensor] = {}
         total = 0
         for batch, weight in self._program.feed.evaluation(split):
@@ -303,10 +305,6 @@ class CoreStack:
             total += weight
         means = (torch.stack(list(sums.values())) / total).cpu().numpy()
         return dict(zip(sums, means, strict=True))
-
-    def _tensors_of(self, *kinds: str) -> dict[str, Tensor]:
-        """The tensors of some arenas together, by name."""
-        return {name: tensor for kind in kinds for name, tensor in self._arenas[kind].tensors.items()}
 
     def _bind(self, first: int, last: int) -> Tensors:
         """The arenas' views of slots `[first, last)`, named as the step wants them."""
@@ -331,7 +329,7 @@ class CoreStack:
             decayed=frozenset(name for name, p in self._parameters.items() if p.decay),
             scales={name: p.scale for name, p in self._parameters.items() if p.scale != UNIT},
             noise=own(self._arenas[_NOISE].tensors) if _NOISE in self._arenas else {},
-            buffers=own(self._tensors_of(*self._starts)),
+            buffers=own(self._renewed),
             compute=compute_dtype(self._place),
             accumulate=self._accumulate,
             totals=self._totals[first:last],
@@ -408,7 +406,7 @@ class CoreStack:
         """Examples of one member's training batch."""
         draws = Draws(self._own.tensors["seed"][:1], self._own.tensors["consumed"][:1])
         hparams = {name: row[:1] for name, row in self._table.rows.items()}
-        buffers = {name: tensor[:1] for name, tensor in self._tensors_of(*self._starts).items()}
+        buffers = {name: tensor[:1] for name, tensor in self._renewed.items()}
         return num_examples(self._program.feed.batch(draws, hparams, buffers))
 
     def _index(self, slots: Sequence[int]) -> Tensor:

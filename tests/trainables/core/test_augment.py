@@ -105,8 +105,6 @@ def test_a_bound_changes_nothing_but_itself():
 
 
 @pytest.mark.full
-# torch's own, while it imports its compiler.
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager_bit_for_bit():
     """Rows, columns and masks."""
