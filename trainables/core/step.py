@@ -6,6 +6,7 @@ or as one graph (`fullgraph=True`).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -43,6 +45,8 @@ COMPILER_OPTIONS: dict[str, Any] = {
 _log = logging.getLogger(__name__)
 #: Held by the thread that traces a step: stacks of one process have a thread each.
 _tracing = threading.Lock()
+#: Tells compiled steps apart.
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +264,11 @@ def _compiled(key: Hashable) -> StepFunction:
     from torch._dynamo import config
 
     unchecked = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    # Each has its own: together torch keeps at most 8 graphs of a function.
+    # Each has its own, and a code object of its own: torch looks graphs up by that, and without checks the first that
+    # it finds there is taken for right.
+    own = FunctionType(train_step.__code__.replace(co_name=f"train_step_{next(_numbers)}"), train_step.__globals__)
     compiled = torch.compile(  # type: ignore[call-overload]
-        train_step, fullgraph=True, dynamic=False, isolate_recompiles=True, options=COMPILER_OPTIONS | unchecked
+        own, fullgraph=True, dynamic=False, isolate_recompiles=True, options=COMPILER_OPTIONS | unchecked
     )
     is_traced = False
 
