@@ -10,14 +10,16 @@ import math
 import multiprocessing
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
+from torch import nn
 
 from benchmarks.stack import plain
 from benchmarks.stack.tasks import TASKS, Task
@@ -25,8 +27,14 @@ from trainables.base import Place, Plan, Precision
 from trainables.core.plan import measured
 from trainables.core.stack import CoreStack
 
-Kind: TypeAlias = Literal["eager", "compiled", "stacked"]
+Kind: TypeAlias = Literal["eager", "fused", "compiled", "stacked"]
 
+#: Ways to train one member in plain torch.
+_MEMBERS: Mapping[Kind, Callable[[nn.Module, plain.Source, Precision], plain.Member]] = {
+    "eager": plain.Eager,
+    "fused": partial(plain.Eager, fused=True),
+    "compiled": plain.Compiled,
+}
 #: Seconds that a lane may be silent, planning and compiling included.
 _PATIENCE_S = 3600.0
 
@@ -37,7 +45,7 @@ class Job:
 
     Attributes:
         task: A name in `TASKS`.
-        kind: `eager` and `compiled` are one member in plain torch, `stacked` is ours.
+        kind: `eager`, `fused` and `compiled` are one member in plain torch, `stacked` is ours.
         device: A torch device string.
         precision: As in `trainables.Place`.
     """
@@ -87,8 +95,7 @@ class Single:
         self._device = torch.device(job.device)
         self._source = task.source(self._device, torch.float32)
         module = task.module().to(self._device, torch.float32)
-        kind = plain.Eager if job.kind == "eager" else plain.Compiled
-        self._member: plain.Member = kind(module, self._source, job.precision)
+        self._member = _MEMBERS[job.kind](module, self._source, job.precision)
 
     def train(self, steps: int) -> None:
         """Draw the steps' batches, train, and read the loss, as the end of a segment does."""

@@ -113,15 +113,16 @@ class Member(Protocol):
 
 
 class Eager:
-    """Step by step: a module, `torch.optim.AdamW` (fused, its fastest), `clip_grad_norm_`.
+    """Step by step: a module, `torch.optim.AdamW`, `clip_grad_norm_`.
 
     Args:
         module: On its device and in its dtype.
         source: On the same device.
         precision: As in `trainables.Place`.
+        fused: Whether AdamW is fused, its fastest, for which torch must be asked; otherwise it is what torch takes.
     """
 
-    def __init__(self, module: nn.Module, source: Source, precision: str = "fp32") -> None:
+    def __init__(self, module: nn.Module, source: Source, precision: str = "fp32", fused: bool | None = None) -> None:
         self._module, self._source, self._precision = module, source, precision
         self._parameters = list(module.parameters())
         decaying = decayed(module)
@@ -131,7 +132,7 @@ class Eager:
             {"params": [p for p in self._parameters if id(p) not in known], "weight_decay": 0.0},
         ]
         betas = (HPARAMS["beta1"], HPARAMS["beta2"])
-        self._optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, eps=_EPS, fused=True)
+        self._optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, eps=_EPS, fused=fused)
         self._age = 0
 
     def train(self, order: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,7 +57,7 @@ def drawn(stack: CoreStack, slot: int, num: int, batch_size: int) -> Tensor:
     return torch.cat([below(Draws(seed, torch.tensor([t])).key(where), batch_size, num) for t in range(STEPS)])
 
 
-def check(task: Task, kind: type[plain.Eager | plain.Compiled]) -> None:
+def check(task: Task, kind: Callable[..., plain.Member]) -> None:
     stack = core_stack(task)
     source = task.source(CPU, torch.float64)
     modules = [plain_module(task, stack, slot) for slot in range(MEMBERS)]
@@ -69,9 +72,10 @@ def check(task: Task, kind: type[plain.Eager | plain.Compiled]) -> None:
             assert not torch.equal(before, after), f"{name} was not trained"
 
 
-def test_an_eager_member_is_a_core_member(task):
+@pytest.mark.parametrize("fused", [None, True])
+def test_an_eager_member_is_a_core_member(task, fused):
     """The same mean loss and parameters after some steps, to 1e-9 in float64."""
-    check(task, plain.Eager)
+    check(task, partial(plain.Eager, fused=fused))
 
 
 @pytest.mark.full

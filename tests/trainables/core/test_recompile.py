@@ -156,6 +156,16 @@ def test_whatever_differs_has_a_graph_of_its_own():
         assert _graphs() == number
 
 
+def test_no_graph_is_kept_where_another_step_could_find_it():
+    """torch looks graphs up by code object, and unchecked takes the first: none are kept under the step's own."""
+    from torch._dynamo.eval_frame import _get_total_cache_entry_count
+
+    for number in (1, 2):
+        stack(program(Network(), 6, number), [{}], COMPILED).run([2])
+    assert _graphs() == 2
+    assert _get_total_cache_entry_count(step.train_step) == 0
+
+
 @dataclass(frozen=True)
 class _Thing:
     """Any part of a program."""

@@ -1,5 +1,6 @@
-"""Label smoothing and penalties per member."""
+"""Cross entropy, label smoothing and penalties per member."""
 
+import pytest
 import torch
 
 from trainables.core import ops
@@ -13,6 +14,24 @@ def test_a_member_without_smoothing_has_the_plain_loss():
     plain = ops.cross_entropy(logits, targets)
     assert torch.equal(smoothed[0], plain[0])
     assert smoothed[1] != plain[1]
+
+
+@pytest.mark.parametrize("counted", [None, torch.arange(20).view(2, 10) < 15], ids=["all", "some"])
+def test_what_is_compiled_is_the_same_loss(monkeypatch, counted):
+    """Cross entropy as it is written for the compiler has torch's values and gradients, with -inf among the logits."""
+    logits = torch.randn(2, 10, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[0, 3, 7] = -torch.inf
+    targets = (torch.arange(20) % 9).view(2, 10)
+    weight = torch.tensor([1.0, -3.0], dtype=torch.float64)
+    found = []
+    for is_compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda so=is_compiling: so)
+        leaf = logits.clone().requires_grad_()
+        losses = ops.cross_entropy(leaf, targets, counted=counted)
+        found.append((losses.detach(), *torch.autograd.grad((losses * weight).sum(), leaf)))
+    plain, compiled = found
+    torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-15)
+    assert not torch.equal(compiled[1], plain[1])  # by its last bits another way
 
 
 def test_a_class_ruled_out_costs_those_who_smooth():
