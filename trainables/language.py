@@ -154,7 +154,8 @@ class Language:
             )
         # Bucket names are on record: options that came later are named only where they are not the default, and never
         # where they change nothing.
-        return options.bucket("language", self, _SHAPE_FIELDS, _LATER_FIELDS - self._without_effect(), batch=rows)
+        later = _LATER_FIELDS - options.without_effect(self)
+        return options.bucket("language", self, _SHAPE_FIELDS, later, batch=rows)
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
@@ -166,17 +167,6 @@ class Language:
         found = self._corpus()
         tokens = {s: torch.from_numpy(t).to(device) for s, t in found.splits.items()}
         return CoreStack(self._program(tokens, rows, found.spans["train"]), capacity, place)
-
-    def _without_effect(self) -> set[str]:
-        """Options that change nothing about the program, whatever their values."""
-        found = set() if self.parametrization == "completep" else {"base_depth"}
-        if self.parametrization == "standard":
-            found |= _BASE_FIELDS
-        if not self.schedule.startswith("piecewise"):
-            found.add("schedule_knots")
-        if self.accumulate == 1:
-            found.add("noise_decay")
-        return found
 
     def _corpus(self) -> corpus.Corpus:
         return corpus.load(self.data, self.domains, self.context + 1, by_folder=self.mixture)

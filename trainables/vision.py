@@ -129,7 +129,15 @@ class Vision:
 
     def bucket(self, hparams: Hparams) -> str:
         """All members of one `Vision` share its bucket: every hyperparameter is live."""
-        return options.bucket("vision", self, _SHAPE_FIELDS, set(self.__dataclass_fields__) - _NOT_IN_BUCKETS)
+        later = set(self.__dataclass_fields__) - _NOT_IN_BUCKETS - options.without_effect(self) - self._without_effect()
+        return options.bucket("vision", self, _SHAPE_FIELDS, later)
+
+    def _without_effect(self) -> set[str]:
+        """Options of another architecture or norm."""
+        if self.architecture == "vit":
+            return {"stages", "preactivation", "norm", "ghost_size", "norm_groups"}
+        norms = {"ghost_size", "norm_groups"} - {_SIZES.get(self.norm)}
+        return norms | {"heads", "patch", "positions", "base_heads"}
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
         """Build an empty stack."""
@@ -229,6 +237,8 @@ class Vision:
 
 
 _CHOICES = {"architecture": ARCHITECTURES, "norm": NORMS, "positions": POSITIONS}
+#: What a norm takes.
+_SIZES = {"ghost": "ghost_size", "group": "norm_groups"}
 _BASE_FIELDS = {"base_width", "base_depth", "base_heads"}
 _SHAPE_FIELDS = {"architecture", "width", "depth", "batch"}
 _NOT_IN_BUCKETS = {"data", "eval_examples"}

@@ -418,3 +418,24 @@ def test_eval_examples_bounds_an_evaluation():
         scores.append(stack.evaluate("train", [0])["accuracy"][0])
     assert scores[1] == scores[2] != scores[0]
     assert (scores[1] * 50) == pytest.approx(round(scores[1] * 50))
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, {"heads": 4, "patch": 4, "positions": "fixed", "ghost_size": 8, "norm_groups": 4, "schedule_knots": 3}),
+        ({"norm": "ghost"}, {"norm_groups": 4, "noise_decay": 0.5, "base_width": 8}),
+        ({"norm": "group"}, {"ghost_size": 8, "base_depth": 2}),
+        ({"architecture": "vit"}, {"norm": "group", "stages": 1, "preactivation": True, "base_heads": 1}),
+    ],
+    ids=["batch", "ghost", "group", "vit"],
+)
+def test_options_without_effect_are_not_in_the_bucket(given, changed):
+    """Members that compute the same share a bucket, and those that do not have others."""
+    usual = Vision(**given)
+    for name, value in changed.items():
+        assert Vision(**given, **{name: value}).bucket({}) == usual.bucket({})
+    effective = {"vit": {"heads": 4}}.get(usual.architecture, {"stages": 1})
+    sizes = {"ghost": {"ghost_size": 8}, "group": {"norm_groups": 4}}.get(usual.norm, {})
+    for name, value in (effective | sizes | {"optimizer": "lamb"}).items():
+        assert Vision(**given, **{name: value}).bucket({}) != usual.bucket({})

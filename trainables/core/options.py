@@ -100,6 +100,18 @@ def bucket(name: str, options: Any, always: Collection[str], unless_default: Col
     return "-".join([name, *(f"{field}{instead.get(field, getattr(options, field))}" for field in named)])
 
 
+def without_effect(options: Any) -> set[str]:
+    """Shared options that change nothing about the program, whatever their values, as the others are set."""
+    found = set() if options.parametrization == "completep" else {"base_depth"}
+    if options.parametrization == "standard":
+        found |= {"base_width", "base_heads"}
+    if not options.schedule.startswith("piecewise"):
+        found.add("schedule_knots")
+    if options.accumulate == 1:
+        found.add("noise_decay")
+    return found
+
+
 def scaling(options: Any) -> Scaling:
     """The parametrization of a trainable with the options `optimizer`, `width`, `base_width` and so on, at its size."""
     return Scaling(
