@@ -2,8 +2,8 @@
 
 One stack of all slots is not always best. On a CPU, what fits the cache is: one large stack can take twice the time of
 chunks of four. On a GPU, small members need all the company they can get, and large ones none. And a compiled step may
-or may not repay its compiling. So the candidates are run for a moment each, in turns, and the fastest is taken; a
-single compiled member is always among them where compiling is an option, so no plan is slower than that.
+or may not repay its compiling. So the candidates are run for a moment each, in turns, and the fastest is taken. A
+single compiled member is always among the last, where compiling is an option, and taken unless it is clearly slower.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ _ROUNDS = 5
 _FINALISTS = 3
 #: Candidates this close to the fastest are as fast: then eager steps are taken, and larger chunks.
 _TIE = 0.02
+#: How much faster than the single compiled member larger chunks must be on a CPU. They are measured while other cores
+#: may be idle; in company, which shares caches and memory, they lose more. On two cores of a shared EPYC, four members
+#: of the task `lm-b1` were 7 % faster when measured and 6 % slower when both cores trained (`benchmarks.stack`).
+_ALONE = 0.1
 #: Seconds of training from which measuring is worth its own.
 _PLANNING_PAYS_S = 60.0
 #: Seconds of eager training from which on `auto` tries compiling on a CPU. A graph takes some 30 to 80 s to compile
@@ -37,6 +41,7 @@ _COMPILING_PAYS_S = 3600.0
 
 #: Slots that train together, and whether compiled.
 _Candidate: TypeAlias = tuple[int, bool]
+_SINGLE: _Candidate = (1, True)
 
 
 def ladder(capacity: int) -> list[int]:
@@ -101,7 +106,8 @@ class _Search:
         if self._compiles(steps):
             self._climb(sizes)
             # What was not measured at the same time is not compared.
-            self._try(sorted(self.rates, key=self.rates.__getitem__)[-_FINALISTS:])
+            last = {*sorted(self.rates, key=self.rates.__getitem__)[-_FINALISTS:], _SINGLE}
+            self._try(sorted(last & self.rates.keys()))
         return self._plan()
 
     def _climb(self, sizes: Sequence[int]) -> None:
@@ -170,6 +176,10 @@ class _Search:
         chunks = -(-self.capacity // stack.capacity)
         return done / spent * self.capacity / chunks
 
+    @property
+    def _is_on_cpu(self) -> bool:
+        return torch.device(self.place.device).type == "cpu"
+
     def _split(self) -> None:
         """Not even one member fits: halve the micro-batches."""
         self.accumulate *= 2
@@ -184,6 +194,8 @@ class _Search:
     def _plan(self) -> Plan:
         near = (1.0 - _TIE) * max(self.rates.values())
         chunk, compiled = max((c for c, rate in self.rates.items() if rate >= near), key=lambda c: (not c[1], c[0]))
+        if compiled and self._is_on_cpu and self.rates.get(_SINGLE, 0.0) >= (1.0 - _ALONE) * max(self.rates.values()):
+            chunk = 1
         rates = {f"{size} {'compiled' if is_ else 'eager'}": rate for (size, is_), rate in sorted(self.rates.items())}
         return Plan(chunk=chunk, compiled=compiled, accumulate=self.accumulate, rates=rates)
 

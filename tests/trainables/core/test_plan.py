@@ -81,7 +81,7 @@ def test_where_there_is_little_to_train_nothing_is_compared(speeds):
 
 
 def test_compiling_begins_with_the_single_member_and_the_fastest_size(speeds):
-    """Then neighbours, for as long as that helps; the finalists are measured once more."""
+    """Then neighbours, for as long as that helps; the finalists and the single member are measured once more."""
     eager = {(1, False): 10.0, (2, False): 20.0, (4, False): 19.0, (8, False): 15.0}
     compiled = {(1, True): 25.0, (2, True): 30.0, (4, True): 40.0, (8, True): 35.0}
     tried = speeds(eager | compiled)
@@ -92,7 +92,7 @@ def test_compiling_begins_with_the_single_member_and_the_fastest_size(speeds):
         *((2, True), (4, True)),
         *((4, True), (8, True)),
         *((2, True), (1, True)),
-        *((2, True), (8, True), (4, True)),
+        *((1, True), (2, True), (4, True), (8, True)),
     ]
 
 
@@ -100,6 +100,14 @@ def test_never_slower_than_a_compiled_single_member(speeds):
     """It is always a candidate, and taken where nothing beats it."""
     speeds({(1, False): 10.0, (2, False): 20.0, (1, True): 40.0, (2, True): 30.0})
     assert plan(2, Place(compile="always")) == Plan(chunk=1, compiled=True)
+
+
+@pytest.mark.parametrize(("rate", "chunk"), [(43.0, 1), (45.0, 4)])
+def test_on_a_cpu_chunks_must_beat_the_compiled_single_member_clearly(speeds, rate, chunk):
+    """They are measured while other cores may be idle, and lose more when those train as well."""
+    eager = {(1, False): 10.0, (2, False): 20.0, (4, False): 30.0}
+    speeds(eager | {(1, True): 40.0, (2, True): 41.0, (4, True): rate})
+    assert plan(4, Place(compile="always")) == Plan(chunk=chunk, compiled=True)
 
 
 @pytest.mark.parametrize(("steps", "compiles"), [(None, False), (100, False), (100_000, True)])
