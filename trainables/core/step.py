@@ -264,11 +264,11 @@ def _compiled(key: Hashable) -> StepFunction:
     from torch._dynamo import config
 
     unchecked = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    # Each has its own, and a code object of its own: torch looks graphs up by that, and without checks the first that
-    # it finds there is taken for right.
+    # A code object of its own: torch looks graphs up by that, and without checks the first that it finds there is taken
+    # for right. Its `isolate_recompiles` does not do: threads that run compiled steps find each other's then.
     own = FunctionType(train_step.__code__.replace(co_name=f"train_step_{next(_numbers)}"), train_step.__globals__)
     compiled = torch.compile(  # type: ignore[call-overload]
-        own, fullgraph=True, dynamic=False, isolate_recompiles=True, options=COMPILER_OPTIONS | unchecked
+        own, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS | unchecked
     )
     is_traced = False
 
