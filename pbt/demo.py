@@ -12,7 +12,7 @@ from rich.table import Table
 from pbt.record.result import Result
 from pbt.record.runs import prepare_storage
 from pbt.report.show import show
-from pbt.runtime.tune import cluster
+from pbt.runtime.cluster import cluster
 from pbt.spec import Budget, Component, Hosts, Objective, SweepSpec, Tracking
 from pbt.sweep import Sweep
 

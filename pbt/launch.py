@@ -153,7 +153,7 @@ def find_place(hosts: Hosts) -> Place:
     import torch
 
     if hosts.kind == "ray":
-        from pbt.runtime.tune import default_device
+        from pbt.runtime.cluster import default_device
 
         device = default_device() if hosts.device == "auto" else hosts.device
         return Place(device=device, compile=hosts.compile, precision=hosts.precision)
@@ -182,7 +182,7 @@ def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
 
 def _num_devices(hosts: Hosts, place: Place) -> int:
     if hosts.kind == "ray":
-        from pbt.runtime.tune import num_devices
+        from pbt.runtime.cluster import num_devices
 
         return num_devices(place)
     return 1 if place.device != "cpu" else num_cores()
@@ -216,7 +216,7 @@ def started(hosts: Hosts) -> Iterator[None]:
     if hosts.kind == "local":
         yield
         return
-    from pbt.runtime.tune import cluster
+    from pbt.runtime.cluster import cluster
 
     with cluster(hosts.address):
         yield
@@ -247,7 +247,8 @@ def _run_on_hosts(job: Job) -> None:
         else:
             from pbt.runtime.tune import run_tune
 
-            run_tune(make_brain, num_stacks=_num_stacks(job), **common)
+            limits = {"retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
+            run_tune(make_brain, num_stacks=_num_stacks(job), **limits, **common)
     except HostError:
         raise
     except PbtError as error:
@@ -271,6 +272,7 @@ def _plan(job: Job) -> Plan:
         synchronous=getattr(job.resolved.strategy, "synchronous", True),
         checkpoints=spec.checkpoints,
         session=_session(job),
+        retries=spec.hosts.retries,
         extend=partial(_extended_task, capabilities),
     )
 

@@ -161,6 +161,10 @@ class Hosts:
             and optimizer are float32 with all of them.
         plan: `auto` has hosts measure how a stack runs fastest, where there is more than a minute to train; `off` runs
             all its members together. What was measured is recorded, and kept to when the sweep goes on.
+        retries: How often in a row a stack may be lost, with its host, without training anything in between. After
+            that the sweep ends with an error, and can be resumed.
+        hang_minutes: Minutes that a host may take for one order, or ten times as long as the longest order so far if
+            that is more; then it is taken to hang, and is started anew. `ray` only.
         address: Ray cluster to join, for example `auto`; None takes `RAY_ADDRESS`, or starts Ray on this machine.
     """
 
@@ -172,6 +176,8 @@ class Hosts:
     compile: Literal["auto", "never", "always"] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     plan: Literal["auto", "off"] = "auto"
+    retries: int = 5
+    hang_minutes: float = 60.0
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -192,6 +198,9 @@ class Hosts:
         )
         if self.stacks is not None:
             _at_least(1, "hosts.stacks", self.stacks)
+        _at_least(0, "hosts.retries", self.retries)
+        minutes = self.hang_minutes
+        require(minutes > 0, "hosts.hang_minutes", f"is {minutes!r}", "Write a number of minutes above 0")
 
 
 #: Where MLflow can keep runs: databases and servers.

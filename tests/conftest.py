@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray for the whole session, its files in a private folder."""
-    from pbt.runtime.tune import cluster
+    from pbt.runtime.cluster import cluster
 
     with cluster(None):
         yield

@@ -140,11 +140,12 @@ SESSIONS = _fields(
 
 #: Observations: what went wrong, and what was done about it.
 INCIDENTS = _fields(
-    kind=pa.string(),  # host_lost | checkpoint_damaged | checkpoint_failed | recovered | differs
+    kind=pa.string(),  # host_lost | exception | out_of_memory | checkpoint_damaged | checkpoint_failed | recovered | ...
     member=pa.int32(),
     segment=pa.int32(),
     stack=pa.int32(),
     message=pa.string(),
+    traceback=pa.string(),  # of an exception
     at=_when,
 )
 

@@ -202,7 +202,7 @@ def _system(result: Result, population: Population) -> dict[str, Any]:
     }
 
 
-_INCIDENT = ("at", "kind", "member", "segment", "stack", "message")
+_INCIDENT = ("at", "kind", "member", "segment", "stack", "message", "traceback")
 
 
 def _session(row: Mapping[str, Any]) -> dict[str, Any]:

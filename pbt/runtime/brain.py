@@ -13,6 +13,7 @@ import json
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,16 +44,18 @@ from pbt.runtime.orders import (
     SegmentResult,
     StackReport,
     Train,
+    Trouble,
     WorkOrder,
 )
 from pbt.runtime.outstanding import AtWork, Outstanding
 from pbt.runtime.plan import Plan
-from pbt.runtime.planning import ToBuild, in_words
+from pbt.runtime.planning import ToBuild, in_words, less_at_once
 from pbt.runtime.purse import Purse
 from pbt.runtime.rescue import Rescue
 from pbt.runtime.retention import removable
 from pbt.runtime.saving import Saving, key_of, token_of
 from pbt.runtime.states import States
+from pbt.runtime.suspects import Suspects
 from pbt.runtime.telemetry import measured
 from pbt.runtime.tokens import Tokens
 from pbt.strategy import (
@@ -71,6 +74,9 @@ from pbt.strategy import (
     Strategy,
     SweepStarted,
 )
+
+#: Members that may break off alone, one after another, before the sweep ends: then it is not the members' fault.
+_MOST_BLAMED = 3
 
 
 @dataclass(slots=True)
@@ -132,6 +138,9 @@ class Brain:
         self._drafts: dict[int, Draft] = {}
         self._closing: dict[int, Draft] = {}
         self._outstanding = Outstanding()
+        self._suspects = Suspects()
+        self._losses: Counter[int] = Counter()
+        self._blamed: list[int] = []
         self._rescue: Rescue | None = None
         self._is_coming_back = False
         self._plans: dict[int, str] = {}
@@ -143,6 +152,7 @@ class Brain:
         self._is_closing = False
         self.finished = False
         self.best: int | None = None
+        self.num_trained = 0
 
     @property
     def num_stacks(self) -> int:
@@ -223,23 +233,29 @@ class Brain:
 
     def report(self, reports: Sequence[StackReport]) -> None:
         """Take in the answers to orders. One that was answered before, or given up, changes nothing."""
-        fresh = [(report, known) for report in reports if (known := self._answered(report)) is not None]
-        for report, known in fresh:
+        answered = [(report, known) for report in reports if (known := self._answered(report)) is not None]
+        fresh = [(report, known) for report, known in answered if report.trouble is None]
+        for report, known in answered:
             self._purse.spend(report, sum(self._steps(result) for result in report.segments if known.draft))
-        if fresh:
+        if answered:
             self._ledger.append("usage", session=self._session, **self._purse.used_now())
         work = [report for report, known in fresh if known.draft is not None]
         happened = self._budget_events(work)
         for report, known in fresh:
             happened += self._take_in(report) if known.draft is not None else self._rescued(report, known.order)
             if known.draft is not None:
-                for item in known.order.fetch:
-                    self._tokens.read(item.token, _reader(Slot(report.stack, item.slot)))
+                self._went_well(report, known)
         self._ledger.commit()
+        self._tell_all(happened)
+        for report, known in answered:
+            if report.trouble is not None:
+                self._tell_all(self._broke_off(report, known, report.trouble))
+        self._settle()
+
+    def _tell_all(self, happened: Sequence[Happening]) -> None:
         for happening in happened:  # one by one, as when they are told again: nobody stands where no event said so
             self._tell(happening)
         self._ledger.commit()  # before anyone can ask for the orders
-        self._settle()
 
     def _answered(self, report: StackReport) -> AtWork | None:
         known = self._outstanding.get(report.stack, report.order)
@@ -248,11 +264,46 @@ class Brain:
             self._outstanding.take(report.stack)
         return known
 
-    def lost(self, stacks: Iterable[int], reason: str) -> None:
-        """The hosts of these stacks are gone: what they held is trained again, what they were doing is done again."""
+    def _went_well(self, report: StackReport, known: AtWork) -> None:
+        for item in known.order.fetch:
+            self._tokens.read(item.token, _reader(Slot(report.stack, item.slot)))
+        if report.segments:
+            self.num_trained += len(report.segments)
+            self._suspects.trained(report.stack)
+            self._losses[report.stack] = 0
+            self._blamed.clear()
+
+    def lost(self, stacks: Iterable[int], reason: str, gone: Iterable[str] = ()) -> None:
+        """The hosts of these stacks are gone: what they held is trained again, what they were doing is done again.
+
+        Args:
+            stacks: Which.
+            reason: Why, for people.
+            gone: Tokens of published states that went with them.
+
+        Raises:
+            HostError: A stack was lost too often without training anything in between.
+        """
+        self._tokens.gone(gone)
         lost = set(stacks)
         for stack in sorted(lost):
             self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason)
+            self._count_loss(stack, reason)
+        self._bring_back(lost)
+        self._settle()
+
+    def _count_loss(self, stack: int, reason: str) -> None:
+        self._losses[stack] += 1
+        if self._losses[stack] > self._plan.retries:
+            times = self._losses[stack]
+            raise HostError(
+                f"stack {stack} was lost {times} times without training anything in between, the last time because "
+                f"{reason}. What is recorded is kept: mend that, then `pbt resume`; or allow more with hosts.retries."
+            )
+
+    def _bring_back(self, lost: set[int]) -> None:
+        """Have the states of these stacks trained again, and what they were doing done again."""
+        for stack in sorted(lost):
             self._take_back(stack)
         if self._rescue is not None:  # begins again, with these stacks in it
             for stack in self._rescue.stacks:
@@ -264,7 +315,61 @@ class Brain:
             lost &= self._closing.keys()
         self._recover(lost)
         self._ledger.commit()
-        self._settle()
+
+    def _broke_off(self, report: StackReport, known: AtWork, trouble: Trouble) -> list[Happening]:
+        """An exception broke an order off: the stack is brought back, and whose fault it was is found out.
+
+        Where the device had no room, the stack trains fewer members together from now on. Otherwise its members are
+        trained in halves until one breaks off alone: it has failed, and the others go on.
+        """
+        stack, trained = report.stack, {item.slot: item for item in known.order.train}
+        self._outstanding.add(known)  # as if it had not been answered
+        self._bring_back({stack})
+        smaller = self._less_at_once(stack) if trouble.is_memory else None
+        if smaller is not None:
+            message = f"stack {stack} found no room ({trouble.message}): it trains fewer members together from now on"
+            self._ledger.append("incidents", kind="out_of_memory", stack=stack, message=message)
+            self.planned(stack, smaller)
+            return []
+        culprit = self._suspects.broke_off(stack, trained.keys()) if known.draft is not None and trained else None
+        item = None if culprit is None else trained[culprit]
+        at = {} if item is None else {"member": item.member, "segment": item.segment}
+        who = f"stack {stack}" if item is None else f"member {item.member}, trained alone,"
+        told = {"message": f"{who} broke off: {trouble.message}", "traceback": trouble.traceback}
+        self._ledger.append("incidents", kind="exception", stack=stack, **at, **told)
+        if known.draft is None or not trained:
+            self._count_loss(stack, trouble.message)
+        return [] if item is None else [self._failed_alone(item, report, trouble)]
+
+    def _less_at_once(self, stack: int) -> str | None:
+        place = self._plan.session.place
+        is_compiled = place.get("compile") == "always" or (
+            place.get("compile") == "auto" and place.get("device", "").startswith("cuda")
+        )
+        return less_at_once(self._plans.get(stack), self.capacity(stack), is_compiled)
+
+    def _failed_alone(self, item: Train, report: StackReport, trouble: Trouble) -> Happening:
+        """A member broke off when it was trained alone."""
+        self._blamed.append(item.member)
+        if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
+            raise HostError(
+                f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.message}. "
+                "`pbt show --json` shows where; mend that, then `pbt resume`."
+            )
+        member = self._members[item.member]
+        draft = self._drafts[report.stack]
+        if item.slot in draft.fetch:
+            self._tokens.read(draft.fetch[item.slot].token, _reader(member.slot))
+        draft.forget(item.slot)
+        result = SegmentResult(
+            member=item.member,
+            segment=item.segment,
+            age=member.start_age,
+            consumed=member.consumed,
+            held={},
+            failure=trouble.message,
+        )
+        return self._ended(result, report, None)
 
     def is_to_wait(self, order: WorkOrder, token: str) -> bool:
         """Whether a host is to go on waiting for a state that an order is to fetch, before it has begun with the rest.
@@ -560,9 +665,9 @@ class Brain:
             for number, member in self._members.items()
             if member.slot.stack in lost and member.alive and member.ended >= 0
         }
-        extra = self._unpublished(lost)
+        extra = self._unpublished()
         self._rescue = None
-        if not targets and not extra:
+        if not lost or not (targets or extra):
             return
         rows = LedgerReader(self._ledger.run).rows(("segments", "outcomes"))
         while self._rescue is None:
@@ -575,9 +680,9 @@ class Brain:
             else:
                 self._give_up_checkpoint(*broken)
 
-    def _unpublished(self, lost: set[int]) -> set[SegmentKey]:
+    def _unpublished(self) -> set[SegmentKey]:
         """States that drafts will fetch, and that nobody publishes for them any more."""
-        read = {item.token for stack in lost if stack in self._drafts for item in self._drafts[stack].fetch.values()}
+        read = {item.token for draft in self._drafts.values() for item in draft.fetch.values()}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
         return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
@@ -779,10 +884,24 @@ class Brain:
         if self._is_stopping or not self._can_fetch(draft):
             return self._publish_early(stack, draft)
         del self._drafts[stack]
+        if (suspects := self._suspects.next(stack)) is not None:
+            draft, rest = self._apart(stack, draft, suspects)
+            self._drafts[stack] = rest.joined(self._drafts.get(stack))
         for key in self._unsafe(stack):
             if self._saving.is_due(key, self._members[key.member].consumed):
                 self._save(key, draft)
         return self._carry_out(stack, draft)
+
+    def _apart(self, stack: int, draft: Draft, slots: frozenset[int]) -> tuple[Draft, Draft]:
+        """What is to be done with these slots of a draft, and the rest."""
+        for member in self._in_stack[stack]:
+            receiver = self._members[member].slot.index
+            if receiver not in slots and receiver in draft.copy:  # its donor will have trained on by then
+                donor, parent = draft.copy.pop(receiver), self._members[member].parent
+                assert parent is not None
+                draft.publish[donor] = token_of(parent)
+                self._fetch(member)
+        return draft.split(slots)
 
     def _can_fetch(self, draft: Draft) -> bool:
         """Whether all a draft is to fetch is published, or will be by orders at work: a host that waits does not ask.

@@ -35,6 +35,14 @@ class Draft:
             del self.publish[slot]
         return taken
 
+    def split(self, slots: Set[int]) -> tuple[Draft, Draft]:
+        """What is to be published and what concerns these slots, to be done first; and the rest."""
+        first, rest = Draft(publish=self.publish), Draft()
+        for part, own, others in zip(self._parts()[1:], first._parts()[1:], rest._parts()[1:], strict=True):
+            for slot, item in part.items():
+                (own if slot in slots else others)[slot] = item
+        return first, rest
+
     def joined(self, rest: Draft | None) -> Draft:
         """Together with what it was taken out of, or what has been asked of the stack since."""
         for part, more in zip(self._parts(), rest._parts() if rest else (), strict=False):

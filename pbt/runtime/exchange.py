@@ -19,6 +19,10 @@ from pbt.errors import HostError
 from trainables import Shard, State
 
 
+class Withdrawn(Exception):
+    """The state will not come, and whoever was to fetch it must forget its order: the brain gives it again."""
+
+
 class Exchange(Protocol):
     """Where stacks leave states for each other. What is published stays until the brain drops it."""
 
@@ -26,7 +30,11 @@ class Exchange(Protocol):
         """Make a state available."""
 
     def fetch(self, token: str) -> State:
-        """Wait for a state and read it."""
+        """Wait for a state and read it.
+
+        Raises:
+            Withdrawn: It will not come.
+        """
 
 
 class LocalExchange:

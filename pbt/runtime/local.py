@@ -13,7 +13,7 @@ import torch
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange
-from pbt.runtime.orders import WorkOrder, carry_out, publish
+from pbt.runtime.orders import WorkOrder, attempt, publish
 from pbt.runtime.planning import settled
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
@@ -57,14 +57,17 @@ def run_local(
         brain = make_brain(states)
         with closing(_Host(brain, states, exchange, changed, place)) as host, _one_thread_each(place):
             brain.start()
-            stacks: dict[int, Stack] = {}
-            for number in range(brain.num_stacks):
-                item = brain.to_build(number)
+
+            def build(number: int) -> Stack:
+                with changed:
+                    item = brain.to_build(number)
                 own, new = settled(item, trainable, bucket, place, steps)
                 if new is not None:
-                    brain.planned(number, new)
-                stacks[number] = trainable.build(bucket, item.capacity, own)
-            host.run(stacks, is_to_stop)
+                    with changed:
+                        brain.planned(number, new)
+                return trainable.build(bucket, item.capacity, own)
+
+            host.run({number: build(number) for number in range(brain.num_stacks)}, build, is_to_stop)
 
 
 class _Host:
@@ -86,11 +89,18 @@ class _Host:
         self._error: BaseException | None = None
         self._is_over = False
 
-    def run(self, stacks: Mapping[int, Stack], is_to_stop: Callable[[], bool]) -> None:
-        """Work until nothing is left to do. The first error of any thread is raised here."""
+    def run(self, stacks: Mapping[int, Stack], build: Callable[[int], Stack], is_to_stop: Callable[[], bool]) -> None:
+        """Work until nothing is left to do. The first error of any thread is raised here.
+
+        Args:
+            stacks: By number.
+            build: Builds one anew.
+            is_to_stop: Asked now and then whether somebody wants the sweep to stop.
+        """
         for number, stack in stacks.items():
             # Daemons: whoever presses Ctrl-C twice does not wait for the end of a segment.
-            threading.Thread(target=self._work, args=(number, stack), name=f"stack-{number}", daemon=True).start()
+            own = (number, stack, build)
+            threading.Thread(target=self._work, args=own, name=f"stack-{number}", daemon=True).start()
         is_stopping = False
         with self._changed:
             while not (self._brain.done or self._error):
@@ -112,13 +122,16 @@ class _Host:
             self._states.tell(self._brain)
             self._brain.close()
 
-    def _work(self, number: int, stack: Stack) -> None:
+    def _work(self, number: int, stack: Stack | None, build: Callable[[int], Stack]) -> None:
         try:
             while (order := self._next(number)) is not None:
+                stack = stack or build(number)
                 publish(stack, order, self._exchange)
-                report = carry_out(stack, order, self._exchange, self._telemetry)
+                report = attempt(stack, order, self._exchange, self._telemetry)
+                if report is None or report.trouble is not None:
+                    stack = None  # what it holds is not known, and its memory is free before another is built
                 with self._changed:
-                    if self._is_over:
+                    if self._is_over or report is None:
                         return
                     self._brain.report([report])
                     self._changed.notify_all()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import torch
 
-from pbt.errors import HparamMismatch
+from pbt.errors import HostError, HparamMismatch, first_line
 from pbt.member import Hparams
-from pbt.runtime.exchange import Exchange
+from pbt.runtime.exchange import Exchange, Withdrawn
 from trainables.base import Metrics, Sized, Stack
 
 
@@ -138,6 +140,23 @@ class Examination:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """An exception that broke an order off. What the stack holds since is not known.
+
+    Attributes:
+        message: The exception, in a line.
+        traceback: All of it.
+        is_memory: Whether the device had no room.
+        is_lasting: Whether the process can use its device no more.
+    """
+
+    message: str
+    traceback: str
+    is_memory: bool = False
+    is_lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StackReport:
     """The answer to a work order.
 
@@ -153,6 +172,7 @@ class StackReport:
         member_bytes: Bytes of one member's own state; None where the stack does not say.
         segments: How the ordered segments ended.
         examinations: The further evaluations.
+        trouble: What broke the order off, which then says nothing of segments and examinations; None if nothing did.
     """
 
     order: str
@@ -166,6 +186,7 @@ class StackReport:
     member_bytes: int | None = None
     segments: tuple[SegmentResult, ...] = ()
     examinations: tuple[Examination, ...] = ()
+    trouble: Trouble | None = None
 
 
 Stacks: TypeAlias = Mapping[int, Stack]
@@ -188,22 +209,60 @@ class Telemetry(Protocol):
 
 
 def perform(
-    stacks: Stacks, orders: Sequence[WorkOrder], exchange: Exchange, telemetry: Telemetry | None = None
+    stacks: Stacks,
+    orders: Sequence[WorkOrder],
+    exchange_of: Callable[[WorkOrder], Exchange],
+    telemetry: Telemetry | None = None,
 ) -> list[StackReport]:
-    """Carry out orders on stacks of one host, one after another.
+    """Carry out orders on stacks of one host, one after another; one that breaks off does not concern the others.
 
-    All stacks publish first: an order may fetch what another order of the same host publishes.
+    All stacks publish first: an order may fetch what another order of the same host publishes. Orders whose states do
+    not come are forgotten, for the brain gives them again.
 
     Args:
         stacks: The host's stacks by number.
         orders: At most one for each stack.
-        exchange: Where states are published and fetched.
+        exchange_of: Where an order's states are published and fetched.
         telemetry: Reads the stacks' device.
     """
     since = time.monotonic()
     for order in orders:
-        publish(stacks[order.stack], order, exchange)
-    return [carry_out(stacks[order.stack], order, exchange, telemetry, since) for order in orders]
+        publish(stacks[order.stack], order, exchange_of(order))
+    found = (attempt(stacks[order.stack], order, exchange_of(order), telemetry, since) for order in orders)
+    return [report for report in found if report is not None]
+
+
+def attempt(
+    stack: Stack,
+    order: WorkOrder,
+    exchange: Exchange,
+    telemetry: Telemetry | None = None,
+    since: float | None = None,
+) -> StackReport | None:
+    """As `carry_out`, but an exception is reported; None if a state that the order was to fetch does not come."""
+    began = time.perf_counter()
+    try:
+        return carry_out(stack, order, exchange, telemetry, since)
+    except Withdrawn:
+        return None
+    except HostError:  # not of this stack
+        raise
+    except Exception as error:
+        wall_s = time.perf_counter() - began
+        return StackReport(order=order.id, stack=order.stack, wall_s=wall_s, trouble=trouble_of(error))
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """What an exception says of its stack, and of its process."""
+    is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    # torch raises AcceleratorError where a kernel failed; from then on, every use of the device fails (CUDA Runtime
+    # API, "sticky" errors).
+    return Trouble(
+        message=first_line(error) or type(error).__name__,
+        traceback="".join(traceback.format_exception(error)),
+        is_memory=is_memory,
+        is_lasting=not is_memory and isinstance(error, torch.AcceleratorError),
+    )
 
 
 def publish(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:

@@ -50,6 +50,7 @@ class Plan:
         synchronous: False if donors may be under way when they are copied.
         checkpoints: When members are saved.
         session: Who takes the sweep up.
+        retries: How often in a row a stack may be lost without training anything in between.
         extend: The task of an extended spec, given its JSON-able data.
     """
 
@@ -64,4 +65,5 @@ class Plan:
     synchronous: bool = True
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     session: Session = field(default_factory=Session)
+    retries: int = 5
     extend: Callable[[Mapping[str, Any]], Task] | None = None

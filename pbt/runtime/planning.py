@@ -53,6 +53,20 @@ def settled(
     return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))
 
 
+def less_at_once(plan: str | None, capacity: int, is_compiled: bool) -> str | None:
+    """The plan of a stack that needs about half the memory; None where its members train one by one already.
+
+    Args:
+        plan: Its plan so far, as JSON text; None trains all slots together.
+        capacity: Its slots.
+        is_compiled: Whether a stack without a plan compiles its step.
+    """
+    known = Plan(chunk=capacity, compiled=is_compiled) if plan is None else Plan(**json.loads(plan))
+    if known.chunk == 1:
+        return None
+    return canonical(dataclasses.asdict(dataclasses.replace(known, chunk=known.chunk // 2, rates={})))
+
+
 def in_words(plan: str) -> str:
     """What a recorded plan says, for people."""
     known = Plan(**json.loads(plan))

@@ -32,7 +32,8 @@ from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import Checkpoint
 from pbt.runtime.curves import SimulatedTrainable as SimulatedTrainable
 from pbt.runtime.exchange import LocalExchange
-from pbt.runtime.orders import SegmentResult, StackReport, WorkOrder, carry_out, publish
+from pbt.runtime.orders import SegmentResult, StackReport, WorkOrder, attempt, publish
+from pbt.runtime.planning import settled
 from pbt.runtime.states import States
 from trainables import Place, Stack, State, Trainable
 
@@ -591,13 +592,19 @@ class _Simulation:
         seconds = self._world.latency_s
         while not orders and self._free_stacks and not brain.done:
             stack = heapq.heappop(self._free_stacks)
-            host.stacks[stack] = self._trainable.build(self._bucket, brain.capacity(stack), self._place)
+            self._build(host, stack)
             seconds += self._world.build_s
             orders = brain.orders([stack])
         if orders:
             self._changed()  # others may have waited for what they publish
             host.is_free, host.asked = False, self._events.now
             self._for(host, seconds, lambda: self._take_turn(host, orders))
+
+    def _build(self, host: _Host, stack: int) -> None:
+        assert self._brain is not None
+        item = self._brain.to_build(stack)
+        place, _ = settled(item, self._trainable, self._bucket, self._place, None)
+        host.stacks[stack] = self._trainable.build(self._bucket, item.capacity, place)
 
     def _for(self, host: _Host, seconds: float, what: Callable[[], None]) -> None:
         """Let something happen, unless the host has lost everything by then."""
@@ -649,7 +656,10 @@ class _Simulation:
 
     def _end(self, host: _Host, order: WorkOrder, fetched: _Fetched, evaluation_s: float) -> None:
         task, watts = host.turn.popleft(), self._world.watts
-        report = carry_out(host.stacks[order.stack], order, fetched)
+        report = attempt(host.stacks[order.stack], order, fetched)
+        assert report is not None  # what it was to fetch is there
+        if report.trouble is not None:
+            self._build(host, order.stack)
         report = dataclasses.replace(
             report,
             wall_s=task.takes,

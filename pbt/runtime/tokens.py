@@ -44,6 +44,10 @@ class Tokens:
                 self._published.discard(token)
                 self._drop(token)
 
+    def gone(self, tokens: Iterable[str]) -> None:
+        """These states are at hand no more, whoever was to read them."""
+        self._published.difference_update(tokens)
+
     def is_published(self, token: str) -> bool:
         """Whether the state is at hand."""
         return token in self._published

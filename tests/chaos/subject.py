@@ -49,10 +49,12 @@ class Subject:
     Attributes:
         run: The folder.
         synchronous: Whether its members wait for each other.
+        trainable: What is trained.
     """
 
     run: Path
     synchronous: bool = True
+    trainable: Any = field(default_factory=lambda: TRAINABLE)
     members: int = 6
     generations: int = 4
     stacks: int = 3
@@ -80,7 +82,7 @@ class Subject:
         def make_brain(states: States, clock: Clock, is_restarted: bool) -> Brain:
             return self._brain(states, extension, is_restarted=is_restarted, clock=clock)
 
-        return simulate(make_brain, run=self.run, world=world, trainable=TRAINABLE, store=self.store)
+        return simulate(make_brain, run=self.run, world=world, trainable=self.trainable, store=self.store)
 
     def train(self, **extension: int) -> None:
         """Begin or go on, in this process, one thread for each stack."""
@@ -95,7 +97,7 @@ class Subject:
             run_local(
                 make_brain,
                 run=self.run,
-                trainable=TRAINABLE,
+                trainable=self.trainable,
                 bucket=TRAINABLE.bucket({}),
                 place=Place(dtype="float64", compile="never"),
             )
@@ -118,6 +120,7 @@ class Subject:
             budget=self.task({}).budget,
             synchronous=self.synchronous,
             checkpoints=Checkpoints(every_steps=10, every_minutes=None, keep=1),
+            retries=1_000_000,
             session=Session(reason=reason, extension=more),
             extend=self.task,
         )

@@ -93,7 +93,7 @@ def test_more_stacks_than_hosts_do_not_deadlock(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With room for two hosts and five stacks, each host takes several, and the barrier is passed."""
-    monkeypatch.setattr("pbt.runtime.tune._GRACE_S", 0.0)
+    monkeypatch.setattr("pbt.runtime.brain_actor._GRACE_S", 0.0)
     result = sweep(tmp_path, "ray", stacks=5).run(progress=False)
     assert result.finished
     assert result.segments.num_rows == 7 * 6

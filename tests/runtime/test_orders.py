@@ -21,7 +21,6 @@ from pbt.runtime.orders import (
     Train,
     WorkOrder,
     mismatch,
-    perform,
 )
 from tests.runtime.miniature import ClearStack, in_time, weight_of
 
@@ -38,6 +37,11 @@ def make_stack(number, journal, weights, **options):
 
 def train(slot, member, until=20, segment=1, **hparams):
     return Train(slot, member, segment, until, {"gain": 1.0, "lr": 0.5} | hparams)
+
+
+def perform(stacks, orders, exchange, telemetry=None):
+    """Every order with the same exchange."""
+    return orders_module.perform(stacks, orders, lambda order: exchange, telemetry)
 
 
 @pytest.fixture

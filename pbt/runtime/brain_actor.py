@@ -1,0 +1,337 @@
+"""The brain as a Ray actor: what hosts ask, which of them has which stack, and who is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ray
+
+from pbt.errors import first_line
+from pbt.runtime.brain import Brain
+from pbt.runtime.checkpoints import CheckpointStore
+from pbt.runtime.exchange import LocalExchange, pack, unpack
+from pbt.runtime.orders import StackReport, WorkOrder
+from pbt.runtime.planning import ToBuild
+from pbt.runtime.states import States, StoredStates
+from trainables import State
+
+#: Seconds a host's question may wait in the brain before it is answered with nothing to do.
+_LONG_POLL_S = 5.0
+#: Seconds the brain keeps a stack for a host that is to come up, again perhaps, before an idle host may take it too.
+_GRACE_S = 60.0
+#: Seconds between two looks at each host.
+_LOOK_S = 0.5
+#: How many times as long as the longest order so far another may take.
+_PATIENCE = 10.0
+
+#: Builds the brain, given what it does with published states, and whether Ray has restarted its actor.
+MakeBrain: TypeAlias = Callable[[States, bool], Brain]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The brain's answer to a host.
+
+    Attributes:
+        build: Stacks to build first.
+        orders: Then to be carried out.
+        done: Whether that is the end.
+        is_known: False if the brain does not know the host, because it is another brain, or has given the host up. The
+            host then holds nothing that anybody knows of, and joins anew.
+    """
+
+    build: tuple[ToBuild, ...] = ()
+    orders: tuple[WorkOrder, ...] = ()
+    done: bool = False
+    is_known: bool = True
+
+
+@dataclass(slots=True)
+class _Guest:
+    """A host that has joined.
+
+    Attributes:
+        life: Name of its life: a host that joins again is another one.
+        actor: Its actor, to see whether it is alive.
+        since: When it was given the orders it is at work on; None if it is not at work.
+        stacks: Stacks it has.
+        published: Tokens of the states that would go with it.
+    """
+
+    life: str
+    actor: Any
+    since: float | None = None
+    stacks: set[int] = field(default_factory=set)
+    published: set[str] = field(default_factory=set)
+
+
+class BrainActor:
+    """Holds the brain and the exchange. All its methods run on one event loop, so nothing needs a lock.
+
+    If its process dies, Ray starts it again: it rebuilds the brain from the ledger, and the hosts begin anew with it.
+
+    Args:
+        make_brain: Builds the brain.
+        run: The run's folder, on this node.
+        num_hosts: Number of hosts that there is room for.
+        hang_s: Seconds that a host may take for its orders; see `spec.Hosts.hang_minutes`.
+        is_to_stop: Asked now and then whether somebody wants the sweep to stop.
+    """
+
+    def __init__(
+        self, make_brain: MakeBrain, run: str, num_hosts: int, hang_s: float, is_to_stop: Callable[[], bool]
+    ) -> None:
+        store = CheckpointStore(Path(run) / "checkpoints")
+        store.sweep_leftovers()
+        self._published = LocalExchange()
+        self._states = StoredStates(self._published, store, self._wake, wrap, unwrap)
+        self._brain = make_brain(self._states, ray.get_runtime_context().was_current_actor_reconstructed)
+        self._is_to_stop, self._is_stopping = is_to_stop, False
+        self._num_hosts, self._hang_s = num_hosts, hang_s
+        self._guests: dict[int, _Guest] = {}
+        self._longest_s = 0.0
+        self._failure: Exception | None = None
+        self._kept_since = time.monotonic()
+        self._changed = asyncio.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._brain.start()
+
+    async def join(self, host: int, actor: Any) -> str:
+        """A host has come up: whoever had its number before is gone. Returns the name of its life."""
+        async with self._changed:
+            self._lose(host, "it was started anew")
+            life = secrets.token_hex(4)
+            self._guests[host] = _Guest(life, actor)
+            if actor is not None:
+                self._later(self._watch(host, life, actor))
+            self._changed.notify_all()
+            return life
+
+    async def exchange(self, host: int, life: str, reports: Sequence[StackReport]) -> Turn:
+        """Take a host's reports and answer with its next turn; waits a while if there is nothing to do."""
+        self._loop = asyncio.get_running_loop()
+        async with self._changed:
+            if (guest := self._guest(host, life)) is None:
+                return Turn(is_known=False)
+            self._take_in(guest, reports)
+            turn = self._turn(guest)
+            try:
+                async with asyncio.timeout(_LONG_POLL_S):
+                    while not (turn.orders or turn.build or turn.done):
+                        await self._changed.wait()
+                        if self._guest(host, life) is None:
+                            return Turn(is_known=False)
+                        turn = self._turn(guest)
+            except TimeoutError:
+                pass
+            if turn.orders:
+                self._changed.notify_all()  # others may have waited for what these publish
+            if turn.orders or turn.build:
+                guest.since = time.monotonic()
+            return turn
+
+    async def leave(self, host: int, life: str, reports: Sequence[StackReport]) -> None:
+        """Take a host's last reports: its process ends."""
+        async with self._changed:
+            if (guest := self._guest(host, life)) is not None:
+                self._take_in(guest, reports)
+                self._lose(host, "its process could use its device no more")
+                self._changed.notify_all()
+
+    async def publish(self, host: int, life: str, token: str, reference: list[ray.ObjectRef]) -> None:
+        """Make a packed state, already in the object store, known to those who wait for it."""
+        async with self._changed:
+            if (guest := self._guest(host, life)) is not None:
+                guest.published.add(token)
+                self._published.publish(token, reference)
+                self._changed.notify_all()
+
+    async def fetch(
+        self, host: int, life: str, order: WorkOrder, token: str, is_unreadable: bool = False
+    ) -> list[ray.ObjectRef] | None:
+        """Wait for a published state and answer with its reference; None if the host is to forget the order.
+
+        Args:
+            host: Who asks.
+            life: Name of its life.
+            order: What the state is for; its host has not begun with the rest of it.
+            token: Names the state.
+            is_unreadable: Whether the host was told of the state before, and could not read it.
+        """
+        async with self._changed:
+            if is_unreadable and self._guest(host, life) is not None:
+                self._published.drop(token)
+                problem = "a state that one of its members was to copy was lost with another host"
+                self._guarded(lambda: self._brain.lost([order.stack], problem, [token]))
+                self._changed.notify_all()
+            while not self._failure and self._guest(host, life) is not None and self._is_to_wait(order, token):
+                if token in self._published:
+                    reference: list[ray.ObjectRef] = self._published.fetch(token)
+                    return reference
+                await self._changed.wait()
+            self._changed.notify_all()
+            return None
+
+    async def planned(self, host: int, life: str, stack: int, plan: str) -> None:
+        """Record the plan that a host has measured."""
+        async with self._changed:
+            if self._guest(host, life) is not None:
+                self._guarded(lambda: self._brain.planned(stack, plan))
+
+    async def num_trained(self) -> int:
+        """How many segments this brain has seen the end of."""
+        return self._brain.num_trained
+
+    async def close(self) -> str | None:
+        """Seal the ledger; returns why the sweep could not go on, if it could not."""
+        self._states.tell(self._brain)
+        for task in self._tasks:
+            task.cancel()
+        self._guarded(self._brain.close)
+        return None if self._failure is None else str(self._failure) or first_line(self._failure)
+
+    # ------------------------------------------------------------------------------------------------------- turns
+
+    def _guest(self, host: int, life: str) -> _Guest | None:
+        guest = self._guests.get(host)
+        return guest if guest is not None and guest.life == life else None
+
+    def _take_in(self, guest: _Guest, reports: Sequence[StackReport]) -> None:
+        if guest.since is not None:
+            self._longest_s = max(self._longest_s, time.monotonic() - guest.since)
+            guest.since = None
+        if reports:
+            # What an exception left of a stack nobody knows: it is built anew.
+            guest.stacks -= {report.stack for report in reports if report.trouble is not None}
+            self._guarded(lambda: self._brain.report(reports))
+            self._changed.notify_all()
+
+    def _turn(self, guest: _Guest) -> Turn:
+        self._states.tell(self._brain)
+        turn = Turn(done=True)
+        with self._guard():
+            turn = self._next(guest)
+        return Turn(done=True) if self._failure else turn
+
+    def _next(self, guest: _Guest) -> Turn:
+        if not self._is_stopping and self._is_to_stop():
+            self._is_stopping = True
+            self._brain.stop()
+        orders = self._brain.orders(guest.stacks)
+        if orders or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
+            return Turn(orders=tuple(orders), done=self._brain.done)
+        taken = {stack for other in self._guests.values() for stack in other.stacks}
+        free = [stack for stack in range(self._brain.num_stacks) if stack not in taken][:1]
+        guest.stacks.update(free)
+        build = tuple(map(self._brain.to_build, free))
+        return Turn(build, tuple(self._brain.orders(free)))
+
+    def _is_expecting_hosts(self) -> bool:
+        """Whether hosts may still come up, for which free stacks are kept a while."""
+        return len(self._guests) < self._num_hosts and time.monotonic() - self._kept_since < _GRACE_S
+
+    def _is_to_wait(self, order: WorkOrder, token: str) -> bool:
+        with self._guard():
+            return self._brain.is_to_wait(order, token)
+        return False
+
+    # ------------------------------------------------------------------------------------------------------- losses
+
+    async def _watch(self, host: int, life: str, actor: Any) -> None:
+        """Wait for the end of a host, or put an end to one that hangs."""
+        alive = asyncio.ensure_future(_ends(actor))
+        try:
+            while not alive.done():
+                await asyncio.wait([alive], timeout=_LOOK_S)
+                if (guest := self._guest(host, life)) is None:
+                    return
+                limit = max(self._hang_s, _PATIENCE * self._longest_s)
+                if guest.since is not None and time.monotonic() - guest.since > limit:
+                    ray.kill(actor)
+                    await self._lost(host, life, f"one order took it more than {limit / 60.0:.3g} minutes")
+                    return
+            await self._lost(host, life, alive.result())
+        finally:
+            alive.cancel()
+
+    async def _lost(self, host: int, life: str, reason: str) -> None:
+        async with self._changed:
+            if self._guest(host, life) is not None:
+                self._lose(host, reason)
+                self._changed.notify_all()
+
+    def _lose(self, host: int, reason: str) -> None:
+        """A host is gone; its stacks are free, and what it published cannot be read any more."""
+        guest = self._guests.pop(host, None)
+        if guest is None or self._brain.done:
+            return
+        self._kept_since = time.monotonic()
+        gone = {token for token in guest.published if token in self._published}
+        for token in gone:
+            self._published.drop(token)
+        if guest.stacks or gone:
+            self._guarded(lambda: self._brain.lost(guest.stacks, f"host {host}: {reason}", gone))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ----------------------------------------------------------------------------------------------------- failures
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """What goes wrong in the brain ends the sweep, and is told by `close`."""
+        try:
+            yield
+        except Exception as error:
+            self._failure = self._failure or error
+
+    def _guarded(self, what: Callable[[], None]) -> None:
+        with self._guard():
+            what()
+
+    # ------------------------------------------------------------------------------------------------------- waking
+
+    def _wake(self) -> None:
+        """Called by the thread that saves: have the hosts look again."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                asyncio.run_coroutine_threadsafe(self._notify(), self._loop)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def _ends(actor: Any) -> str:
+    """Wait until an actor is dead; returns why, as Ray has it.
+
+    A call waits behind whatever the actor is doing, and fails once the actor is dead.
+    """
+    while True:
+        try:
+            await actor.ping.remote()
+        except ray.exceptions.ActorUnavailableError:
+            pass  # for the moment, says Ray
+        except ray.exceptions.RayError as error:
+            return first_line(error)
+        await asyncio.sleep(_LOOK_S)
+
+
+def wrap(state: State) -> list[ray.ObjectRef]:
+    """A state in the object store. Inside a list its reference travels as itself; bare, Ray would send the object."""
+    return [ray.put(pack(state))]
+
+
+def unwrap(reference: list[ray.ObjectRef]) -> State:
+    """The state again; its tensors are read-only views into the object store."""
+    return unpack(ray.get(reference[0]))

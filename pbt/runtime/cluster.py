@@ -1,0 +1,121 @@
+"""Ray, up and down, and what it has room for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pbt.errors import SpecError, first_line
+from trainables import Place
+
+_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
+    "RAY_worker_niceness": "0",  # hosts are the work, not the background
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the brain, which finishes and saves what is under way
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # they are raised, in one line, by `run_tune`
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def default_device() -> str:
+    """`cuda` if the cluster has GPUs, else `cpu`."""
+    return "cuda" if ray.clusterresources().get("GPU", 0) >= 1 else "cpu"
+
+
+def num_devices(place: Place) -> int:
+    """How many hosts the cluster has room for: one for each core, or for each GPU.
+
+    Raises:
+        SpecError: There is room for none.
+    """
+    wanted = resources(place)
+    there = ray.clusterresources()
+    room = min(int(there.get(name, 0) // amount) for name, amount in wanted.items())
+    if room == 0:
+        needed = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        problem = f"the Ray cluster has no room for a host: each needs {needed}"
+        raise SpecError("hosts", problem, "Add a node, or set hosts.device")
+    return room
+
+
+def resources(place: Place) -> dict[str, float]:
+    """What a host takes: a core, and a GPU if it trains on one."""
+    return {"CPU": 1.0, "GPU": 1.0} if place.device.startswith("cuda") else {"CPU": 1.0}
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Ray, up: the one this process is connected to already, the one at `address`, or one started for the occasion.
+
+    Args:
+        address: Address of a running cluster, `auto`, or None: inside a Ray job (or with `RAY_ADDRESS` set) that
+            cluster is joined, elsewhere Ray is started here, and its session files are removed at the end.
+
+    Raises:
+        SpecError: There is no cluster at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with _session_folder() as folder:
+        _connect(address or os.environ.get("RAY_ADDRESS"), folder)
+        try:
+            with _terminating_like_an_interrupt():
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None, folder: Path) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is not None:
+            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+            return
+        # A token of this process's own: Ray would write one to the home folder.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
+        mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
+        raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """A folder for Ray's session files that is removed at the end; near the root, as Ray's sockets need short paths."""
+    folder = Path(tempfile.mkdtemp(prefix="pbt-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminating_like_an_interrupt() -> Iterator[None]:
+    """SIGTERM (a batch system, `docker stop`) ends a sweep as Ctrl-C does; Ray's own handler would abort it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

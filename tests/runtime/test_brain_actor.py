@@ -1,0 +1,513 @@
+"""The brain's actor, without Ray: a plain class; which host gets which stack is settled on asking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from pbt.errors import HostError
+from pbt.runtime import brain_actor
+from pbt.runtime.brain_actor import BrainActor, Turn
+from pbt.runtime.checkpoints import Checkpoint
+from pbt.runtime.orders import StackReport, Trouble, WorkOrder
+from pbt.runtime.planning import ToBuild
+from tests.runtime.miniature import make_state
+
+
+class Quiet:
+    """A brain whose stacks each have one order, and which is done once all are answered."""
+
+    def __init__(self, num_stacks: int) -> None:
+        self.num_stacks = num_stacks
+        self.open = set(range(num_stacks))
+        self.answered: list[Any] = []
+        self.calls: list[Any] = []
+        self.saved_tokens: list[str] = []
+        self.losses: list[tuple[list[int], str, list[str]]] = []
+        self.withdrawn: set[str] = set()
+        self.num_trained = 0
+
+    @property
+    def done(self) -> bool:
+        return len(self.answered) == self.num_stacks
+
+    def to_build(self, stack: int) -> ToBuild:
+        return ToBuild(stack, stack + 1)
+
+    def planned(self, stack: int, plan: str) -> None:
+        self.calls.append((stack, plan))
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def lost(self, stacks: Any, reason: str, gone: Any = ()) -> None:
+        self.losses.append((sorted(stacks), reason, sorted(gone)))
+        self.open |= set(stacks)
+
+    def is_to_wait(self, order: WorkOrder, token: str) -> bool:
+        return order.id not in self.withdrawn
+
+    def orders(self, stacks: Any) -> list[int]:
+        ready = sorted(self.open & set(stacks))
+        self.open -= set(ready)
+        return ready
+
+    def report(self, reports: Any) -> None:
+        self.answered += reports
+
+    def saved(self, token: str, checkpoint: Checkpoint) -> None:
+        self.saved_tokens.append(token)
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the actor asks Ray; and a question that cannot be answered waits a moment only."""
+    known = SimpleNamespace(was_current_actor_reconstructed=False)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: known)
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 0.05)
+    return known
+
+
+@pytest.fixture
+def make_actor(tmp_path: Path) -> Iterator[Any]:
+    """The actor around such a brain."""
+    actors = []
+
+    def make(num_stacks: int = 1, num_hosts: int = 1, is_to_stop: Any = lambda: False) -> BrainActor:
+        built = BrainActor(lambda *_: Quiet(num_stacks), str(tmp_path), num_hosts, 60.0, is_to_stop)  # type: ignore[arg-type]
+        actors.append(built)
+        return built
+
+    yield make
+    for built in actors:
+        built._states.close()
+
+
+class Caller:
+    """A host that asks an actor.
+
+    Attributes:
+        number: Of the host.
+        actor: Whom it asks.
+    """
+
+    def __init__(self, actor: BrainActor, number: int = 0) -> None:
+        self.actor, self.number, self.life = actor, number, ""
+
+    async def join(self, process: Any = None) -> Caller:
+        self.life = await self.actor.join(self.number, process)
+        return self
+
+    async def ask(self, *reports: Any) -> Turn:
+        return await self.actor.exchange(self.number, self.life, reports)
+
+    async def publish(self, token: str, reference: Any) -> None:
+        await self.actor.publish(self.number, self.life, token, reference)
+
+    async def fetch(self, token: str, order: str = "o", **options: Any) -> Any:
+        asked = WorkOrder(id=order, stack=0, split="validation")
+        return await self.actor.fetch(self.number, self.life, asked, token, **options)
+
+
+def report(stack: int, trouble: Trouble | None = None) -> StackReport:
+    """A report."""
+    return StackReport(order=f"o{stack}", stack=stack, wall_s=1.0, trouble=trouble)
+
+
+def ask(actor: BrainActor, *hosts: int) -> list[Turn]:
+    """Questions of hosts, one after another, each bringing no reports."""
+
+    async def all_of_them() -> list[Turn]:
+        callers = {host: await Caller(actor, host).join() for host in dict.fromkeys(hosts)}
+        return [await callers[host].ask() for host in hosts]
+
+    return asyncio.run(all_of_them())
+
+
+def turn(build: tuple[Any, ...], orders: tuple[Any, ...], done: bool = False) -> Turn:
+    """An answer."""
+    return Turn(tuple(ToBuild(*item) for item in build), orders, done)
+
+
+# --- who gets which stack
+
+
+def test_every_host_gets_a_stack_of_its_own_first(make_actor: Any) -> None:
+    """In the order they ask; with the stack comes its first order."""
+    actor = make_actor(num_stacks=3, num_hosts=2)
+    first, second = ask(actor, 7, 4)
+    assert turn(build=((0, 1),), orders=(0,)) == first
+    assert turn(build=((1, 2),), orders=(1,)) == second
+
+
+def test_an_idle_host_takes_what_nobody_has(make_actor: Any) -> None:
+    """With all hosts up, five stacks are shared by two hosts, so a barrier over all of them is passed."""
+    turns = ask(make_actor(num_stacks=5, num_hosts=2), 0, 1, 0, 1, 0)
+    assert [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)] == [
+        (item.stack, item.capacity) for turn in turns for item in turn.build
+    ]
+
+
+def test_stacks_are_kept_a_while_for_hosts_that_are_late(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the grace period is over; then the host that is there takes them, and nothing waits for ever."""
+    actor = make_actor(num_stacks=2, num_hosts=2)
+
+    async def play() -> tuple[Turn, Turn]:
+        host = await Caller(actor).join()
+        await host.ask()
+        waiting = await host.ask()
+        monkeypatch.setattr(brain_actor, "_GRACE_S", 0.0)
+        return waiting, await host.ask()
+
+    waiting, served = asyncio.run(play())
+    assert turn(build=(), orders=()) == waiting
+    assert (ToBuild(1, 2),) == served.build
+
+
+def test_a_waiting_host_hears_of_the_end(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host's report ends the sweep, and wakes who waits."""
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 30.0)
+    actor = make_actor(num_stacks=2, num_hosts=2)
+
+    async def play() -> list[Turn]:
+        first, second = await Caller(actor, 0).join(), await Caller(actor, 1).join()
+        await first.ask()
+        await second.ask()
+        waiting = asyncio.create_task(first.ask(report(0)))
+        await asyncio.sleep(0)
+        last = await second.ask(report(1))
+        return [await waiting, last]
+
+    assert [True, True] == [turn.done for turn in asyncio.run(play())]
+
+
+def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their orders publish, its own may have waited for."""
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 30.0)
+    actor = make_actor(num_stacks=2, num_hosts=2)
+    give = actor._brain.orders
+
+    def give_the_second_first(stacks: Any) -> list[int]:
+        return give([stack for stack in stacks if stack == 1 or 1 not in actor._brain.open])
+
+    actor._brain.orders = give_the_second_first
+
+    async def play() -> tuple[Turn, Turn]:
+        hosts = [await Caller(actor, 0).join(), await Caller(actor, 1).join()]
+        for number, host in enumerate(hosts):
+            actor._guests[host.number].stacks = {number}
+        waiting = asyncio.create_task(hosts[0].ask())
+        await asyncio.sleep(0)
+        second = await hosts[1].ask()
+        return await asyncio.wait_for(waiting, 10.0), second
+
+    first, second = asyncio.run(play())
+    assert ((0,), (1,)) == (first.orders, second.orders)
+
+
+def test_a_waiting_host_hears_of_what_has_been_saved(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving goes on in a thread, which wakes who waits; the brain is told on its own loop."""
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 30.0)
+    actor = make_actor(num_stacks=1)
+    actor._states._unwrap = lambda reference: reference[0]
+    actor._brain.saved = lambda token, checkpoint: actor._brain.answered.append(token)
+
+    async def play() -> Turn:
+        host = await Caller(actor).join()
+        await host.ask()
+        waiting = asyncio.create_task(host.ask())
+        await asyncio.sleep(0)
+        actor._states.save("0:0", {})
+        await host.publish("0:0", [make_state(1.0)])
+        return await waiting
+
+    assert asyncio.run(play()).done
+    assert ["0:0"] == actor._brain.answered
+
+
+# --- a brain that is no more
+
+
+def test_a_host_the_brain_does_not_know_is_told_so(make_actor: Any) -> None:
+    """It answers orders this brain did not give: its reports are not heard, and it joins anew."""
+    actor = make_actor()
+
+    async def play() -> list[Turn]:
+        host = Caller(actor)
+        host.life = "of another brain"
+        strange = await host.ask(report(0))
+        await host.join()
+        return [strange, await host.ask(), await host.ask(report(0))]
+
+    strange, first, last = asyncio.run(play())
+    assert Turn(is_known=False) == strange
+    assert [1] == [len(first.orders)]
+    assert last.done
+    assert 1 == len(actor._brain.answered)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_brain_is_told_whether_it_was_restarted(no_ray: SimpleNamespace, tmp_path: Path, is_restarted: bool) -> None:
+    """By Ray, after its process died."""
+    no_ray.was_current_actor_reconstructed = is_restarted
+    told = []
+
+    def make(states: Any, restarted: bool) -> Quiet:
+        told.append(restarted)
+        return Quiet(1)
+
+    actor = BrainActor(make, str(tmp_path), 1, 60.0, lambda: False)  # type: ignore[arg-type]
+    actor._states.close()
+    assert [is_restarted] == told
+
+
+def test_leftovers_of_an_earlier_life_are_swept_away(make_actor: Any, tmp_path: Path) -> None:
+    """Nobody else writes checkpoints."""
+    (tmp_path / "checkpoints").mkdir()
+    leftover = tmp_path / "checkpoints" / f"{'ab' * 32}.safetensors"
+    leftover.write_bytes(b"half")
+    make_actor()
+    assert not leftover.exists()
+
+
+# --- states
+
+
+def test_who_fetches_waits_for_who_publishes(make_actor: Any) -> None:
+    """And the reference stays until the brain drops it."""
+    actor = make_actor()
+
+    async def play() -> tuple[Any, bool]:
+        host, other = await Caller(actor, 0).join(), await Caller(actor, 1).join()
+        fetched = asyncio.create_task(host.fetch("3:1"))
+        await asyncio.sleep(0)
+        await other.publish("3:1", ["a reference"])
+        return await fetched, "3:1" in actor._published
+
+    assert (["a reference"], True) == asyncio.run(play())
+    actor._states.drop("3:1")
+    assert "3:1" not in actor._published
+
+
+def test_who_asks_for_a_state_of_another_life_gets_none(make_actor: Any) -> None:
+    """At once: that state will never be published here; nor is one that was to be published there."""
+    actor = make_actor()
+
+    async def play() -> Any:
+        host = Caller(actor)
+        await host.publish("3:1", ["a reference"])
+        return await host.fetch("3:1")
+
+    assert asyncio.run(play()) is None
+    assert "3:1" not in actor._published
+
+
+def test_who_waits_for_a_state_that_will_not_come_gets_none(make_actor: Any) -> None:
+    """As soon as the brain has taken the order back: it is given again, once there is something to fetch."""
+    actor = make_actor()
+
+    async def play() -> Any:
+        host = await Caller(actor, 0).join()
+        waiting = asyncio.create_task(host.fetch("3:1", order="given up"))
+        await asyncio.sleep(0)
+        actor._brain.withdrawn.add("given up")
+        await Caller(actor, 1).join()  # something happens, and who waits looks again
+        return await asyncio.wait_for(waiting, 10.0)
+
+    assert asyncio.run(play()) is None
+
+
+def test_a_state_that_cannot_be_read_is_brought_back(make_actor: Any) -> None:
+    """The stack that was to read it is given up with it, and its host forgets the order."""
+    actor = make_actor()
+
+    async def play() -> Any:
+        host = await Caller(actor).join()
+        await host.publish("3:1", ["a reference"])
+        actor._brain.withdrawn.add("o")
+        return await host.fetch("3:1", is_unreadable=True)
+
+    assert asyncio.run(play()) is None
+    assert [([0], ["3:1"])] == [(stacks, gone) for stacks, _, gone in actor._brain.losses]
+    assert "3:1" not in actor._published
+
+
+# --- losses
+
+
+class Process:
+    """A host's process, alive until the test ends it."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.ping = SimpleNamespace(remote=self._ping)
+
+    async def _ping(self) -> None:
+        await self.over.wait()
+        raise ray.exceptions.RayActorError(None, "the node was lost")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, not for ever."""
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def played(play: Callable[[], Awaitable[Any]]) -> Any:
+    """What a coroutine comes to."""
+
+    async def run() -> Any:
+        return await play()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts are looked at often."""
+    monkeypatch.setattr(brain_actor, "_LOOK_S", 0.01)
+
+
+def test_a_host_that_dies_gives_back_what_it_had(make_actor: Any, quick: None) -> None:
+    """The brain hears of its stacks, and of the states that went with it; another host gets the stacks."""
+    actor = make_actor(num_stacks=2, num_hosts=1)
+
+    async def play() -> Turn:
+        process = Process()
+        host, other = await Caller(actor, 0).join(process), await Caller(actor, 1).join()
+        await host.ask()
+        await host.publish("3:1", ["a reference"])
+        await other.publish("4:1", ["another"])
+        process.over.set()
+        await until(lambda: bool(actor._brain.losses))
+        return await other.ask()
+
+    taken = played(play)
+    ((stacks, reason, gone),) = actor._brain.losses
+    assert ([0], ["3:1"]) == (stacks, gone)
+    assert "host 0: " in reason
+    assert "the node was lost" in reason
+    assert "4:1" in actor._published
+    assert (ToBuild(0, 1),) == taken.build
+
+
+def test_a_host_that_joins_again_is_another(make_actor: Any) -> None:
+    """What the one before it had is lost; what that one still says is not heard."""
+    actor = make_actor()
+
+    async def play() -> tuple[Turn, Turn]:
+        before = await Caller(actor).join()
+        await before.ask()
+        after = await Caller(actor).join()
+        return await before.ask(report(0)), await after.ask()
+
+    before, after = played(play)
+    assert Turn(is_known=False) == before
+    assert (ToBuild(0, 1),) == after.build
+    assert [[0]] == [stacks for stacks, _, _ in actor._brain.losses]
+
+
+def test_a_stack_that_broke_off_is_built_anew(make_actor: Any) -> None:
+    """Nobody knows what it holds."""
+    actor = make_actor(num_stacks=2)
+
+    async def play() -> Turn:
+        host = await Caller(actor).join()
+        await host.ask()
+        actor._brain.open.add(0)
+        return await host.ask(report(0, Trouble(message="no", traceback="no")))
+
+    assert (ToBuild(0, 1),) == played(play).build
+
+
+def test_a_host_whose_device_is_gone_is_lost_with_its_last_reports(make_actor: Any) -> None:
+    """These say what happened; then its stacks go to others."""
+    actor = make_actor(num_stacks=2)
+
+    async def play() -> None:
+        host = await Caller(actor).join()
+        await host.ask()
+        await host.ask()
+        await actor.leave(0, host.life, [report(1, Trouble(message="no", traceback="no", is_lasting=True))])
+
+    played(play)
+    assert 1 == len(actor._brain.answered)
+    assert [[0]] == [stacks for stacks, _, _ in actor._brain.losses]
+
+
+def test_a_host_that_hangs_is_ended(make_actor: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the limit, or ten times as long as the longest order, whichever is longer; and only if it is at work."""
+    killed: list[Any] = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    actor = make_actor(num_stacks=1, num_hosts=2)
+    actor._hang_s = 0.1
+
+    async def play() -> tuple[Any, Any]:
+        idle, busy = Process(), Process()
+        host = await Caller(actor, 0).join(busy)
+        await host.ask()
+        await Caller(actor, 1).join(idle)
+        actor._longest_s = 1e6
+        await asyncio.sleep(0.3)
+        spared = list(killed)
+        actor._longest_s = 0.0
+        await until(lambda: bool(actor._brain.losses))
+        await asyncio.sleep(0.3)
+        return spared, busy
+
+    spared, busy = played(play)
+    assert ([], [busy]) == (spared, killed)
+    assert [[0]] == [stacks for stacks, _, _ in actor._brain.losses]
+    assert "one order took it more than" in actor._brain.losses[0][1]
+
+
+def test_what_goes_wrong_in_the_brain_ends_the_sweep(make_actor: Any) -> None:
+    """Hosts hear of the end, and the driver hears why."""
+    actor = make_actor()
+
+    def fail(reports: Any) -> None:
+        raise HostError("the disk is full")
+
+    async def play() -> tuple[Turn, str | None]:
+        host = await Caller(actor).join()
+        await host.ask()
+        actor._brain.report = fail
+        return await host.ask(report(0)), await actor.close()
+
+    last, problem = played(play)
+    assert last.done
+    assert "the disk is full" == problem
+
+
+# --- stopping and closing
+
+
+def test_somebody_who_wants_it_to_stop_is_heard_once(make_actor: Any) -> None:
+    """When a host asks next."""
+    actor = make_actor(num_stacks=2, num_hosts=1, is_to_stop=lambda: True)
+    ask(actor, 0, 0)
+    assert ["start", "stop"] == actor._brain.calls
+
+
+def test_closing_tells_the_brain_what_was_saved_last(make_actor: Any) -> None:
+    """Before the ledger is sealed."""
+    actor = make_actor()
+    actor._states._unwrap = lambda reference: reference[0]
+    actor._states.save("0:0", {})
+    actor._published.publish("0:0", [make_state(1.0)])
+    actor._states._saver.flush(20.0)
+    asyncio.run(actor.close())
+    assert (["0:0"], ["start", "close"]) == (actor._brain.saved_tokens, actor._brain.calls)
