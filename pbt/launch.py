@@ -247,7 +247,7 @@ def _run_on_hosts(job: Job) -> None:
         else:
             from pbt.runtime.tune import run_tune
 
-            limits = {"retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
+            limits: dict[str, Any] = {"retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
             run_tune(make_brain, num_stacks=_num_stacks(job), **limits, **common)
     except HostError:
         raise

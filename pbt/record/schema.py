@@ -140,12 +140,11 @@ SESSIONS = _fields(
 
 #: Observations: what went wrong, and what was done about it.
 INCIDENTS = _fields(
-    kind=pa.string(),  # host_lost | exception | out_of_memory | checkpoint_damaged | checkpoint_failed | recovered | ...
+    kind=pa.string(),  # host_lost | exception | out_of_memory | checkpoint_damaged | checkpoint_failed | ...
     member=pa.int32(),
     segment=pa.int32(),
     stack=pa.int32(),
-    message=pa.string(),
-    traceback=pa.string(),  # of an exception
+    message=pa.string(),  # a line for people; below it, the traceback of an exception
     at=_when,
 )
 

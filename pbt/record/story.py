@@ -289,7 +289,7 @@ def _incidents(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:
         is_everybodys = whose is None and stack is None and track.has_begun(row["at"])
         if whose == member or is_everybodys or (whose is None and track.is_on(stack, row["at"])):
             tell = track.at_end_of(row.get("segment") if whose == member else None)
-            yield tell(row["at"], "incident", detail=row["kind"], reason=row.get("message") or "")
+            yield tell(row["at"], "incident", detail=row["kind"], reason=(row.get("message") or "").partition("\n")[0])
 
 
 def _retrained(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:

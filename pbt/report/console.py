@@ -204,7 +204,7 @@ def _failure(member: int, row: Row) -> str:
 
 
 def _tell(incident: Row) -> str:
-    message = str(incident.get("message") or incident["kind"].replace("_", " "))
+    message = text.headline(incident)
     return message[:1].upper() + message[1:]
 
 

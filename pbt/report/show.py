@@ -202,7 +202,7 @@ def _system(result: Result, population: Population) -> dict[str, Any]:
     }
 
 
-_INCIDENT = ("at", "kind", "member", "segment", "stack", "message", "traceback")
+_INCIDENT = ("at", "kind", "member", "segment", "stack", "message")
 
 
 def _session(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["ended early"] = facts["ended_early"]
     told = [incident for incident in facts["incidents"] if not is_routine(incident)]
     for number, incident in enumerate(told[-_INCIDENTS:]):
-        lines["incidents" + " " * number] = incident["message"]  # one heading, several lines
+        lines["incidents" + " " * number] = text.headline(incident)  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
     for member, reason in facts["failures"].items():

@@ -34,6 +34,11 @@ def hparam(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def headline(incident: Mapping[str, Any]) -> str:
+    """What went wrong, in a line; a traceback may follow it."""
+    return str(incident.get("message") or incident["kind"].replace("_", " ")).partition("\n")[0]
+
+
 def duration(seconds: float) -> str:
     """Seconds as `0:07`, `12:40` or `3:05:00`."""
     whole = max(0, round(seconds))

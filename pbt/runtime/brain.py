@@ -294,7 +294,7 @@ class Brain:
 
     def _count_loss(self, stack: int, reason: str) -> None:
         self._losses[stack] += 1
-        if self._losses[stack] > self._plan.retries:
+        if self._plan.retries is not None and self._losses[stack] > self._plan.retries:
             times = self._losses[stack]
             raise HostError(
                 f"stack {stack} was lost {times} times without training anything in between, the last time because "
@@ -335,8 +335,8 @@ class Brain:
         item = None if culprit is None else trained[culprit]
         at = {} if item is None else {"member": item.member, "segment": item.segment}
         who = f"stack {stack}" if item is None else f"member {item.member}, trained alone,"
-        told = {"message": f"{who} broke off: {trouble.message}", "traceback": trouble.traceback}
-        self._ledger.append("incidents", kind="exception", stack=stack, **at, **told)
+        message = f"{who} broke off: {trouble.message}\n{trouble.traceback}"
+        self._ledger.append("incidents", kind="exception", stack=stack, **at, message=message)
         if known.draft is None or not trained:
             self._count_loss(stack, trouble.message)
         return [] if item is None else [self._failed_alone(item, report, trouble)]

@@ -33,7 +33,7 @@ _ENVIRONMENT = {
 
 def default_device() -> str:
     """`cuda` if the cluster has GPUs, else `cpu`."""
-    return "cuda" if ray.clusterresources().get("GPU", 0) >= 1 else "cpu"
+    return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
 def num_devices(place: Place) -> int:
@@ -43,7 +43,7 @@ def num_devices(place: Place) -> int:
         SpecError: There is room for none.
     """
     wanted = resources(place)
-    there = ray.clusterresources()
+    there = ray.cluster_resources()
     room = min(int(there.get(name, 0) // amount) for name, amount in wanted.items())
     if room == 0:
         needed = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())

@@ -50,7 +50,7 @@ class Plan:
         synchronous: False if donors may be under way when they are copied.
         checkpoints: When members are saved.
         session: Who takes the sweep up.
-        retries: How often in a row a stack may be lost without training anything in between.
+        retries: How often in a row a stack may be lost without training anything in between; None is no limit.
         extend: The task of an extended spec, given its JSON-able data.
     """
 
@@ -65,5 +65,5 @@ class Plan:
     synchronous: bool = True
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     session: Session = field(default_factory=Session)
-    retries: int = 5
+    retries: int | None = None
     extend: Callable[[Mapping[str, Any]], Task] | None = None

@@ -120,7 +120,6 @@ class Subject:
             budget=self.task({}).budget,
             synchronous=self.synchronous,
             checkpoints=Checkpoints(every_steps=10, every_minutes=None, keep=1),
-            retries=1_000_000,
             session=Session(reason=reason, extension=more),
             extend=self.task,
         )

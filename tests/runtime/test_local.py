@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbt.errors import HostError
 from pbt.member import SegmentKey, member_seed
 from pbt.population import PBT, Fixed
 from pbt.record.ledger import LedgerReader, is_written
@@ -171,28 +172,37 @@ def test_states_stay_with_their_stacks_where_possible(tmp_path):
     assert (4, 3) == (calls.count("state"), calls.count("copy"))
 
 
-@pytest.mark.parametrize("stacks", [1, 2])
-@pytest.mark.parametrize(
-    ("broken", "generations"), [("run", 1), ("evaluate", 1), ("admit", 1), ("hparams", 1), ("copy", 2), ("state", 3)]
-)
-def test_an_error_in_a_stack_ends_the_sweep_and_keeps_the_record(tmp_path, broken, generations, stacks):
-    """It is raised as it is, nothing waits for ever, and what was recorded before is there, marked as unfinished."""
+def fail(*_, **__):
+    raise RuntimeError("the third layer is missing")
+
+
+def breaking(call, times):
+    """A trainable of stacks of which the first ones break off in a call."""
     trainable = Clear()
 
     def build(bucket, capacity, place):
         stack = ClearStack(capacity)
-        if not trainable.built:
-            setattr(stack, broken, fail)
+        if len(trainable.built) < times:
+            setattr(stack, call, fail)
         trainable.built.append(stack)
         return stack
 
-    def fail(*_, **__):
-        raise RuntimeError("the third layer is missing")
-
     trainable.build = build
-    options = PBT(quantile=0.5, initial=[{"gain": 1.0}, {"gain": 9.0}, {"gain": 2.0}, {"gain": 8.0}])
-    with pytest.raises(RuntimeError, match="the third layer is missing"):
-        in_time(20.0, lambda: train(tmp_path, options, members=4, stacks=stacks, trainable=trainable))
+    return trainable
+
+
+GAINS = PBT(quantile=0.5, initial=[{"gain": 1.0}, {"gain": 9.0}, {"gain": 2.0}, {"gain": 8.0}])
+
+
+@pytest.mark.parametrize("stacks", [1, 2])
+@pytest.mark.parametrize(
+    ("call", "generations"), [("run", 1), ("evaluate", 1), ("admit", 1), ("hparams", 1), ("state", 3)]
+)
+def test_an_error_in_every_stack_ends_the_sweep_and_keeps_the_record(tmp_path, call, generations, stacks):
+    """Its cause is told, nothing waits for ever, and what was recorded before is there, marked as unfinished."""
+    trainable = breaking(call, 1_000)
+    with pytest.raises((HostError, RuntimeError), match="the third layer is missing"):
+        in_time(20.0, lambda: train(tmp_path, GAINS, members=4, stacks=stacks, trainable=trainable))
     (run,) = list_runs(tmp_path)
     reader = LedgerReader(run.path)
     assert not reader.finished
@@ -200,6 +210,19 @@ def test_an_error_in_a_stack_ends_the_sweep_and_keeps_the_record(tmp_path, broke
     if stacks == 1:
         decided = reader.rows()["segments"]
         assert set(range(generations)) == {row["generation"] for row in decided}
+
+
+@pytest.mark.parametrize("stacks", [1, 2])
+@pytest.mark.parametrize("call", ["run", "evaluate", "admit", "hparams", "copy"])
+def test_an_error_that_is_gone_in_another_stack_changes_nothing(tmp_path, call, stacks):
+    """It is built anew and brought back; nobody failed."""
+    storages = tmp_path / "alone", tmp_path / "broken"
+    for storage in storages:
+        storage.mkdir()
+    alone = train(storages[0], GAINS, members=4, stacks=stacks)
+    broken = train(storages[1], GAINS, members=4, stacks=stacks, trainable=breaking(call, 1))
+    assert alone.digest() == broken.digest()
+    assert call == "copy" or "exception" in [row["kind"] for row in broken.rows["incidents"]]
 
 
 def test_a_thread_that_waits_for_another_stack_is_let_go(tmp_path):

@@ -267,9 +267,7 @@ def _compiled(key: Hashable) -> StepFunction:
     # A code object of its own: torch looks graphs up by that, and without checks the first that it finds there is taken
     # for right. Its `isolate_recompiles` does not do: threads that run compiled steps find each other's then.
     own = FunctionType(train_step.__code__.replace(co_name=f"train_step_{next(_numbers)}"), train_step.__globals__)
-    compiled = torch.compile(  # type: ignore[call-overload]
-        own, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS | unchecked
-    )
+    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS | unchecked)
     is_traced = False
 
     def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
