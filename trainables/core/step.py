@@ -222,7 +222,7 @@ def step_function(place: Place, *, compiles: bool = True, key: Hashable = None) 
     if compiler() is None:
         warn_if_not_compiled(place)
         return train_step
-    return _compiled(key)
+    return _compiled(key, is_on_cpu=torch.device(place.device).type == "cpu")
 
 
 def warn_if_not_compiled(place: Place) -> None:
@@ -259,15 +259,19 @@ def _notice_eager_optimizer() -> None:
 
 
 @cache
-def _compiled(key: Hashable) -> StepFunction:
+def _compiled(key: Hashable, is_on_cpu: bool) -> StepFunction:
     """One graph for each key, and no check at each call that it is the right one, which can take longer than a step."""
     from torch._dynamo import config
 
-    unchecked = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, **COMPILER_OPTIONS}
+    if is_on_cpu:
+        # Kernels are called from C++: called from Python, a fifth of a small step's time goes by between them. On CUDA
+        # a CUDA graph takes care of that.
+        options["cpp_wrapper"] = True
     # A code object of its own: torch looks graphs up by that, and without checks the first that it finds there is taken
     # for right. Its `isolate_recompiles` does not do: threads that run compiled steps find each other's then.
     own = FunctionType(train_step.__code__.replace(co_name=f"train_step_{next(_numbers)}"), train_step.__globals__)
-    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS | unchecked)
+    compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options)
     is_traced = False
 
     def step(program: Program, tensors: Tensors, off: frozenset[str]) -> None:
