@@ -105,7 +105,8 @@ def parse(data: Mapping[str, Any]) -> SweepSpec:
         SpecError: A key is unknown, missing or has a value of the wrong type.
     """
     try:
-        spec: SweepSpec = pydantic.TypeAdapter(SweepSpec).validate_json(json.dumps(data), strict=True)
+        written = json.dumps(_with_words(data))
+        spec: SweepSpec = pydantic.TypeAdapter(SweepSpec).validate_json(written, strict=True)
     except pydantic.ValidationError as error:
         # A misspelt key is missing under its right name too: the misspelling explains both.
         errors = sorted(error.errors(), key=lambda entry: entry["type"] not in _UNKNOWN_KEY)
@@ -113,6 +114,14 @@ def parse(data: Mapping[str, Any]) -> SweepSpec:
     except (TypeError, ValueError) as error:
         raise SpecError("sweep", f"holds something YAML data cannot: {error}", "Use plain values") from None
     return spec
+
+
+def _with_words(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With `hosts.plan: off` as it was meant: YAML reads an `off` without quotes as false."""
+    hosts = data.get("hosts") if isinstance(data, Mapping) else None
+    if not isinstance(hosts, Mapping) or hosts.get("plan") is not False:
+        return data
+    return {**data, "hosts": {**hosts, "plan": "off"}}
 
 
 def write_sweep(spec: SweepSpec) -> str:

@@ -336,3 +336,8 @@ def test_a_single_value_that_is_no_yaml_is_refused():
     """It is quoted in the message."""
     with pytest.raises(SpecError, match=r"'\[': is not valid YAML"):
         read_value("[")
+
+
+def test_off_without_quotes_is_a_word_where_it_is_one(read):
+    """YAML reads it as false."""
+    assert read(SWEEP + "hosts: {plan: off}\n").hosts.plan == "off"

@@ -161,7 +161,7 @@ class Vision:
                 images={split: torch.from_numpy(pixels).to(device) for split, pixels in found.images.items()},
                 labels={split: torch.from_numpy(labels).to(device) for split, labels in found.labels.items()},
                 fill=torch.from_numpy(found.mean.round().astype(np.uint8)).to(device),
-                batch_size=self.batch,
+                batch_size=self._at_most(len(found.labels["train"])),
                 evaluation_examples=self.eval_examples,
             ),
             optimizer=ready(self.optimizer),
@@ -230,6 +230,11 @@ class Vision:
                     f"vision accumulate is {self.accumulate} with norm 'batch', which would normalise smaller batches; "
                     f"give norm ghost with ghost_size {self.batch // self.accumulate}, or group"
                 )
+
+    def _at_most(self, examples: int) -> int:
+        if self.batch > examples:
+            raise TrainableError(f"vision batch is {self.batch}; give at most {examples}, as there are to train on")
+        return self.batch
 
     def _check_together(self, name: str, count: int) -> None:
         if count < 2:

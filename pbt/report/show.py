@@ -157,6 +157,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "member_steps": sum(row.consumed for row in members),
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
+        "place": _place(result.rows["stacks"]),
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
@@ -165,6 +166,11 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
         "digest": result.digest(),
     }
+
+
+def _place(stacks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Where the sweep was trained last, and with which arithmetic."""
+    return {name: stacks[-1].get(name) or "" for name in ("device", "dtype", "compile")} if stacks else {}
 
 
 def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -280,6 +286,8 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
         lines["best"] += "" if test is None else f", test {text.score(test)}"
     lines |= _system_lines(facts["system"])
+    if place := facts["place"]:
+        lines["place"] = f"{place['device']}, {place['dtype']}, compile {place['compile']}"
     for number, plan in enumerate(facts["plans"]):
         stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
@@ -289,8 +297,11 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["ended_early"]:
         lines["ended early"] = facts["ended_early"]
     told = [incident for incident in facts["incidents"] if not is_routine(incident)]
-    for number, incident in enumerate(told[-_INCIDENTS:]):
-        lines["incidents" + " " * number] = text.headline(incident)  # one heading, several lines
+    words = [text.headline(incident) for incident in told]
+    if len(words) > _INCIDENTS:
+        words = [f"{len(words) - _INCIDENTS} earlier ones are in --json", *words[-_INCIDENTS:]]
+    for number, line in enumerate(words):
+        lines["incidents" + " " * number] = line  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
     for member, reason in facts["failures"].items():

@@ -354,7 +354,7 @@ class Brain:
         if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
             raise HostError(
                 f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.message}. "
-                "`pbt show --json` shows where; mend that, then `pbt resume`."
+                "`pbt show --json` shows where. Mend that and begin anew; `pbt resume` goes on without them."
             )
         member = self._members[item.member]
         draft = self._drafts[report.stack]

@@ -439,3 +439,9 @@ def test_options_without_effect_are_not_in_the_bucket(given, changed):
     sizes = {"ghost": {"ghost_size": 8}, "group": {"norm_groups": 4}}.get(usual.norm, {})
     for name, value in (effective | sizes | {"optimizer": "lamb"}).items():
         assert Vision(**given, **{name: value}).bucket({}) != usual.bucket({})
+
+
+def test_a_batch_beyond_the_examples_is_refused():
+    """No epoch of it comes to an end."""
+    with pytest.raises(TrainableError, match=r"vision batch is 100000; give at most \d+, as there are to train on"):
+        Vision(batch=100_000).describe()
