@@ -284,12 +284,13 @@ class Brain:
         Raises:
             HostError: A stack was lost too often without training anything in between.
         """
+        gone, lost = set(gone), set(stacks)
         self._tokens.gone(gone)
-        lost = set(stacks)
         for stack in sorted(lost):
             self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason)
             self._count_loss(stack, reason)
-        self._bring_back(lost)
+        # States that are gone are trained again in stacks that are lost; where there are none, in those that need them.
+        self._bring_back(lost or {stack for stack, draft in self._drafts.items() if draft.fetched & gone})
         self._settle()
 
     def _count_loss(self, stack: int, reason: str) -> None:
@@ -308,7 +309,7 @@ class Brain:
         if self._rescue is not None:  # begins again, with these stacks in it
             for stack in self._rescue.stacks:
                 self._take_back(stack)
-            self._tokens.read_all(map(token_of, self._rescue.tokens), "rescue")
+            self._tokens.read_all(map(token_of, self._rescue.read), "rescue")
             lost |= self._rescue.stacks
         self._is_coming_back = False
         if self._is_closing:  # who has nothing to save any more needs no states
@@ -322,24 +323,31 @@ class Brain:
         Where the device had no room, the stack trains fewer members together from now on. Otherwise its members are
         trained in halves until one breaks off alone: it has failed, and the others go on.
         """
-        stack, trained = report.stack, {item.slot: item for item in known.order.train}
+        stack, smaller = report.stack, self._less_at_once(report.stack) if trouble.is_memory else None
         self._outstanding.add(known)  # as if it had not been answered
-        self._bring_back({stack})
-        smaller = self._less_at_once(stack) if trouble.is_memory else None
         if smaller is not None:
             message = f"stack {stack} found no room ({trouble.message}): it trains fewer members together from now on"
             self._ledger.append("incidents", kind="out_of_memory", stack=stack, message=message)
             self.planned(stack, smaller)
+            self._bring_back({stack})
             return []
-        culprit = self._suspects.broke_off(stack, trained.keys()) if known.draft is not None and trained else None
-        item = None if culprit is None else trained[culprit]
+        item = self._culprit(known)
         at = {} if item is None else {"member": item.member, "segment": item.segment}
         who = f"stack {stack}" if item is None else f"member {item.member}, trained alone,"
         message = f"{who} broke off: {trouble.message}\n{trouble.traceback}"
         self._ledger.append("incidents", kind="exception", stack=stack, **at, message=message)
-        if known.draft is None or not trained:
+        if known.draft is None or not known.order.train:
             self._count_loss(stack, trouble.message)
+        self._bring_back({stack})
         return [] if item is None else [self._failed_alone(item, report, trouble)]
+
+    def _culprit(self, known: AtWork) -> Train | None:
+        """What an order that broke off trained, if that was one member only."""
+        trained = {item.slot: item for item in known.order.train}
+        if known.draft is None or not trained:
+            return None
+        slot = self._suspects.broke_off(known.order.stack, trained.keys())
+        return None if slot is None else trained[slot]
 
     def _less_at_once(self, stack: int) -> str | None:
         place = self._plan.session.place
@@ -695,7 +703,7 @@ class Brain:
                 for other, _ in rescue.loads[:offered]:
                     self._states.drop(token_of(other))
                 return key, str(error)
-        for key in rescue.tokens:
+        for key in rescue.read:
             self._tokens.reads(token_of(key), "rescue")
         self._tokens.published_all(token_of(key) for key, _ in rescue.loads)
         return None
@@ -707,7 +715,7 @@ class Brain:
     def _leave_recovery(self, rescue: Rescue) -> None:
         """What is not back yet is left to the next session, which finds all as this one did."""
         self._ledger.append("incidents", kind="recovery_stopped", message=rescue.rest)
-        self._tokens.read_all(map(token_of, rescue.tokens), "rescue")
+        self._tokens.read_all(map(token_of, rescue.read), "rescue")
         self._drafts.clear()
         self._rescue, self._is_closing = None, True
 
@@ -726,6 +734,7 @@ class Brain:
                 self._incident("differs", SegmentKey(result.member, result.segment), problem)
         self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")
         if self._rescue.done:
+            self._tokens.read_all(map(token_of, self._rescue.read), "rescue")
             self._ledger.append("incidents", kind="recovered", message=self._rescue.story)
             self._rescue, self._is_coming_back = None, False
         return []

@@ -53,6 +53,11 @@ class Draft:
         return self.publish, self.copy, self.fetch, self.admit, self.set, self.train, self.examine
 
     @property
+    def fetched(self) -> Set[str]:
+        """Tokens of the states to be fetched."""
+        return {item.token for item in self.fetch.values()}
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         return not any(self._parts())

@@ -57,6 +57,11 @@ class Rescue:
         return self._recovery.tokens
 
     @property
+    def read(self) -> tuple[SegmentKey, ...]:
+        """States that this recovery reads; others may read those it loads, too."""
+        return tuple(dict.fromkeys((*self.tokens, *(key for key, _ in self.loads))))
+
+    @property
     def story(self) -> str:
         """What is done, for people."""
         trained, loaded = len(self._recovery.trained), len(self.loads)

@@ -146,6 +146,7 @@ class Stage:
         self.brain = Brain(plan, self.strategy, self.ledger, self.shelf, self.clock)
         self.taken: dict[int, WorkOrder] = {}
         self.released: list[WorkOrder] = []
+        self.publisher: dict[str, int] = {}
         self.brain.start()
         self.stacks: dict[int, ClearStack] = {stack: self._build(stack) for stack in range(self.brain.num_stacks)}
 
@@ -158,6 +159,7 @@ class Stage:
         orders = self.brain.orders(asking)
         for order in orders:
             publish(self.stacks[order.stack], order, self.shelf.exchange)
+            self.publisher |= {item.token: order.stack for item in order.publish}
             self.taken[order.stack] = order
         self.released += orders
         return orders
@@ -181,12 +183,20 @@ class Stage:
         del self.taken[stack]
         self.brain.report([report])
 
-    def lose(self, *stacks: int) -> None:
-        """Lose the hosts of these stacks, and have others come up, with nothing in them."""
+    def lose(self, *stacks: int, with_states: bool = False) -> None:
+        """Lose the hosts of these stacks, and have others come up, with nothing in them.
+
+        Args:
+            stacks: Which.
+            with_states: Whether what they had published is lost as well.
+        """
         for stack in stacks:
             self.taken.pop(stack, None)
             self.stacks[stack] = self._build(stack)
-        self.brain.lost(stacks, "the node is gone")
+        gone = [token for token, stack in self.publisher.items() if stack in stacks and token in self.shelf.exchange]
+        for token in gone if with_states else ():
+            self.shelf.exchange.drop(token)
+        self.brain.lost(stacks, "the node is gone", gone if with_states else ())
         for stack, order in list(self.taken.items()):
             missing = [item.token for item in order.fetch if item.token not in self.shelf.exchange]
             if not all(self.brain.is_to_wait(order, token) for token in missing):

@@ -1205,6 +1205,26 @@ def test_a_host_that_waits_in_vain_is_told_so(make_brain):
     assert brain.is_to_wait(receiver, "0:0")
 
 
+@pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("moment", range(10))
+@pytest.mark.parametrize("seed", [0, 3])
+def test_states_may_be_lost_with_who_published_them(tmp_path, seed, moment, lost, synchronous):
+    """They are brought back for those who were to read them, wherever these are with their orders."""
+    options = PBT(quantile=0.4, synchronous=synchronous)
+    sweep = {"members": 5, "generations": 4, "seed": seed, "checkpoints": Checkpoints(every_steps=20)}
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    for _ in range(moment):
+        stage.turn(max if moment % 2 else min)
+    stage.take()
+    stage.lose(*lost, with_states=True)
+    stage.play()
+    assert is_sound(stage)
+    assert stage.brain.finished
+    if synchronous:
+        assert Stage(new_run(tmp_path), options, **sweep).play().digest() == stage.digest()
+
+
 # --- stopping
 
 
