@@ -140,7 +140,7 @@ class Brain:
         self._outstanding = Outstanding()
         self._suspects = Suspects()
         self._losses: Counter[int] = Counter()
-        self._blamed: list[int] = []
+        self._blamed: list[tuple[Train, StackReport, Trouble]] = []
         self._rescue: Rescue | None = None
         self._is_coming_back = False
         self._plans: dict[int, str] = {}
@@ -245,11 +245,13 @@ class Brain:
             happened += self._take_in(report) if known.draft is not None else self._rescued(report, known.order)
             if known.draft is not None:
                 self._went_well(report, known)
+        if any(report.segments for report in work):
+            happened += self._failed()
         self._ledger.commit()
         self._tell_all(happened)
         for report, known in answered:
             if report.trouble is not None:
-                self._tell_all(self._broke_off(report, known, report.trouble))
+                self._broke_off(report, known, report.trouble)
         self._settle()
 
     def _tell_all(self, happened: Sequence[Happening]) -> None:
@@ -271,7 +273,6 @@ class Brain:
             self.num_trained += len(report.segments)
             self._suspects.trained(report.stack)
             self._losses[report.stack] = 0
-            self._blamed.clear()
 
     def lost(self, stacks: Iterable[int], reason: str, gone: Iterable[str] = ()) -> None:
         """The hosts of these stacks are gone: what they held is trained again, what they were doing is done again.
@@ -317,7 +318,7 @@ class Brain:
         self._recover(lost)
         self._ledger.commit()
 
-    def _broke_off(self, report: StackReport, known: AtWork, trouble: Trouble) -> list[Happening]:
+    def _broke_off(self, report: StackReport, known: AtWork, trouble: Trouble) -> None:
         """An exception broke an order off: the stack is brought back, and whose fault it was is found out.
 
         Where the device had no room, the stack trains fewer members together from now on. Otherwise its members are
@@ -330,7 +331,7 @@ class Brain:
             self._ledger.append("incidents", kind="out_of_memory", stack=stack, message=message)
             self.planned(stack, smaller)
             self._bring_back({stack})
-            return []
+            return
         item = self._culprit(known)
         at = {} if item is None else {"member": item.member, "segment": item.segment}
         who = f"stack {stack}" if item is None else f"member {item.member}, trained alone,"
@@ -339,7 +340,8 @@ class Brain:
         if known.draft is None or not known.order.train:
             self._count_loss(stack, trouble.message)
         self._bring_back({stack})
-        return [] if item is None else [self._failed_alone(item, report, trouble)]
+        if item is not None:
+            self._blame(item, report, trouble)
 
     def _culprit(self, known: AtWork) -> Train | None:
         """What an order that broke off trained, if that was one member only."""
@@ -356,28 +358,35 @@ class Brain:
         )
         return less_at_once(self._plans.get(stack), self.capacity(stack), is_compiled)
 
-    def _failed_alone(self, item: Train, report: StackReport, trouble: Trouble) -> Happening:
-        """A member broke off when it was trained alone."""
-        self._blamed.append(item.member)
+    def _blame(self, item: Train, report: StackReport, trouble: Trouble) -> None:
+        """A member broke off when it was trained alone. It has failed, once it is clear that others can be trained."""
+        self._blamed.append((item, report, trouble))
         if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
             raise HostError(
                 f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.message}. "
-                "`pbt show --json` shows where. Mend that and begin anew; `pbt resume` goes on without them."
+                "`pbt show --json` shows where; mend that, then `pbt resume`."
             )
-        member = self._members[item.member]
         draft = self._drafts[report.stack]
         if item.slot in draft.fetch:
-            self._tokens.read(draft.fetch[item.slot].token, _reader(member.slot))
+            self._tokens.read(draft.fetch[item.slot].token, _reader(self._members[item.member].slot))
         draft.forget(item.slot)
-        result = SegmentResult(
-            member=item.member,
-            segment=item.segment,
-            age=member.start_age,
-            consumed=member.consumed,
-            held={},
-            failure=trouble.message,
-        )
-        return self._ended(result, report, None)
+
+    def _failed(self) -> list[Happening]:
+        """Those that were blamed have failed."""
+        blamed, self._blamed = self._blamed, []
+        happened: list[Happening] = []
+        for item, report, trouble in blamed:
+            member = self._members[item.member]
+            result = SegmentResult(
+                member=item.member,
+                segment=item.segment,
+                age=member.start_age,
+                consumed=member.consumed,
+                held={},
+                failure=trouble.message,
+            )
+            happened.append(self._ended(result, report, None))
+        return happened
 
     def is_to_wait(self, order: WorkOrder, token: str) -> bool:
         """Whether a host is to go on waiting for a state that an order is to fetch, before it has begun with the rest.
@@ -950,6 +959,9 @@ class Brain:
 
     def _settle(self) -> None:
         """Once everything has been reported of a sweep that finished or is to stop, save what is not saved."""
+        is_idle = not self._outstanding and self._rescue is None and all(d.is_empty for d in self._drafts.values())
+        if self._blamed and is_idle:  # nobody is left to show that others can be trained
+            self._tell_all(self._failed())
         if self._is_closing or self._outstanding:
             return
         if self._rescue is not None:

@@ -6,18 +6,19 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
-from pbt.runtime.exchange import LocalExchange
+from pbt.runtime.exchange import LocalExchange, Withdrawn
 from pbt.runtime.orders import WorkOrder, attempt, publish
 from pbt.runtime.planning import settled
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
-from trainables import Place, Stack, Trainable
+from trainables import Place, Stack, State, Trainable
 
 #: Seconds between two looks for somebody who wants the sweep to stop.
 _LOOK_S = 0.2
@@ -126,12 +127,15 @@ class _Host:
         try:
             while (order := self._next(number)) is not None:
                 stack = stack or build(number)
-                publish(stack, order, self._exchange)
-                report = attempt(stack, order, self._exchange, self._telemetry)
-                if report is None or report.trouble is not None:
+                exchange = _Asking(self, order)
+                publish(stack, order, exchange)
+                report = attempt(stack, order, exchange, self._telemetry)
+                if report is None:  # the order was taken back before it was begun with
+                    continue
+                if report.trouble is not None:
                     stack = None  # what it holds is not known, and its memory is free before another is built
                 with self._changed:
-                    if self._is_over or report is None:
+                    if self._is_over:
                         return
                     self._brain.report([report])
                     self._changed.notify_all()
@@ -139,6 +143,27 @@ class _Host:
             with self._changed:
                 self._error = self._error or error
                 self._changed.notify_all()
+
+    def publish(self, token: str, state: State) -> None:
+        """Make a state available, and let those look who may wait for it."""
+        with self._changed:
+            self._exchange.publish(token, state)
+            self._changed.notify_all()
+
+    def fetch(self, token: str, order: WorkOrder) -> State:
+        """Wait for a state that an order needs, for as long as the brain says so.
+
+        Raises:
+            Withdrawn: It will not come.
+        """
+        with self._changed:
+            while token not in self._exchange:
+                if self._is_over or self._error or not self._brain.is_to_wait(order, token):
+                    self._changed.notify_all()
+                    raise Withdrawn
+                self._changed.wait()
+            state: State = self._exchange.fetch(token)
+            return state
 
     def _next(self, number: int) -> WorkOrder | None:
         with self._changed:
@@ -148,6 +173,22 @@ class _Host:
                     return orders[0]
                 self._changed.wait()
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """The exchange for one order."""
+
+    host: _Host
+    order: WorkOrder
+
+    def publish(self, token: str, state: State) -> None:
+        """Make a state available."""
+        self.host.publish(token, state)
+
+    def fetch(self, token: str) -> State:
+        """Wait for a state."""
+        return self.host.fetch(token, self.order)
 
 
 def num_cores() -> int:

@@ -77,7 +77,7 @@ def test_every_member_has_a_mixture_of_its_own_which_is_in_effect(result: Result
 def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     result: Result, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off in the third generation, it goes on from what was saved, cursors and all: the same scores."""
+    """Broken off in the third generation, it goes on from what was saved, cursors and all: nobody has failed."""
     run = CoreStack.run
 
     def failing(self: CoreStack, until: Any) -> Any:
@@ -94,8 +94,9 @@ def test_interrupted_and_resumed_it_ends_as_if_nothing_had_happened(
     resumed = pbt.resume(folder, progress=False)
     assert (resumed.status, resumed.digest()) == ("finished", result.digest())
     assert scores(resumed) == scores(result)
-    # Nothing of what was trained again came out otherwise, which would be an incident too.
-    assert [row["kind"] for row in resumed.rows["incidents"]] == ["recovering", "recovered"]
+    kinds = [row["kind"] for row in resumed.rows["incidents"]]
+    assert kinds[-2:] == ["recovering", "recovered"]
+    assert "differs" not in kinds, "what was trained again came out otherwise"
 
 
 def test_extended_it_is_what_it_would_have_been(result: Result, data: Path, tmp_path: Path) -> None:
