@@ -152,6 +152,7 @@ class Vision:
         return CoreStack(program, capacity, place)
 
     def _program(self, found: images.Images, device: torch.device) -> Program:
+        self._check_batch(len(found.labels["train"]))
         network = self._network(found)
         momentum = {"bn_momentum": _BN_MOMENTUM} if network.buffers() else {}
         mean, std = (torch.from_numpy(values).to(device) for values in (found.mean, found.std))
@@ -161,7 +162,7 @@ class Vision:
                 images={split: torch.from_numpy(pixels).to(device) for split, pixels in found.images.items()},
                 labels={split: torch.from_numpy(labels).to(device) for split, labels in found.labels.items()},
                 fill=torch.from_numpy(found.mean.round().astype(np.uint8)).to(device),
-                batch_size=self._at_most(len(found.labels["train"])),
+                batch_size=self.batch,
                 evaluation_examples=self.eval_examples,
             ),
             optimizer=ready(self.optimizer),
@@ -231,10 +232,9 @@ class Vision:
                     f"give norm ghost with ghost_size {self.batch // self.accumulate}, or group"
                 )
 
-    def _at_most(self, examples: int) -> int:
+    def _check_batch(self, examples: int) -> None:
         if self.batch > examples:
             raise TrainableError(f"vision batch is {self.batch}; give at most {examples}, as there are to train on")
-        return self.batch
 
     def _check_together(self, name: str, count: int) -> None:
         if count < 2:

@@ -324,7 +324,9 @@ class Brain:
         Where the device had no room, the stack trains fewer members together from now on. Otherwise its members are
         trained in halves until one breaks off alone: it has failed, and the others go on.
         """
-        stack, smaller = report.stack, self._less_at_once(report.stack) if trouble.is_memory else None
+        stack, smaller = report.stack, None
+        if trouble.is_memory:
+            smaller = less_at_once(self._plans.get(stack), self.capacity(stack), self._plan.session.place)
         self._outstanding.add(known)  # as if it had not been answered
         if smaller is not None:
             message = f"stack {stack} found no room ({trouble.message}): it trains fewer members together from now on"
@@ -350,13 +352,6 @@ class Brain:
             return None
         slot = self._suspects.broke_off(known.order.stack, trained.keys())
         return None if slot is None else trained[slot]
-
-    def _less_at_once(self, stack: int) -> str | None:
-        place = self._plan.session.place
-        is_compiled = place.get("compile") == "always" or (
-            place.get("compile") == "auto" and place.get("device", "").startswith("cuda")
-        )
-        return less_at_once(self._plans.get(stack), self.capacity(stack), is_compiled)
 
     def _blame(self, item: Train, report: StackReport, trouble: Trouble) -> None:
         """A member broke off when it was trained alone. It has failed, once it is clear that others can be trained."""
@@ -699,7 +694,7 @@ class Brain:
 
     def _unpublished(self) -> set[SegmentKey]:
         """States that drafts will fetch, and that nobody publishes for them any more."""
-        read = {item.token for draft in self._drafts.values() for item in draft.fetch.values()}
+        read = {token for draft in self._drafts.values() for token in draft.fetched}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
         return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
@@ -926,7 +921,7 @@ class Brain:
 
         So no two hosts can wait for each other, nor one for a stack that nobody has.
         """
-        return all(self._is_coming(item.token) for item in draft.fetch.values())
+        return all(map(self._is_coming, draft.fetched))
 
     def _publish_early(self, stack: int, draft: Draft) -> WorkOrder | None:
         """What others are to fetch from a stack that itself has to wait, or that trains no more."""
@@ -959,9 +954,8 @@ class Brain:
 
     def _settle(self) -> None:
         """Once everything has been reported of a sweep that finished or is to stop, save what is not saved."""
-        is_idle = not self._outstanding and self._rescue is None and all(d.is_empty for d in self._drafts.values())
-        if self._blamed and is_idle:  # nobody is left to show that others can be trained
-            self._tell_all(self._failed())
+        if self._blamed and not (self._outstanding or self._rescue or self._is_drafted):
+            self._tell_all(self._failed())  # nobody is left to show that others can be trained
         if self._is_closing or self._outstanding:
             return
         if self._rescue is not None:
@@ -969,7 +963,7 @@ class Brain:
                 self._leave_recovery(self._rescue)
             return
         if not (self.finished or self._is_stopping):
-            if all(draft.is_empty for draft in self._drafts.values()):
+            if not self._is_drafted:
                 raise HostError(
                     "the strategy neither orders anything nor ends the sweep: that is a mistake in it. Correct it so "
                     "that `handle` answers the last report with Finish; `pbt resume` then goes on."
@@ -981,6 +975,11 @@ class Brain:
                 self._save(key, self._closing.setdefault(stack, Draft()))
         fetched = {item.token: None for draft in self._drafts.values() for item in draft.fetch.values()}
         self._save_published(key_of(token) for token in fetched if self._tokens.is_published(token))
+
+    @property
+    def _is_drafted(self) -> bool:
+        """Whether anything is still to be ordered."""
+        return not all(draft.is_empty for draft in self._drafts.values())
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""

@@ -59,14 +59,12 @@ class _Guest:
 
     Attributes:
         life: Name of its life: a host that joins again is another one.
-        actor: Its actor, to see whether it is alive.
         since: When it was given the orders it is at work on; None if it is not at work.
         stacks: Stacks it has.
         published: Tokens of the states that would go with it.
     """
 
     life: str
-    actor: Any
     since: float | None = None
     stacks: set[int] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
@@ -109,7 +107,7 @@ class BrainActor:
         async with self._changed:
             self._lose(host, "it was started anew")
             life = secrets.token_hex(4)
-            self._guests[host] = _Guest(life, actor)
+            self._guests[host] = _Guest(life)
             if actor is not None:
                 self._later(self._watch(host, life, actor))
             self._changed.notify_all()
@@ -170,7 +168,8 @@ class BrainActor:
             if is_unreadable and self._guest(host, life) is not None:
                 self._published.drop(token)
                 problem = "a state that one of its members was to copy was lost with another host"
-                self._guarded(lambda: self._brain.lost([order.stack], problem, [token]))
+                with self._guard():
+                    self._brain.lost([order.stack], problem, [token])
                 self._changed.notify_all()
             while not self._failure and self._guest(host, life) is not None and self._is_to_wait(order, token):
                 if token in self._published:
@@ -184,7 +183,8 @@ class BrainActor:
         """Record the plan that a host has measured."""
         async with self._changed:
             if self._guest(host, life) is not None:
-                self._guarded(lambda: self._brain.planned(stack, plan))
+                with self._guard():
+                    self._brain.planned(stack, plan)
 
     async def num_trained(self) -> int:
         """How many segments this brain has seen the end of."""
@@ -195,7 +195,8 @@ class BrainActor:
         self._states.tell(self._brain)
         for task in self._tasks:
             task.cancel()
-        self._guarded(self._brain.close)
+        with self._guard():
+            self._brain.close()
         return None if self._failure is None else str(self._failure) or first_line(self._failure)
 
     # ------------------------------------------------------------------------------------------------------- turns
@@ -211,7 +212,8 @@ class BrainActor:
         if reports:
             # What an exception left of a stack nobody knows: it is built anew.
             guest.stacks -= {report.stack for report in reports if report.trouble is not None}
-            self._guarded(lambda: self._brain.report(reports))
+            with self._guard():
+                self._brain.report(reports)
             self._changed.notify_all()
 
     def _turn(self, guest: _Guest) -> Turn:
@@ -278,7 +280,8 @@ class BrainActor:
         for token in gone:
             self._published.drop(token)
         if guest.stacks or gone:
-            self._guarded(lambda: self._brain.lost(guest.stacks, f"host {host}: {reason}", gone))
+            with self._guard():
+                self._brain.lost(guest.stacks, f"host {host}: {reason}", gone)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -294,10 +297,6 @@ class BrainActor:
             yield
         except Exception as error:
             self._failure = self._failure or error
-
-    def _guarded(self, what: Callable[[], None]) -> None:
-        with self._guard():
-            what()
 
     # ------------------------------------------------------------------------------------------------------- waking
 

@@ -126,7 +126,8 @@ class _Host:
     def _work(self, number: int, stack: Stack | None, build: Callable[[int], Stack]) -> None:
         try:
             while (order := self._next(number)) is not None:
-                stack = stack or build(number)
+                if stack is None:
+                    stack = build(number)
                 exchange = _Asking(self, order)
                 publish(stack, order, exchange)
                 report = attempt(stack, order, exchange, self._telemetry)

@@ -258,7 +258,7 @@ def trouble_of(error: Exception) -> Trouble:
     # torch raises AcceleratorError where a kernel failed; from then on, every use of the device fails (CUDA Runtime
     # API, "sticky" errors).
     return Trouble(
-        message=first_line(error) or type(error).__name__,
+        message=first_line(error),
         traceback="".join(traceback.format_exception(error)),
         is_memory=is_memory,
         is_lasting=not is_memory and isinstance(error, torch.AcceleratorError),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pbt.record.schema import canonical
 from trainables import Place, Plan, Trainable
 from trainables.core.plan import measured
+from trainables.core.step import wants_compiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,19 @@ def settled(
     return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))
 
 
-def less_at_once(plan: str | None, capacity: int, is_compiled: bool) -> str | None:
+def less_at_once(plan: str | None, capacity: int, place: Mapping[str, str]) -> str | None:
     """The plan of a stack that needs about half the memory; None where its members train one by one already.
 
     Args:
         plan: Its plan so far, as JSON text; None trains all slots together.
         capacity: Its slots.
-        is_compiled: Whether a stack without a plan compiles its step.
+        place: Where all stacks are, as it is recorded: it says whether one without a plan compiles its step.
     """
-    known = Plan(chunk=capacity, compiled=is_compiled) if plan is None else Plan(**json.loads(plan))
+    if plan is None:
+        where = Place(**{name: place[name] for name in ("device", "compile") if name in place})  # type: ignore[arg-type]
+        known = Plan(chunk=capacity, compiled=wants_compiling(where))
+    else:
+        known = Plan(**json.loads(plan))
     if known.chunk == 1:
         return None
     return canonical(dataclasses.asdict(dataclasses.replace(known, chunk=known.chunk // 2, rates={})))

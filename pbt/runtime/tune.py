@@ -245,14 +245,15 @@ def run_tune(
     brain = actor.remote(make_brain, str(run.absolute()), num_hosts, hang_s, is_to_stop)
     try:
         _fit(Work(brain, trainable, trainable.describe().data, bucket, place, steps), run, num_stacks, retries)
-        if (problem := ray.get(brain.close.remote())) is not None:
-            raise HostError(problem)
+        problem = ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news
             ray.get(brain.close.remote())
         raise
     finally:
         ray.kill(brain)
+    if problem is not None:
+        raise HostError(problem)
 
 
 def _fit(work: Work, run: Path, num_trials: int, retries: int) -> None:

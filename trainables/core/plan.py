@@ -192,9 +192,10 @@ class _Search:
             ) from None
 
     def _plan(self) -> Plan:
-        near = (1.0 - _TIE) * max(self.rates.values())
-        chunk, compiled = max((c for c, rate in self.rates.items() if rate >= near), key=lambda c: (not c[1], c[0]))
-        if compiled and self._is_on_cpu and self.rates.get(_SINGLE, 0.0) >= (1.0 - _ALONE) * max(self.rates.values()):
+        fastest = max(self.rates.values())
+        near = [candidate for candidate, rate in self.rates.items() if rate >= (1.0 - _TIE) * fastest]
+        chunk, compiled = max(near, key=lambda c: (not c[1], c[0]))
+        if compiled and self._is_on_cpu and self.rates.get(_SINGLE, 0.0) >= (1.0 - _ALONE) * fastest:
             chunk = 1
         rates = {f"{size} {'compiled' if is_ else 'eager'}": rate for (size, is_), rate in sorted(self.rates.items())}
         return Plan(chunk=chunk, compiled=compiled, accumulate=self.accumulate, rates=rates)
