@@ -28,8 +28,8 @@ from trainables.core.step import warn_if_not_compiled
 #: The option that raises the limit of which a reason says that it is used up.
 _OPTIONS = {"token": "--tokens", "GPU": "--gpu-hours", "energy": "--joules"}
 
-#: Seconds between two looks whether a run has stopped.
-_LOOK_S = 0.2
+#: Seconds between two looks whether a run has stopped, and for how long who goes on with it waits for that.
+_LOOK_S, _PATIENCE_S = 0.2, 5.0
 
 
 def resume(
@@ -134,6 +134,15 @@ def _open(run: str | Path | Run) -> Run:
     return run if isinstance(run, Run) else open_run(Path(run))
 
 
+def _wait_for_the_end(run: Run) -> None:
+    """Under Ray, a brain outlives a driver that was killed by some moments, in which nobody else can go on."""
+    until = time.monotonic() + _PATIENCE_S
+    while is_written(run.path):
+        if time.monotonic() > until:
+            raise LedgerError(f"{run.id} is running. Stop it first with `pbt stop {run.path}`.")
+        time.sleep(_LOOK_S)
+
+
 def _take_up(
     run: Run,
     reason: str,
@@ -143,8 +152,7 @@ def _take_up(
     strategy: StrategyOptions | None,
     hosts: Mapping[str, Any],
 ) -> Result:
-    if is_written(run.path):
-        raise LedgerError(f"{run.id} is running. Stop it first with `pbt stop {run.path}`.")
+    _wait_for_the_end(run)
     if reason == "resume" and not _is_begun(run):
         return _begin(run, progress, trainable, strategy, hosts)
     reader = LedgerReader(run.path)

@@ -156,7 +156,7 @@ def find_place(hosts: Hosts) -> Place:
         from pbt.runtime.cluster import default_device
 
         device = default_device() if hosts.device == "auto" else hosts.device
-        return Place(device=device, compile=hosts.compile, precision=hosts.precision)
+        return Place(device=device, compile=hosts.compile, precision=hosts.precision, world_size=hosts.ranks)
     device = hosts.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,7 +170,16 @@ def find_place(hosts: Hosts) -> Place:
 
 def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
     """The spec with the number of stacks settled, so that the run can be repeated elsewhere."""
-    stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), spec.budget.members)
+    members = spec.budget.members
+    if spec.hosts.ranks > 1:
+        _num_devices(spec.hosts, place)  # is there room for one?
+        require(
+            spec.hosts.stacks in (None, members),
+            "hosts.stacks",
+            f"is {spec.hosts.stacks}, but with {spec.hosts.ranks} ranks each of {members} members has its own",
+            "Leave it out",
+        )
+    stacks = members if spec.hosts.ranks > 1 else spec.hosts.stacks or min(_num_devices(spec.hosts, place), members)
     require(
         stacks <= spec.budget.members,
         "hosts.stacks",
@@ -184,7 +193,7 @@ def _num_devices(hosts: Hosts, place: Place) -> int:
     if hosts.kind == "ray":
         from pbt.runtime.cluster import num_devices
 
-        return num_devices(place)
+        return num_devices(place, hosts.gpus)
     return 1 if place.device != "cpu" else num_cores()
 
 
@@ -236,7 +245,7 @@ def _run_on_hosts(job: Job) -> None:
         "trainable": trainable,
         "bucket": plan.bucket,
         "place": dataclasses.replace(job.place, fixed=frozenset(capabilities.hparams) - set(job.resolved.space)),
-        "steps": job.spec.budget.generations * job.spec.budget.steps if hosts.plan == "auto" else None,
+        "steps": job.spec.budget.generations * job.spec.budget.steps if _is_to_plan(hosts) else None,
         "is_to_stop": partial(is_asked_to_stop, job.run),
     }
     try:
@@ -247,14 +256,18 @@ def _run_on_hosts(job: Job) -> None:
         else:
             from pbt.runtime.tune import run_tune
 
-            limits: dict[str, Any] = {"retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
-            run_tune(make_brain, num_stacks=_num_stacks(job), **limits, **common)
+            own = {"gpus": hosts.gpus, "retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
+            run_tune(make_brain, num_stacks=_num_stacks(job), **common | own)
     except HostError:
         raise
     except PbtError as error:
         raise HostError(str(error)) from error
     except Exception as error:
         raise HostError(f"the sweep stopped: {first_line(error)}. --debug shows where.") from error
+
+
+def _is_to_plan(hosts: Hosts) -> bool:
+    return hosts.plan == "auto" and hosts.ranks == 1
 
 
 def _plan(job: Job) -> Plan:

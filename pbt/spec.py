@@ -161,6 +161,9 @@ class Hosts:
             and optimizer are float32 with all of them.
         plan: `auto` has hosts measure how a stack runs fastest, where there is more than a minute to train; `off` runs
             all its members together. What was measured is recorded, and kept to when the sweep goes on.
+        gpus: GPUs that a host takes under Ray, where it trains on one: with 0.5 two hosts share a GPU, and its memory.
+        ranks: Processes that share a member, under Ray: more than one where a member is too large for one device.
+            Each takes a core or its `gpus`, and every member has a stack of its own.
         retries: How often in a row a stack may be lost, with its host, without training anything in between. After
             that the sweep ends with an error, and can be resumed.
         hang_minutes: Minutes that a host may take for one order, or ten times as long as the longest order so far if
@@ -176,6 +179,8 @@ class Hosts:
     compile: Literal["auto", "never", "always"] = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     plan: Literal["auto", "off"] = "auto"
+    gpus: float = 1.0
+    ranks: int = 1
     retries: int = 5
     hang_minutes: float = 60.0
     address: str | None = None
@@ -198,6 +203,19 @@ class Hosts:
         )
         if self.stacks is not None:
             _at_least(1, "hosts.stacks", self.stacks)
+        require(
+            is_number(self.gpus) and 0 < self.gpus <= 1,
+            "hosts.gpus",
+            f"is {self.gpus!r}",
+            "Write 1, or the part of a GPU that is enough for a host, such as 0.5",
+        )
+        _at_least(1, "hosts.ranks", self.ranks)
+        require(
+            self.ranks == 1 or self.kind == "ray",
+            "hosts.ranks",
+            f"is {self.ranks}, but hosts.kind is local",
+            "Write 1, or kind: ray",
+        )
         _at_least(0, "hosts.retries", self.retries)
         minutes = self.hang_minutes
         require(minutes > 0, "hosts.hang_minutes", f"is {minutes!r}", "Write a number of minutes above 0")

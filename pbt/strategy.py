@@ -183,12 +183,22 @@ class Set:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinueUntil:
-    """Train on, until the member's `consumed` reaches `consumed`. Begins a new segment."""
+    """Train on, until the member's `consumed` reaches `consumed`. Begins a new segment.
+
+    Attributes:
+        cause: Id of the event that caused it.
+        member: Who.
+        consumed: Until when.
+        generation: Which of its generations this is.
+        lends: Whether its last state may be copied meanwhile: until it reports, or fails, that is kept for others. Of
+            effect only where members do not wait for each other.
+    """
 
     cause: str
     member: int
     consumed: int
     generation: int
+    lends: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

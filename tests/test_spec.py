@@ -147,6 +147,8 @@ def test_defaults_need_not_be_written():
             "compile": "auto",
             "precision": "fp32",
             "plan": "auto",
+            "gpus": 1.0,
+            "ranks": 1,
             "retries": 5,
             "hang_minutes": 60.0,
             "address": None,

@@ -264,6 +264,14 @@ class Sized(Protocol):
 
 
 @runtime_checkable
+class Lending(Protocol):
+    """A stack that shows a member's state where it lies. Optional: states of others are copied out first."""
+
+    def lend(self, slot: int) -> State:
+        """As `Stack.state`, but without a copy: to be read before the stack is used again, and not to be written."""
+
+
+@runtime_checkable
 class Trainable(Protocol):
     """What is trained. Implementations are frozen dataclasses: their fields are their options."""
 

@@ -32,9 +32,9 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.rounds import Estimate, estimate, ratio, take_turns
 from benchmarks.stack import promises
 from benchmarks.stack.lanes import Job, Kind, Prepared, Side
-from benchmarks.stack.rounds import Estimate, estimate, ratio, take_turns
 from benchmarks.stack.tasks import TASKS
 from pbt.runtime.machine import git_commit, hardware, software
 from trainables.base import Precision

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.rounds import Estimate, ratio, take_turns
 from benchmarks.stack import plain
-from benchmarks.stack.rounds import Estimate, ratio, take_turns
 from benchmarks.stack.tasks import TASKS, Bytes, Task
 from pbt.runtime.checkpoints import CheckpointStore
 from trainables import Place

@@ -9,7 +9,9 @@ Nobody waits for a slower member, except at the very end. Two questions are aske
   a generation about as many are replaced as if all had been compared at its end, but for the first of each age. The
   order does say something where the same members are always first: those that are bad then pass more often.
 - *Who is worth copying?* Those whose weights are best as they are: the last scores of all the living, whatever their
-  age. What is copied is the state that earned the score, though its owner may be under way since.
+  age. What is copied is the state that earned the score, though its owner may be under way since. To keep the states
+  of all would take as much memory as the population again, so only those lend theirs that were among the best at
+  their own age when they reported, the first included; others cannot be copied until they report again.
 
 Age is what counts, not the member's own number of generations: who takes over older weights is compared with its like.
 It is counted in generations, to the nearest: weights that were cut short once have no others of exactly their age.
@@ -40,12 +42,14 @@ class Company:
     Attributes:
         at_age: Number of reports so far at its age, to the nearest generation, its own included.
         better: How many of them are better.
-        num_donors: Number of living others whose last score is not NaN.
+        num_ranked: Number of the living whose last score is not NaN, itself included if it is one of them.
+        num_donors: Number of others among these whose state can be copied.
         donor: The `index`-th best of those, from 0.
     """
 
     at_age: int
     better: int
+    num_ranked: int
     num_donors: int
     donor: Callable[[int], Standing]
 
@@ -59,14 +63,16 @@ class Flow:
 
     Args:
         consider: Decides about a member at the end of each of its generations but the last.
+        num_lenders: Of so many at one age, how many of the best lend their states when they train on.
     """
 
-    def __init__(self, consider: Consider) -> None:
-        self._consider = consider
+    def __init__(self, consider: Consider, num_lenders: Callable[[int], int]) -> None:
+        self._consider, self._num_lenders = consider, num_lenders
         #: Badness of all that was reported, by age in generations. A member that failed since still says what is usual.
         self._at_age: dict[int, Ordered[float]] = {}
-        #: Badness and number of the living whose last score is not NaN.
+        #: Badness and number of those that can be copied: of the living whose last score is not NaN.
         self._donors: Ordered[tuple[float, int]] = Ordered()
+        self._can_be_copied: set[int] = set()
         self._place: dict[int, tuple[float, int]] = {}
 
     @property
@@ -92,15 +98,17 @@ class Flow:
         return [action for member in ready for action in self._go_on(event.id, member, task, roster)]
 
     def snapshot(self) -> dict[str, Any]:
-        """Scores by age; donors follow from the roster."""
-        return {"at_age": [[age, list(scores)] for age, scores in self._at_age.items()]}
+        """Scores by age, and who can be copied; ranks follow from the roster."""
+        scores = [[age, list(scores)] for age, scores in self._at_age.items()]
+        return {"at_age": scores, "donors": [member for _, member in self._donors]}
 
     def restore(self, snapshot: Mapping[str, Any], task: Task, roster: Roster) -> None:
         """Become the pace that gave the snapshot."""
         self._at_age = {age: Ordered(scores) for age, scores in snapshot["at_age"]}
         places = [_place(standing, task.mode) for standing in roster.standings() if not math.isnan(standing.score)]
-        self._donors = Ordered(places)
         self._place = {place[1]: place for place in places}
+        self._can_be_copied = set(snapshot["donors"])
+        self._donors = Ordered(self._place[member] for member in self._can_be_copied)
 
     def _note(self, member: int, task: Task, roster: Roster) -> None:
         standing = _standing(member, roster)
@@ -108,18 +116,35 @@ class Flow:
         if not math.isnan(standing.score):
             self._place[member] = _place(standing, task.mode)
             self._donors.add(self._place[member])
+            self._can_be_copied.add(member)
         if not roster[member].was_cut_short:  # it comes again, and is compared then
             self._peers(standing, task).add(badness(standing.score, task.mode))
 
     def _leave(self, member: int) -> None:
         if member in self._place:
-            self._donors.remove(self._place.pop(member))
+            self._keep_from_lending(member)
+            del self._place[member]
+
+    def _keep_from_lending(self, member: int) -> None:
+        if member in self._can_be_copied:
+            self._can_be_copied.discard(member)
+            self._donors.remove(self._place[member])
+
+    def _lends(self, member: int, task: Task, roster: Roster) -> bool:
+        """Whether a member that trains on is good enough to lend its state; if not, it is no donor until it reports."""
+        if member not in self._place:
+            return False
+        peers, own = self._peers(_standing(member, roster), task), self._place[member]
+        is_good = peers.count_below(own[0]) < self._num_lenders(len(peers))
+        if not is_good:
+            self._keep_from_lending(member)
+        return is_good
 
     def _go_on(self, cause: str, member: int, task: Task, roster: Roster) -> list[Action]:
         generation = roster[member].generation
         verdict = self._consider(task, generation, _standing(member, roster), self._company(member, task, roster))
         changes = [] if verdict is None else roster.carry_out(cause, verdict)
-        return [*changes, roster.train(cause, task, member, generation + 1)]
+        return [*changes, roster.train(cause, task, member, generation + 1, lends=self._lends(member, task, roster))]
 
     def _peers(self, standing: Standing, task: Task) -> Ordered[float]:
         steps = task.budget.steps
@@ -131,7 +156,7 @@ class Flow:
     def _company(self, member: int, task: Task, roster: Roster) -> Company:
         standing = _standing(member, roster)
         peers = self._peers(standing, task)
-        own = self._place.get(member)
+        own = self._place.get(member)  # it has just reported, so it could be copied
         own_index = math.inf if own is None else self._donors.count_below(own)
 
         def donor(index: int) -> Standing:
@@ -140,6 +165,7 @@ class Flow:
         return Company(
             at_age=len(peers),
             better=peers.count_below(badness(standing.score, task.mode)),
+            num_ranked=len(self._place),
             num_donors=len(self._donors) - (own is not None),
             donor=donor,
         )

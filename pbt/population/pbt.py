@@ -85,7 +85,7 @@ class PBT:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider)
+        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider, self._share)
         return Evolution(task, pace, self.initial)
 
     def evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
@@ -133,7 +133,7 @@ class PBT:
         if company.num_donors == 0:
             keep = Keep(member.member, "there is nobody to copy from")
             return self._restart(task, generation, member) if diverged else keep
-        count = self._share(company.num_donors + 1)  # at most half, so there are so many donors
+        count = min(self._share(company.num_ranked + int(diverged)), company.num_donors)
         donor = company.donor(_draw(task, generation, member.member, count))
         place = f"rank {company.better + 1} of {company.at_age} around age {member.age}"
         bad = f"{task.metric} {member.score:.6g} is {place}"
@@ -143,7 +143,7 @@ class PBT:
         return self._replace(task, generation, member, donor, f"{bad}; {good}")
 
     def _share(self, number: int) -> int:
-        """How many of so many are replaced, or may be donors."""
+        """How many of so many are replaced, may be donors, or lend their states."""
         # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
         return max(1, math.floor(round(self.quantile * number, 9)))
 

@@ -121,15 +121,15 @@ class Roster(Mapping[int, Member]):
             actions.append(self.train(cause, task, member, generation))
         return actions
 
-    def train(self, cause: str, task: Task, member: int, generation: int) -> ContinueUntil:
-        """A member trains to the end of a generation."""
+    def train(self, cause: str, task: Task, member: int, generation: int, lends: bool = True) -> ContinueUntil:
+        """A member trains to the end of a generation; see `ContinueUntil.lends`."""
         known = self._members[member]
         known.segment += 1
         known.generation = generation
         known.until = (generation + 1) * task.budget.steps
         known.is_under_way = True
         self.num_under_way += 1
-        return ContinueUntil(cause=cause, member=member, consumed=known.until, generation=generation)
+        return ContinueUntil(cause=cause, member=member, consumed=known.until, generation=generation, lends=lends)
 
     def carry_out(self, cause: str, verdict: Verdict) -> list[Action]:
         """Do what was decided about a member, save telling it to train on."""

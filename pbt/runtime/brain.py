@@ -10,11 +10,10 @@ what is on record, and has the states that were lost trained again: see `history
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +30,11 @@ from pbt.runtime.history import (
     History,
     SegmentEnded,
     Told,
-    evaluation_ended,
     read_history,
-    segment_ended,
 )
 from pbt.runtime.minutes import Minutes
 from pbt.runtime.orders import (
     Admit,
-    Examination,
     Examine,
     Fetch,
     SegmentResult,
@@ -52,11 +48,11 @@ from pbt.runtime.plan import Plan
 from pbt.runtime.planning import ToBuild, in_words, less_at_once
 from pbt.runtime.purse import Purse
 from pbt.runtime.rescue import Rescue
+from pbt.runtime.results import Results
 from pbt.runtime.retention import removable
 from pbt.runtime.saving import Saving, key_of, token_of
 from pbt.runtime.states import States
 from pbt.runtime.suspects import Suspects
-from pbt.runtime.telemetry import measured
 from pbt.runtime.tokens import Tokens
 from pbt.strategy import (
     Action,
@@ -128,6 +124,7 @@ class Brain:
         self._strategy = strategy
         self._ledger = ledger
         self._minutes = Minutes(ledger)
+        self._results = Results(plan, ledger)
         self._states = states
         self._clock = clock
         self._tokens = Tokens(states.drop)
@@ -140,6 +137,7 @@ class Brain:
         self._outstanding = Outstanding()
         self._suspects = Suspects()
         self._losses: Counter[int] = Counter()
+        self._releasing: dict[int, bool] = {}
         self._blamed: list[tuple[Train, StackReport, Trouble]] = []
         self._rescue: Rescue | None = None
         self._is_coming_back = False
@@ -294,6 +292,22 @@ class Brain:
         self._bring_back(lost or {stack for stack, draft in self._drafts.items() if draft.fetched & gone})
         self._settle()
 
+    def release(self, stack: int) -> None:
+        """Have a stack ready to be built elsewhere: it is ordered nothing more until its members are saved."""
+        self._releasing.setdefault(stack, False)
+
+    def is_released(self, stack: int) -> bool:
+        """Whether a stack that was to be released can go; where its members could not be saved, they are lost then."""
+        keys = {key for key in self._saving.pending if self._members[key.member].slot.stack == stack}
+        is_idle = not (keys or stack in self._outstanding.stacks or self._is_closing)
+        return is_idle and self._releasing.get(stack, False)
+
+    def moved(self, stack: int, reason: str) -> None:
+        """A released stack is given up where it was: it is brought back wherever it is built next."""
+        self._ledger.append("incidents", kind="moved", stack=stack, message=reason)
+        self._bring_back({stack})
+        self._settle()
+
     def _count_loss(self, stack: int, reason: str) -> None:
         self._losses[stack] += 1
         if self._plan.retries is not None and self._losses[stack] > self._plan.retries:
@@ -307,6 +321,7 @@ class Brain:
         """Have the states of these stacks trained again, and what they were doing done again."""
         for stack in sorted(lost):
             self._take_back(stack)
+            self._releasing.pop(stack, None)
         if self._rescue is not None:  # begins again, with these stacks in it
             for stack in self._rescue.stacks:
                 self._take_back(stack)
@@ -456,7 +471,7 @@ class Brain:
         just_ended = {result.member: result.segment for result in report.segments}
         for examination in report.examinations:
             segment = just_ended.get(examination.member, self._members[examination.member].ended)
-            happened.append(self._examined(examination, segment))
+            happened.append(self._results.examined(examination, segment))
         return happened
 
     def _until(self, result: SegmentResult) -> int:
@@ -466,39 +481,7 @@ class Brain:
         return result.consumed - self._members[result.member].consumed
 
     def _ended(self, result: SegmentResult, report: StackReport, joules: float | None) -> SegmentEnded:
-        steps, flops = self._steps(result), self._plan.flops_per_step
-        system = measured(report, steps, self._plan.tokens_per_step, flops)
-        for split, metrics in (("train", result.training), (self._plan.split, result.evaluation), ("system", system)):
-            self._record_metrics(result, split, metrics)
-        failure, score = result.failure or self._unreported(result), self._score(result)
-        self._ledger.append(
-            "outcomes",
-            member=result.member,
-            segment=result.segment,
-            status="failed" if failure else "ended",
-            hparams_in_effect=canonical(dict(result.held)),
-            age_end=result.age,
-            consumed_end=result.consumed,
-            score=None if failure else score,
-            wall_s=report.wall_s,
-            tokens=steps * self._plan.tokens_per_step,
-            flops=None if flops is None else steps * flops,
-            joules=joules,
-            reason=failure,
-        )
-        return segment_ended(
-            member=result.member,
-            segment=result.segment,
-            age=result.age,
-            consumed=result.consumed,
-            metrics={**self._on_split(result), self._plan.metric: score},
-            wall_s=report.wall_s,
-            failure=failure,
-        )
-
-    def _on_split(self, result: SegmentResult) -> Mapping[str, float]:
-        """All that is on record for the split that decides; of the training split, what training itself saw too."""
-        return {**result.training, **result.evaluation} if self._plan.split == "train" else result.evaluation
+        return self._results.ended(result, report, self._steps(result), joules)
 
     def _stand(self, ended: SegmentEnded) -> None:
         """The member stands at the end of its segment."""
@@ -512,42 +495,6 @@ class Brain:
         member.until = None
         member.alive = isinstance(ended.event, SegmentReported)
 
-    def _unreported(self, result: SegmentResult) -> str | None:
-        if self._plan.metric in result.evaluation:
-            return None
-        found = ", ".join(sorted(result.evaluation)) or "nothing"
-        return (
-            f"member {result.member}: evaluate did not report {self._plan.metric!r}, which its trainable describes; "
-            f"it reported {found}. The member was stopped; mend the trainable's evaluate."
-        )
-
-    def _score(self, result: SegmentResult) -> float:
-        """The objective; NaN wherever it is not a finite number: an infinite score is a diverged one, not a record."""
-        score = result.evaluation.get(self._plan.metric, math.nan)
-        return score if math.isfinite(score) else math.nan
-
-    def _examined(self, examination: Examination, segment: int) -> Happening:
-        member, split, metrics = examination.member, examination.split, examination.metrics
-        at = {"member": member, "segment": segment, "split": split}
-        at |= {"age": examination.age, "consumed": examination.consumed}
-        for name, value in metrics.items():
-            self._ledger.append("metrics", **at, name=name, value=value)
-        self._ledger.append("evaluations", **at)
-        return Told(evaluation_ended(member, segment, split, metrics))
-
-    def _record_metrics(self, result: SegmentResult, split: str, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._ledger.append(
-                "metrics",
-                member=result.member,
-                segment=result.segment,
-                split=split,
-                name=name,
-                value=value,
-                age=result.age,
-                consumed=result.consumed,
-            )
-
     def _budget_events(self, reports: Sequence[StackReport]) -> list[Happening]:
         """The end of the budget, to be told before reports after which there is not enough for another round."""
         results = {result.member: result for report in reports for result in report.segments}
@@ -556,7 +503,7 @@ class Brain:
         under_way, following = 0, 0
         for number, member in self._members.items():
             result = results.get(number)
-            if not member.alive or (result is not None and (result.failure or self._unreported(result))):
+            if not member.alive or (result is not None and (result.failure or self._results.unreported(result))):
                 continue
             reached = result.consumed if result else member.until or member.consumed
             under_way += 0 if result else reached - member.consumed
@@ -734,7 +681,7 @@ class Brain:
         assert self._rescue is not None
         for result in report.segments:
             self._rescue.check(result, is_limited=order.stop_after_s is not None)
-            if (problem := self._rescue.difference(result, self._score(result))) is not None:
+            if (problem := self._rescue.difference(result, self._results.score(result))) is not None:
                 self._incident("differs", SegmentKey(result.member, result.segment), problem)
         self._tokens.read_all(map(token_of, self._rescue.reported(report.stack)), "rescue")
         if self._rescue.done:
@@ -842,7 +789,7 @@ class Brain:
         )
         slot, draft = member.slot.index, self._draft(member.slot)
         draft.train[slot] = Train(slot, action.member, member.segment, action.consumed, member.hparams)
-        if not self._plan.synchronous and member.ended >= 0:
+        if action.lends and not self._plan.synchronous and member.ended >= 0:
             self._hold(action.member)
 
     def _hold(self, member: int) -> None:
@@ -891,6 +838,8 @@ class Brain:
             return None if parts is None else self._release(stack, None, **parts)
         if stack in self._closing:
             return self._carry_out(stack, self._closing.pop(stack), is_closing=True)
+        if stack in self._releasing:
+            return self._save_to_go(stack)
         draft = self._drafts.get(stack, Draft())
         if draft.is_empty:
             return None
@@ -904,6 +853,14 @@ class Brain:
             if self._saving.is_due(key, self._members[key.member].consumed):
                 self._save(key, draft)
         return self._carry_out(stack, draft)
+
+    def _save_to_go(self, stack: int) -> WorkOrder | None:
+        """Before a stack is released its members are saved, once: where that fails, older checkpoints must do."""
+        was_ordered, self._releasing[stack] = self._releasing[stack], True
+        draft = Draft()
+        for key in [] if was_ordered else self._unsafe(stack):
+            self._save(key, draft)
+        return None if draft.is_empty else self._carry_out(stack, draft)
 
     def _apart(self, stack: int, draft: Draft, slots: frozenset[int]) -> tuple[Draft, Draft]:
         """What is to be done with these slots of a draft, and the rest."""

@@ -16,7 +16,7 @@ import ray
 from pbt.errors import first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
-from pbt.runtime.exchange import LocalExchange, pack, unpack
+from pbt.runtime.exchange import LocalExchange, Staging, pack, unpack
 from pbt.runtime.orders import StackReport, WorkOrder
 from pbt.runtime.planning import ToBuild
 from pbt.runtime.states import States, StoredStates
@@ -40,17 +40,19 @@ class Turn:
     """The brain's answer to a host.
 
     Attributes:
-        build: Stacks to build first.
+        build: Stacks to build first, once those to `drop` are gone.
         orders: Then to be carried out.
         done: Whether that is the end.
         is_known: False if the brain does not know the host, because it is another brain, or has given the host up. The
             host then holds nothing that anybody knows of, and joins anew.
+        drop: Stacks that are somebody else's now.
     """
 
     build: tuple[ToBuild, ...] = ()
     orders: tuple[WorkOrder, ...] = ()
     done: bool = False
     is_known: bool = True
+    drop: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -62,12 +64,14 @@ class _Guest:
         since: When it was given the orders it is at work on; None if it is not at work.
         stacks: Stacks it has.
         published: Tokens of the states that would go with it.
+        is_leaving: Whether its node is going to be taken away.
     """
 
     life: str
     since: float | None = None
     stacks: set[int] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
+    is_leaving: bool = False
 
 
 class BrainActor:
@@ -94,6 +98,7 @@ class BrainActor:
         self._is_to_stop, self._is_stopping = is_to_stop, False
         self._num_hosts, self._hang_s = num_hosts, hang_s
         self._guests: dict[int, _Guest] = {}
+        self._promised: dict[int, int] = {}
         self._longest_s = 0.0
         self._failure: Exception | None = None
         self._kept_since = time.monotonic()
@@ -113,25 +118,33 @@ class BrainActor:
             self._changed.notify_all()
             return life
 
-    async def exchange(self, host: int, life: str, reports: Sequence[StackReport]) -> Turn:
-        """Take a host's reports and answer with its next turn; waits a while if there is nothing to do."""
+    async def exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool = False) -> Turn:
+        """Take a host's reports and answer with its next turn; waits a while if there is nothing to do.
+
+        Args:
+            host: Who asks.
+            life: Name of its life.
+            reports: What it has done.
+            is_leaving: Whether its node is going to be taken away: its stacks are moved, and it is given no others.
+        """
         self._loop = asyncio.get_running_loop()
         async with self._changed:
             if (guest := self._guest(host, life)) is None:
                 return Turn(is_known=False)
             self._take_in(guest, reports)
-            turn = self._turn(guest)
+            guest.is_leaving = is_leaving
+            turn = self._turn(host, guest)
             try:
                 async with asyncio.timeout(_LONG_POLL_S):
-                    while not (turn.orders or turn.build or turn.done):
+                    while not (turn.orders or turn.build or turn.drop or turn.done):
                         await self._changed.wait()
                         if self._guest(host, life) is None:
                             return Turn(is_known=False)
-                        turn = self._turn(guest)
+                        turn = self._turn(host, guest)
             except TimeoutError:
                 pass
-            if turn.orders:
-                self._changed.notify_all()  # others may have waited for what these publish
+            if turn.orders or turn.drop:
+                self._changed.notify_all()  # others may have waited for what these publish, or for the stacks
             if turn.orders or turn.build:
                 guest.since = time.monotonic()
             return turn
@@ -216,28 +229,64 @@ class BrainActor:
                 self._brain.report(reports)
             self._changed.notify_all()
 
-    def _turn(self, guest: _Guest) -> Turn:
+    def _turn(self, host: int, guest: _Guest) -> Turn:
         self._states.tell(self._brain)
         turn = Turn(done=True)
         with self._guard():
-            turn = self._next(guest)
+            turn = self._next(host, guest)
         return Turn(done=True) if self._failure else turn
 
-    def _next(self, guest: _Guest) -> Turn:
+    def _next(self, host: int, guest: _Guest) -> Turn:
         if not self._is_stopping and self._is_to_stop():
             self._is_stopping = True
             self._brain.stop()
+        if guest.is_leaving:
+            self._break_promises(host)
+            for stack in guest.stacks:
+                self._brain.release(stack)
         orders = self._brain.orders(guest.stacks)
-        if orders or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
-            return Turn(orders=tuple(orders), done=self._brain.done)
+        drop = self._drop(host, guest)
+        if orders or drop or guest.is_leaving or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
+            return Turn(orders=tuple(orders), done=self._brain.done, drop=drop)
         taken = {stack for other in self._guests.values() for stack in other.stacks}
+        taken |= {stack for stack, other in self._promised.items() if other != host}
         free = [stack for stack in range(self._brain.num_stacks) if stack not in taken][:1]
+        if not free:
+            self._ask_for_another(host, guest)
+        for stack in free:
+            self._promised.pop(stack, None)
         guest.stacks.update(free)
         build = tuple(map(self._brain.to_build, free))
         return Turn(build, tuple(self._brain.orders(free)))
 
+    def _drop(self, host: int, guest: _Guest) -> tuple[int, ...]:
+        """A guest's stacks that are ready to go elsewhere."""
+        drop = tuple(stack for stack in sorted(guest.stacks) if self._brain.is_released(stack))
+        for stack in drop:
+            guest.stacks.discard(stack)
+            why = "which is going to be taken away" if guest.is_leaving else "as another had less to do"
+            self._brain.moved(stack, f"stack {stack} was moved from host {host}, {why}")
+        return drop
+
+    def _break_promises(self, host: int) -> None:
+        self._promised = {stack: other for stack, other in self._promised.items() if other != host}
+
+    def _ask_for_another(self, host: int, guest: _Guest) -> None:
+        """A guest that has nothing to do is promised a stack of the one that has most, if that is two more than it."""
+        if host in self._promised.values() or self._is_stopping:
+            return
+        rest = {other: known.stacks - self._promised.keys() for other, known in self._guests.items()}
+        richest = max(rest, key=lambda other: len(rest[other]))
+        if len(rest[richest]) >= len(guest.stacks) + 2:
+            stack = max(rest[richest])
+            self._promised[stack] = host
+            self._brain.release(stack)
+            self._later(self._notify())  # it may be waiting, too
+
     def _is_expecting_hosts(self) -> bool:
-        """Whether hosts may still come up, for which free stacks are kept a while."""
+        """Whether free stacks are kept for hosts that have none: those that are up, or a while for others."""
+        if any(not (guest.stacks or guest.is_leaving) for guest in self._guests.values()):
+            return True
         return len(self._guests) < self._num_hosts and time.monotonic() - self._kept_since < _GRACE_S
 
     def _is_to_wait(self, order: WorkOrder, token: str) -> bool:
@@ -273,6 +322,7 @@ class BrainActor:
     def _lose(self, host: int, reason: str) -> None:
         """A host is gone; its stacks are free, and what it published cannot be read any more."""
         guest = self._guests.pop(host, None)
+        self._break_promises(host)
         if guest is None or self._brain.done:
             return
         self._kept_since = time.monotonic()
@@ -326,9 +376,9 @@ async def _ends(actor: Any) -> str:
         await asyncio.sleep(_LOOK_S)
 
 
-def wrap(state: State) -> list[ray.ObjectRef]:
+def wrap(state: State, staging: Staging | None = None) -> list[ray.ObjectRef]:
     """A state in the object store. Inside a list its reference travels as itself; bare, Ray would send the object."""
-    return [ray.put(pack(state))]
+    return [ray.put(pack(state, staging))]
 
 
 def unwrap(reference: list[ray.ObjectRef]) -> State:

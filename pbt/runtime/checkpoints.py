@@ -26,7 +26,8 @@ import safetensors.torch
 
 from pbt.errors import PbtError, StorageError, first_line
 from pbt.record.ledger import write_atomically
-from trainables import Shard, State
+from trainables import Shard, State, TrainableError
+from trainables.core.shards import whole
 
 #: Key of the counters in the safetensors header.
 _FACTS = "pbt.state"
@@ -60,9 +61,16 @@ class CheckpointStore:
     def save(self, state: State, about: Mapping[str, Any]) -> Checkpoint:
         """Write a state, with JSON-able facts about it. One that is there already is written again, which mends it.
 
+        Tensors of which several ranks gave a part each are written in one piece: a checkpoint does not tell how many
+        there were.
+
         Raises:
-            StorageError: The folder cannot be written.
+            StorageError: The folder cannot be written, or a part of the state is missing.
         """
+        try:
+            state = whole(state)
+        except TrainableError as error:
+            raise StorageError(f"cannot save a state: {error}.") from error
         facts = _facts_of(state)
         tensors = {shard.name: shard.tensor.detach().cpu().contiguous() for shard in state.shards}
         data = safetensors.torch.save(tensors, {_FACTS: json.dumps(facts)})
@@ -285,9 +293,6 @@ class Saver:
 
 def _facts_of(state: State) -> dict[str, Any]:
     """The counters, and the order of the tensors, which safetensors does not keep."""
-    for shard in state.shards:
-        if tuple(shard.tensor.shape) != shard.global_shape:
-            raise StorageError(f"cannot save {shard.name}: it is one of several shards. Gather the ranks first.")
     order = [shard.name for shard in state.shards]
     return {"age": state.age, "consumed": state.consumed, "seed": state.seed, "order": order}
 

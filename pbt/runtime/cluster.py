@@ -19,7 +19,8 @@ import ray
 from pbt.errors import SpecError, first_line
 from trainables import Place
 
-_ENVIRONMENT = {
+#: What Ray is started with.
+ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
     "RAY_worker_niceness": "0",  # hosts are the work, not the background
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
@@ -36,25 +37,31 @@ def default_device() -> str:
     return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
-def num_devices(place: Place) -> int:
-    """How many hosts the cluster has room for: one for each core, or for each GPU.
+def num_devices(place: Place, gpus: float = 1.0) -> int:
+    """How many hosts the cluster has room for: one for each core, or for each GPU or part of one.
+
+    Args:
+        place: Device of the hosts.
+        gpus: Of a host; see `spec.Hosts`.
 
     Raises:
         SpecError: There is room for none.
     """
-    wanted = resources(place)
+    wanted = resources(place, gpus)
     there = ray.cluster_resources()
-    room = min(int(there.get(name, 0) // amount) for name, amount in wanted.items())
+    # A tenth of a GPU fits ten times, though 1 // 0.1 is 9.
+    ranks = place.world_size
+    room = min(int(there.get(name, 0) / amount / ranks + 1e-9) for name, amount in wanted.items())
     if room == 0:
-        needed = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        needed = " and ".join(f"{amount * ranks:g} {name}" for name, amount in wanted.items())
         problem = f"the Ray cluster has no room for a host: each needs {needed}"
         raise SpecError("hosts", problem, "Add a node, or set hosts.device")
     return room
 
 
-def resources(place: Place) -> dict[str, float]:
-    """What a host takes: a core, and a GPU if it trains on one."""
-    return {"CPU": 1.0, "GPU": 1.0} if place.device.startswith("cuda") else {"CPU": 1.0}
+def resources(place: Place, gpus: float = 1.0) -> dict[str, float]:
+    """What a host takes: a core, and a GPU or a part of one if it trains there."""
+    return {"CPU": 1.0, "GPU": gpus} if place.device.startswith("cuda") else {"CPU": 1.0}
 
 
 @contextmanager
@@ -68,7 +75,7 @@ def cluster(address: str | None) -> Iterator[None]:
     Raises:
         SpecError: There is no cluster at the address.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
         yield
@@ -87,7 +94,7 @@ def _connect(address: str | None, folder: Path) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
-            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
             return
         # A token of this process's own: Ray would write one to the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

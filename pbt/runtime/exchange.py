@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ class Withdrawn(Exception):
 
 
 class Exchange(Protocol):
-    """Where stacks leave states for each other. What is published stays until the brain drops it."""
+    """Where stacks leave states for each other. What is published stays until the brain drops it.
+
+    Attributes:
+        copies: Whether what is published is copied at once, so that a stack may lend its state.
+    """
+
+    copies: ClassVar[bool]
 
     def publish(self, token: str, state: State) -> None:
         """Make a state available."""
@@ -39,6 +45,8 @@ class Exchange(Protocol):
 
 class LocalExchange:
     """The exchange of hosts that share a process: of states, or of handles to them."""
+
+    copies: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._states: dict[str, Any] = {}
@@ -107,8 +115,28 @@ class Packed:
     seed: int
 
 
-def pack(state: State) -> Packed:
-    """Pack a state; tensors on an accelerator are brought to the host, one transfer per dtype."""
+class Staging:
+    """Memory that one state after another is packed into: to get fresh memory takes as long as to fill it."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[torch.dtype, torch.Tensor] = {}
+
+    def take(self, dtype: torch.dtype, size: int) -> torch.Tensor:
+        """So many elements; what they held is lost."""
+        known = self._buffers.get(dtype)
+        if known is None or len(known) < size:
+            known = self._buffers[dtype] = torch.empty(size, dtype=dtype)
+        return known[:size]
+
+
+def pack(state: State, staging: Staging | None = None) -> Packed:
+    """Pack a state; tensors on an accelerator are brought to the host, one transfer per dtype.
+
+    Args:
+        state: Which.
+        staging: Where it is packed: what was packed there before is lost. None takes fresh memory.
+    """
+    staging = staging or Staging()
     groups: dict[str, list[torch.Tensor]] = {}
     sizes: dict[str, int] = {}
     places = []
@@ -120,8 +148,15 @@ def pack(state: State) -> Packed:
         places.append(PackedShard(shard.name, dtype, shape, shard.global_shape, shard.offset, start))
         groups.setdefault(dtype, []).append(flat)
         sizes[dtype] = start + flat.numel() * flat.element_size()
-    buffers = {dtype: torch.cat(parts).view(torch.uint8).cpu().numpy() for dtype, parts in groups.items()}
+    buffers = {dtype: _joined(parts, staging).view(torch.uint8).numpy() for dtype, parts in groups.items()}
     return Packed(buffers, tuple(places), state.age, state.consumed, state.seed)
+
+
+def _joined(parts: list[torch.Tensor], staging: Staging) -> torch.Tensor:
+    whole = staging.take(parts[0].dtype, sum(part.numel() for part in parts))
+    if parts[0].device.type == "cpu":
+        return torch.cat(parts, out=whole)
+    return whole.copy_(torch.cat(parts))
 
 
 def unpack(packed: Packed) -> State:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -182,6 +183,7 @@ class _Asking:
 
     host: _Host
     order: WorkOrder
+    copies: ClassVar[bool] = False
 
     def publish(self, token: str, state: State) -> None:
         """Make a state available."""

@@ -19,7 +19,7 @@ import torch
 from pbt.errors import HostError, HparamMismatch, first_line
 from pbt.member import Hparams
 from pbt.runtime.exchange import Exchange, Withdrawn
-from trainables.base import Metrics, Sized, Stack
+from trainables.base import Lending, Metrics, Sized, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,10 @@ class StackReport:
     trouble: Trouble | None = None
 
 
+class Leaves(Exception):
+    """A host's process ends, through no fault of what it trains; another is started in its place."""
+
+
 Stacks: TypeAlias = Mapping[int, Stack]
 
 
@@ -245,7 +249,7 @@ def attempt(
         return carry_out(stack, order, exchange, telemetry, since)
     except Withdrawn:
         return None
-    except HostError:  # not of this stack
+    except (HostError, Leaves):  # not of this stack
         raise
     except Exception as error:
         wall_s = time.perf_counter() - began
@@ -267,8 +271,9 @@ def trouble_of(error: Exception) -> Trouble:
 
 def publish(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
     """The first part of an order: give others what they will read."""
+    give = stack.lend if exchange.copies and isinstance(stack, Lending) else stack.state
     for item in order.publish:
-        exchange.publish(item.token, stack.state(item.slot))
+        exchange.publish(item.token, give(item.slot))
 
 
 def carry_out(

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -283,6 +283,7 @@ class _Fetched:
     """What an order fetched when it began: by its end, the exchange may have dropped that."""
 
     states: Mapping[str, State]
+    copies: ClassVar[bool] = False
 
     def publish(self, token: str, state: State) -> None:
         """Nothing: orders publish before they begin."""
@@ -334,6 +335,8 @@ class _Exchange:
         store: Holds checkpoints.
         on_publish: Called when there is another state.
     """
+
+    copies: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import torch
@@ -25,11 +26,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pbt.errors import HostError, PbtError, first_line
 from pbt.runtime.brain_actor import BrainActor, MakeBrain, Turn, unwrap, wrap
 from pbt.runtime.cluster import num_devices, resources
-from pbt.runtime.exchange import Withdrawn
-from pbt.runtime.orders import StackReport, WorkOrder, perform
+from pbt.runtime.exchange import Staging, Withdrawn
+from pbt.runtime.gang import Gang
+from pbt.runtime.notice import Notice
+from pbt.runtime.orders import Leaves, StackReport, WorkOrder, perform
 from pbt.runtime.planning import ToBuild, settled
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
+
+#: Seconds that a host takes turns before Tune hears of them.
+_RESULT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +47,19 @@ class RayExchange:
         host: Whose exchange it is.
         life: Name of that host's life.
         order: What its states are for.
+        staging: Where states are packed.
     """
 
     brain: Any
     host: int
     life: str
     order: WorkOrder
+    staging: Staging
+    copies: ClassVar[bool] = True
 
     def publish(self, token: str, state: State) -> None:
         """Pack a state into the object store and make its reference known."""
-        ray.get(self.brain.publish.remote(self.host, self.life, token, wrap(state)))
+        ray.get(self.brain.publish.remote(self.host, self.life, token, wrap(state, self.staging)))
 
     def fetch(self, token: str) -> State:
         """Wait for a state; its tensors are read-only views into the object store.
@@ -78,6 +87,7 @@ class Work:
     data: Mapping[str, Any]
     bucket: str
     place: Place
+    each: Mapping[str, float]
     steps: int | None = None
 
 
@@ -95,6 +105,9 @@ class Host(tune.Trainable):
         self._work = work
         self._life = ""
         self._telemetry: Telemetry | None = None
+        self._gang: Gang | None = None
+        self._notice = Notice()
+        self._staging = Staging()
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
 
@@ -102,24 +115,38 @@ class Host(tune.Trainable):
         """Asked by the brain, to hear of this actor's end."""
 
     def step(self) -> dict[str, Any]:
-        """One turn: bring the last reports, take the next orders, carry them out."""
+        """Turns, for a while: what Tune does about a result takes longer than a turn of ours may."""
         if self._telemetry is None:
             self._begin()
+        until = time.monotonic() + _RESULT_S
+        while True:
+            result = self._turn()
+            if result["done"] or time.monotonic() >= until:
+                return result
+
+    def _turn(self) -> dict[str, Any]:
+        """Bring the last reports, take the next orders, carry them out."""
         work = self._work
         reports, self._reports = self._reports, []
-        turn: Turn = ray.get(work.brain.exchange.remote(self._host, self._life, reports))
+        asked = work.brain.exchange.remote(self._host, self._life, reports, self._notice.is_given)
+        turn: Turn = ray.get(asked)
         if not turn.is_known:
             self._join()
             return {"done": False, "stacks": 0}
+        for stack in turn.drop:
+            self._drop(stack)
+        if self._notice.is_final and not (self._stacks or turn.done):
+            raise Leaves("the process was told to end, and its stacks were moved")
         for item in turn.build:
             self._build(item)
         self._reports = perform(self._stacks, turn.orders, self._exchange, self._telemetry)
         troubled = {report.stack: report.trouble for report in self._reports if report.trouble is not None}
         for stack in troubled:
             del self._stacks[stack]  # what it holds nobody knows; its memory is free before another is built
-        if any(trouble.is_lasting for trouble in troubled.values()):
+        # Of a gang, the other ranks have ended, or wait for a step that this one broke off.
+        if troubled and (self._gang is not None or any(trouble.is_lasting for trouble in troubled.values())):
             ray.get(work.brain.leave.remote(self._host, self._life, self._reports))
-            raise HostError("the device of this process can be used no more")  # Tune starts another
+            raise Leaves("the processes of this host can be used no more")
         return {"done": turn.done, "stacks": len(self._stacks)}
 
     def _begin(self) -> None:
@@ -130,6 +157,8 @@ class Host(tune.Trainable):
             differences = _difference(work.data, found)
             raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
         self._telemetry = Telemetry(work.place)
+        if work.place.world_size > 1:
+            self._gang = Gang(work.trainable, work.place, ray.util.get_current_placement_group(), work.each)
         self._join()
 
     def _join(self) -> None:
@@ -142,10 +171,18 @@ class Host(tune.Trainable):
         place, new = settled(item, work.trainable, work.bucket, work.place, work.steps)
         if new is not None:
             ray.get(work.brain.planned.remote(self._host, self._life, item.stack, new))
-        self._stacks[item.stack] = work.trainable.build(work.bucket, item.capacity, place)
+        if self._gang is not None:
+            self._stacks[item.stack] = self._gang.build(item.stack, work.bucket, place)
+        else:
+            self._stacks[item.stack] = work.trainable.build(work.bucket, item.capacity, place)
+
+    def _drop(self, stack: int) -> None:
+        del self._stacks[stack]
+        if self._gang is not None:
+            self._gang.drop(stack)
 
     def _exchange(self, order: WorkOrder) -> RayExchange:
-        return RayExchange(self._work.brain, self._host, self._life, order)
+        return RayExchange(self._work.brain, self._host, self._life, order, self._staging)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Nothing: a host has no state of its own."""
@@ -175,13 +212,13 @@ class _Failures(tune.Callback):
 
     Args:
         brain: Says whether anything was trained in between.
-        most: Failures in a row that are borne.
+        most: Failures of one host in a row that are borne.
         end: Told of the end.
     """
 
     def __init__(self, brain: Any, most: int, end: _End) -> None:
         self._brain, self._most, self._end = brain, most, end
-        self._trained, self._in_a_row = 0, 0
+        self._failed: dict[str, tuple[int, int]] = {}
         self.error: BaseException | None = None
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -190,13 +227,16 @@ class _Failures(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A host failed, and Tune starts it anew."""
-        trained = ray.get(self._brain.num_trained.remote())
-        self._in_a_row = self._in_a_row + 1 if trained == self._trained else 1
-        self._trained = trained
         error = trial.get_error()
         cause = getattr(error, "cause", None) or error
-        if isinstance(cause, PbtError) or self._in_a_row > self._most:
-            problem = f"hosts failed {self._in_a_row} times in a row without training anything in between"
+        if isinstance(cause, Leaves):
+            return
+        trained = ray.get(self._brain.num_trained.remote())
+        before, in_a_row = self._failed.get(trial.trial_id, (trained, 0))
+        in_a_row = in_a_row + 1 if trained == before else 1
+        self._failed[trial.trial_id] = trained, in_a_row
+        if isinstance(cause, PbtError) or in_a_row > self._most:
+            problem = f"a host failed {in_a_row} times in a row without anything having been trained in between"
             self.error, self._end.is_near = cause or HostError(problem), True
 
 
@@ -209,6 +249,7 @@ def run_tune(
     bucket: str,
     place: Place,
     steps: int | None = None,
+    gpus: float = 1.0,
     retries: int = 5,
     hang_s: float = 3600.0,
     is_to_stop: Callable[[], bool] = lambda: False,
@@ -224,7 +265,8 @@ def run_tune(
         bucket: The bucket of all stacks.
         place: Device and precision.
         steps: Steps each member is going to train, for the planner; None plans nothing.
-        retries: See `spec.Hosts`.
+        gpus: Of a host; see `spec.Hosts`.
+        retries: See there.
         hang_s: Seconds that a host may take for an order; see `spec.Hosts.hang_minutes`.
         is_to_stop: Asked now and then, on this node; once true, what is under way is finished and saved, and that is
             all.
@@ -236,15 +278,16 @@ def run_tune(
     actor = ray.remote(BrainActor).options(
         name=f"pbt-brain-{run.name}",
         num_cpus=0,
-        max_concurrency=1000,
+        max_concurrency=100_000,  # hosts wait in their calls, however many there are
         max_restarts=-1,
         max_task_retries=-1,
         scheduling_strategy=here,
     )
-    num_hosts = min(num_stacks, num_devices(place))
+    num_hosts = min(num_stacks, num_devices(place, gpus))
     brain = actor.remote(make_brain, str(run.absolute()), num_hosts, hang_s, is_to_stop)
     try:
-        _fit(Work(brain, trainable, trainable.describe().data, bucket, place, steps), run, num_stacks, retries)
+        each = resources(place, gpus)
+        _fit(Work(brain, trainable, trainable.describe().data, bucket, place, each, steps), run, num_stacks, retries)
         problem = ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news
@@ -259,8 +302,9 @@ def run_tune(
 def _fit(work: Work, run: Path, num_trials: int, retries: int) -> None:
     end = _End()
     failures = _Failures(work.brain, retries, end)
+    bundles = [dict(work.each)] * work.place.world_size
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(Host, work=work), resources(work.place)),
+        tune.with_resources(tune.with_parameters(Host, work=work), tune.PlacementGroupFactory(bundles)),
         param_space={"host": tune.grid_search(list(range(num_trials)))},
         run_config=tune.RunConfig(
             name="tune",

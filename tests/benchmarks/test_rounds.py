@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from benchmarks.rounds import estimate, ratio, take_turns
 from benchmarks.stack import __main__ as stack
-from benchmarks.stack.rounds import estimate, ratio, take_turns
 
 
 def test_sides_take_turns():

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from tests.contracts.states import assert_close, assert_same, assert_weights, finite, same
-from trainables.base import HparamValue, Place, Stack, State, Trainable, TrainableError
+from trainables.base import HparamValue, Lending, Place, Stack, State, Trainable, TrainableError
 
 CAPACITY = 3
 SEEDS = (11, 12, 13)
@@ -227,6 +227,15 @@ class StackContract:
         for shard in stack.state(0).shards:
             shard.tensor.zero_()
         assert_same(trained, stack.state(0))
+
+    def test_what_is_lent_is_the_state_where_it_lies(self, stack):
+        """As `state`, and nothing is copied: asked for again, it lies at the same place."""
+        if not isinstance(stack, Lending):
+            pytest.skip("this stack copies its states out")
+        stack.run([3] * CAPACITY)
+        assert_same(stack.state(1), stack.lend(1))
+        for once, again in zip(stack.lend(1).shards, stack.lend(1).shards, strict=True):
+            assert once.tensor.data_ptr() == again.tensor.data_ptr()
 
     def test_a_state_is_ready_for_safetensors(self, stack):
         """Shards have distinct plain names and contiguous tensors of the whole global shape."""

@@ -157,6 +157,7 @@ class Known:
         age: Of its weights at its last report.
         start_age: Of the weights it goes on from.
         until: Where its segment ends; None while it is idle.
+        lends: Whether what it held before that can be copied.
     """
 
     age: int = 0
@@ -165,8 +166,13 @@ class Known:
     segment: int = -1
     generation: int = -1
     until: int | None = None
+    lends: bool = True
     score: float | None = None
     is_alive: bool = True
+
+    @property
+    def can_be_copied(self) -> bool:
+        return self.is_alive and (self.until is None or self.lends)
 
 
 class Told(NamedTuple):
@@ -179,6 +185,7 @@ class Told(NamedTuple):
         task: In force when it was answered.
         scores: Last scores of the living when it was answered.
         under_way: Who was still training when it was told.
+        can_be_copied: Who was idle, or lent its last state.
     """
 
     event: Event
@@ -187,6 +194,7 @@ class Told(NamedTuple):
     task: Task
     scores: Mapping[int, float]
     under_way: frozenset[int]
+    can_be_copied: frozenset[int]
 
 
 @dataclass
@@ -253,10 +261,12 @@ class _World:
 
     def tell(self, event: Event, generation: int | None = None) -> None:
         under_way = frozenset(member for member, known in self.members.items() if known.until is not None)
+        can_be_copied = frozenset(member for member, known in self.members.items() if known.can_be_copied)
         answer = self.story.strategy.handle([event])
         living = {member: known for member, known in self.members.items() if known.is_alive}
         scores = {member: known.score for member, known in living.items() if known.score is not None}
-        self.story.told.append(Told(event, answer, generation, self.task, scores, under_way))
+        told = Told(event, answer, generation, self.task, scores, under_way, can_be_copied)
+        self.story.told.append(told)
         if self.between is not None:
             self.story.strategy = self.between(self.story.strategy, self.story)
         for action in answer:
@@ -275,9 +285,11 @@ class _World:
                 self.idle(member)
             case Copy(donor=donor, receiver=receiver):
                 assert self.members[donor].segment >= 0
+                assert self.members[donor].can_be_copied, f"member {donor} is under way, and does not lend its state"
                 self.idle(receiver).start_age = self.members[donor].age
-            case ContinueUntil(member=member, consumed=consumed, generation=generation):
+            case ContinueUntil(member=member, consumed=consumed, generation=generation, lends=lends):
                 self.train(member, consumed, generation)
+                self.members[member].lends = lends
             case Evaluate(member=member, split=split):
                 self.plan(member, 1, f"evaluation:{member}:{self.idle(member).segment}:{split}")
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import pbt
-from pbt import PBT, Budget, Checkpoints, Fixed, Hosts, Result, Sweep
+from pbt import PBT, Budget, Checkpoints, Fixed, Hosts, Result, Sweep, control
 from pbt.errors import LedgerError, RunNotFound, SpecError
 from pbt.record.ledger import is_written
 from pbt.record.runs import rewrite_run
@@ -138,8 +138,9 @@ def test_a_run_that_nobody_trains_cannot_be_stopped(tmp_path: Path) -> None:
         pbt.stop(result.path)
 
 
-def test_a_run_has_one_driver(tmp_path: Path) -> None:
-    """Whoever resumes a run that is being trained is told to stop it first, and disturbs nothing."""
+def test_a_run_has_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever resumes a run that is being trained is told to stop it first, after a moment, and disturbs nothing."""
+    monkeypatch.setattr(control, "_PATIENCE_S", 0.3)
     refusals: list[str] = []
 
     def resume(run: Path) -> None:

@@ -100,7 +100,7 @@ def test_what_a_report_orders():
     assert [
         Copy(cause="report:1:0", donor=0, receiver=1, reason=why),
         Set(cause="report:1:0", member=1, hparams={"a": 2.0, "b": 4.0}),
-        ContinueUntil(cause="report:1:0", member=1, consumed=14, generation=1),
+        ContinueUntil(cause="report:1:0", member=1, consumed=14, generation=1, lends=False),
     ] == second.actions
     assert {0} == second.under_way  # the donor
 
@@ -108,7 +108,7 @@ def test_what_a_report_orders():
 def company(at_age, better, donors=()):
     """Company of which the donors have these scores, best first, and are numbered from 10."""
     known = [Standing(10 + place, score, {"a": 1.0, "b": 1.0}, age=20) for place, score in enumerate(donors)]
-    return Company(at_age, better, len(known), known.__getitem__)
+    return Company(at_age, better, len(known) + 1, len(known), known.__getitem__)
 
 
 def consider(options, score, others, mode="max", members=2, generation=0):
@@ -190,6 +190,32 @@ def test_donors_are_drawn_from_the_top():
     assert all(60 < number < 140 for number in drawn.values())  # 100 +- 7
 
 
+def test_the_best_at_their_age_lend_their_states():
+    """As many of them as may be donors: of five or more at a quantile of 0.4 two, of fewer one. The first is one."""
+    sweep = Sweep(PBT(synchronous=False, quantile=0.4), make_task(members=7, generations=3))
+    scores = [0.5, 0.6, 0.4, 0.7, 0.65, 0.1, NAN]
+    assert [0, 1, 3, 4] == [member for member, score in enumerate(scores) if lends(sweep, member, 0, score, 10)]
+    assert lends(sweep, 2, 1, 0.2, 20)
+
+
+def test_who_does_not_lend_is_no_donor_until_it_reports():
+    """Though its score is the best, once those that lend have become worse."""
+    sweep = Sweep(PBT(synchronous=False, quantile=0.2), make_task(members=5, generations=9))
+    assert [True, False] == [lends(sweep, member, 0, score, 10) for member, score in enumerate([0.9, 0.8])]
+    assert lends(sweep, 0, 1, 0.1, 20)
+    (copy,) = of_kind(sweep.tell(aged(2, 0, NAN, 10)), Copy)
+    assert copy.donor == 0
+    assert lends(sweep, 1, 1, 0.85, 20)
+    (copy,) = of_kind(sweep.tell(aged(3, 0, NAN, 10)), Copy)
+    assert copy.donor == 1
+
+
+def lends(sweep, member, segment, score, age):
+    """Whether a member, when it has reported and is told to train on, is told to lend its state."""
+    (told,) = of_kind(sweep.tell(aged(member, segment, score, age)), ContinueUntil)
+    return told.lends
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_members_are_compared_at_equal_age(mode):
     """A slow member of middling quality is kept, though all others have better scores by the time it reports."""
@@ -204,31 +230,13 @@ def test_members_are_compared_at_equal_age(mode):
     assert [] == of_kind(first.actions, Copy | Decline)
 
 
-def test_a_copy_is_of_the_last_report_whoever_owns_it_trains_with_by_now():
-    """Explored are the values that earned the donor its score, not those it was given since."""
-    initial = ({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}, {"a": 100.0, "b": 100.0})
-    options = PBT(synchronous=False, quantile=0.5, initial=initial, resample_probability=0.0, factors=(2.0, 2.0))
-    # Member 3 comes too late to matter.
-    # Member 1 is good by now, but was worse than member 0 at its age: it copies 0, and is then copied by 2.
-    case = Case(
-        task=make_task(members=4, generations=2, space=SPACE),
-        scores=[[0.5, 0.1], [0.4, 0.0], [0.3, 0.0], [0.0, 0.0]],
-        durations=[[1, 1], [3, 9], [4, 1], [99, 1]],
-    )
-    story = play(options, case)
-    answers = {told.event.id: told.actions for told in story.told}
-    assert [Decline] == [type(action) for action in answers["report:1:0"][:-1]]  # 0 reported 0.1 in the meantime
-    assert [1] == [copy.donor for copy in of_kind(answers["report:2:0"], Copy)]
-    case = Case(
-        task=make_task(members=4, generations=2, space=SPACE),
-        scores=[[0.5, 0.0], [0.4, 0.0], [0.3, 0.0], [0.0, 0.0]],
-        durations=[[1, 3], [2, 9], [5, 1], [99, 1]],
-    )
-    answers = {told.event.id: told.actions for told in play(options, case).told}
-    assert [{"a": 2.0, "b": 2.0}] == [change.hparams for change in of_kind(answers["report:1:0"], Set)]
-    # Member 0 has fallen to 0.0, so that 1 is the best: what it trained with was 10, what it trains with now is 2.
-    (copy,), (change,) = (of_kind(answers["report:2:0"], kind) for kind in (Copy, Set))
-    assert (copy.donor, change.hparams) == (1, {"a": 20.0, "b": 20.0})
+@EXAMPLES
+@given(case=eventful(), quantile=st.sampled_from([0.2, 0.5]))
+def test_who_is_replaced_lends_nothing(case, quantile):
+    """So what a donor trains with is what earned it its score."""
+    for told in play(PBT(synchronous=False, quantile=quantile), case).told:
+        replaced = {copy.receiver for copy in of_kind(told.actions, Copy)}
+        assert not [it for it in of_kind(told.actions, ContinueUntil) if it.member in replaced and it.lends]
 
 
 @pytest.mark.parametrize(
@@ -272,12 +280,12 @@ def test_weights_that_were_cut_short_are_compared_too():
 @EXAMPLES
 @given(case=eventful(), quantile=st.sampled_from([0.2, 0.5]))
 def test_nobody_goes_on_diverged(case, quantile):
-    """Who reports NaN takes over from another, or begins again where the last score of all others is NaN."""
+    """Who reports NaN takes over from another, or begins again where nobody can be copied whose last score is not."""
     for told in play(PBT(synchronous=False, quantile=quantile), case).told:
         if not isinstance(told.event, SegmentReported) or not of_kind(told.actions, ContinueUntil):
             continue
         if math.isnan(told.scores[told.event.member]):
-            others = [score for score in told.scores.values() if not math.isnan(score)]
+            others = [member for member in told.can_be_copied if not math.isnan(told.scores.get(member, NAN))]
             assert [Copy if others else Start] == [type(a) for a in told.actions if isinstance(a, Copy | Start)]
 
 

@@ -147,6 +147,7 @@ class Stage:
         self.taken: dict[int, WorkOrder] = {}
         self.released: list[WorkOrder] = []
         self.publisher: dict[str, int] = {}
+        self.leaving: set[int] = set()
         self.brain.start()
         self.stacks: dict[int, ClearStack] = {stack: self._build(stack) for stack in range(self.brain.num_stacks)}
 
@@ -192,6 +193,7 @@ class Stage:
         """
         for stack in stacks:
             self.taken.pop(stack, None)
+            self.leaving.discard(stack)
             self.stacks[stack] = self._build(stack)
         gone = [token for token, stack in self.publisher.items() if stack in stacks and token in self.shelf.exchange]
         for token in gone if with_states else ():
@@ -202,6 +204,19 @@ class Stage:
             if not all(self.brain.is_to_wait(order, token) for token in missing):
                 del self.taken[stack]
 
+    def move(self, *stacks: int) -> None:
+        """Have stacks built elsewhere, as soon as they can go."""
+        self.leaving |= set(stacks)
+        for stack in stacks:
+            self.brain.release(stack)
+
+    def _let_go(self) -> None:
+        for stack in [stack for stack in self.leaving if self.brain.is_released(stack)]:
+            self.leaving.discard(stack)
+            self.stacks[stack] = self._build(stack)
+            self.brain.moved(stack, "there is more room elsewhere")
+            self.take()
+
     def turn(self, choose: Callable[[Sequence[int]], int] = min) -> None:
         """Everybody asks for work, and one stack does what it was told.
 
@@ -210,6 +225,7 @@ class Stage:
         """
         self.take()
         self.shelf.tell(self.brain)
+        self._let_go()
         if not self.brain.done:
             assert self.ready, "the sweep hangs"
             self.do(choose(self.ready))

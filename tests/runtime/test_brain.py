@@ -160,9 +160,9 @@ class Journal(Ledger):
         return list(self._pending)
 
 
-def watched(tmp_path, options, look, **sweep):
+def watched(tmp_path, options, look, generations=4, seed=1, **sweep):
     """Play a sweep; `look(order)` sees each order when it is released."""
-    stage = Stage(new_run(tmp_path), options, ledger=Journal, members=5, generations=4, seed=1, **sweep)
+    stage = Stage(new_run(tmp_path), options, ledger=Journal, members=5, generations=generations, seed=seed, **sweep)
     choose = random.Random(4).choice
     while not stage.brain.done:
         for order in stage.take():
@@ -208,7 +208,7 @@ def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
         assert [[item.member, item.segment] for item in order.train] == json.loads(row["segments"])
         released.append(order)
 
-    stage = watched(tmp_path, options, look)
+    stage = watched(tmp_path, options, look, generations=8, seed=5)
     assert stage.brain.best is not None
     assert released == stage.released
     parts = {
@@ -1079,6 +1079,56 @@ def test_what_a_lost_host_held_is_trained_again(tmp_path, lost, at_work, checkpo
         assert [(stack, "the node is gone") for stack in lost] == told
 
 
+def test_members_of_one_stack_may_copy_what_others_were_before_they_reported_too(tmp_path):
+    """All report at once and are told of one by one: the donor's state is that of its report before, which is kept."""
+    for seed in range(5):
+        options = PBT(quantile=0.25, synchronous=False)
+        stage = Stage(new_run(tmp_path), options, members=8, generations=10, stacks=1, seed=seed)
+        assert stage.play().brain.best is not None
+        assert is_sound(stage)
+
+
+@pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at-work"])
+@pytest.mark.parametrize("moved", [(0,), (1,), (0, 1)], ids=str)
+def test_a_stack_that_is_moved_loses_nothing(tmp_path, moved, at_work):
+    """Whenever it is asked for: what it does is ended first, and its members are saved; nothing is trained again."""
+    sweep = {"members": 5, "generations": 3, "seed": 2, "checkpoints": Checkpoints(every_minutes=None)}
+    options = PBT(quantile=0.4)
+    count, digest = turns(tmp_path, options, **sweep)
+    for moment in range(count):
+        stage = Stage(new_run(tmp_path), options, **sweep)
+        for _ in range(moment):
+            stage.turn()
+        if at_work:
+            stage.take()
+        stage.move(*moved)
+        stage.play()
+        assert digest == stage.digest()
+        assert is_sound(stage)
+        recovery = [order for order in stage.rows("orders") if order["kind"] == "recovery"]
+        assert {"[]"} >= {order["segments"] for order in recovery}
+        told = [(row["stack"], row["message"]) for row in stage.rows("incidents") if row["kind"] == "moved"]
+        ended = {(stack, "there is more room elsewhere") for stack in set(moved) - stage.leaving}
+        assert ended == set(told)
+        assert len(told) == len(ended)
+    assert moment > 5
+
+
+def test_a_stack_whose_members_cannot_be_saved_is_moved_all_the_same(tmp_path):
+    """It is tried once; then what was lost is trained again."""
+    sweep = {"members": 4, "generations": 3, "checkpoints": Checkpoints(every_minutes=None)}
+    _, digest = turns(tmp_path, PBT(), **sweep)
+    stage = Stage(new_run(tmp_path), PBT(), **sweep)
+    for _ in range(3):
+        stage.turn()
+    stage.shelf.is_full = True
+    stage.move(0)
+    stage.play()
+    assert digest == stage.digest()
+    kinds = [row["kind"] for row in stage.rows("incidents")]
+    assert kinds.index("checkpoint_failed") < kinds.index("moved") < kinds.index("recovered")
+
+
 @pytest.mark.parametrize("again", [(0,), (1,), (0, 1)], ids=str)
 @pytest.mark.parametrize("first", [(0,), (0, 1)], ids=str)
 def test_a_recovery_may_be_interrupted(tmp_path, first, again):
@@ -1103,7 +1153,7 @@ def test_a_recovery_may_be_interrupted(tmp_path, first, again):
 @pytest.mark.parametrize("synchronous", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_is_lost_the_record_is_sound(tmp_path, seed, synchronous):
-    """Stacks in any order, lost at any time, in any number; a disk that is full now and then."""
+    """Stacks in any order, lost or moved at any time, in any number; a disk that is full now and then."""
     rng, options = random.Random(seed), PBT(quantile=0.5, synchronous=synchronous)
     members = rng.randint(2, 7)
     sweep = {"members": members, "generations": 4, "seed": seed, "stacks": rng.randint(1, min(3, members))}
@@ -1115,6 +1165,8 @@ def test_whatever_is_lost_the_record_is_sound(tmp_path, seed, synchronous):
             stage.lose(*rng.sample(range(sweep["stacks"]), rng.randint(1, sweep["stacks"])))
         elif happens < 0.2:
             stage.shelf.is_full = not stage.shelf.is_full
+        elif happens < 0.3 and not stage.brain.done:
+            stage.move(rng.randrange(sweep["stacks"]))
         elif not stage.brain.done:
             stage.turn(rng.choice)
     stage.play(rng.choice)

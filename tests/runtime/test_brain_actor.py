@@ -31,6 +31,9 @@ class Quiet:
         self.saved_tokens: list[str] = []
         self.losses: list[tuple[list[int], str, list[str]]] = []
         self.withdrawn: set[str] = set()
+        self.releasing: set[int] = set()
+        self.ready_to_go: set[int] = set()
+        self.moves: list[tuple[int, str]] = []
         self.num_trained = 0
 
     @property
@@ -55,6 +58,17 @@ class Quiet:
     def lost(self, stacks: Any, reason: str, gone: Any = ()) -> None:
         self.losses.append((sorted(stacks), reason, sorted(gone)))
         self.open |= set(stacks)
+
+    def release(self, stack: int) -> None:
+        self.releasing.add(stack)
+
+    def is_released(self, stack: int) -> bool:
+        return stack in self.releasing & self.ready_to_go
+
+    def moved(self, stack: int, reason: str) -> None:
+        self.moves.append((stack, reason))
+        self.releasing.discard(stack)
+        self.open.add(stack)
 
     def is_to_wait(self, order: WorkOrder, token: str) -> bool:
         return order.id not in self.withdrawn
@@ -110,8 +124,8 @@ class Caller:
         self.life = await self.actor.join(self.number, process)
         return self
 
-    async def ask(self, *reports: Any) -> Turn:
-        return await self.actor.exchange(self.number, self.life, reports)
+    async def ask(self, *reports: Any, is_leaving: bool = False) -> Turn:
+        return await self.actor.exchange(self.number, self.life, reports, is_leaving)
 
     async def publish(self, token: str, reference: Any) -> None:
         await self.actor.publish(self.number, self.life, token, reference)
@@ -176,6 +190,18 @@ def test_stacks_are_kept_a_while_for_hosts_that_are_late(make_actor: Any, monkey
     assert (ToBuild(1, 2),) == served.build
 
 
+def test_a_free_stack_is_kept_for_a_host_that_has_none(make_actor: Any) -> None:
+    """Who has one does not take a second while another that is up has not asked yet."""
+    actor = make_actor(num_stacks=2, num_hosts=2)
+
+    async def play() -> list[Turn]:
+        quick, slow = await Caller(actor, 0).join(), await Caller(actor, 1).join()
+        return [await quick.ask(), await quick.ask(), await slow.ask()]
+
+    first, waiting, second = asyncio.run(play())
+    assert [(ToBuild(0, 1),), (), (ToBuild(1, 2),)] == [turn.build for turn in (first, waiting, second)]
+
+
 def test_a_waiting_host_hears_of_the_end(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another host's report ends the sweep, and wakes who waits."""
     monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 30.0)
@@ -235,6 +261,90 @@ def test_a_waiting_host_hears_of_what_has_been_saved(make_actor: Any, monkeypatc
 
     assert asyncio.run(play()).done
     assert ["0:0"] == actor._brain.answered
+
+
+# --- stacks that are moved
+
+
+async def with_all_stacks(actor: BrainActor, number: int = 0) -> Caller:
+    """A host that has taken every stack, as it was alone."""
+    host = await Caller(actor, number).join()
+    while actor._guests[number].stacks != set(range(actor._brain.num_stacks)):
+        await host.ask()
+    return host
+
+
+def test_a_host_that_comes_later_is_given_a_stack_of_the_one_that_has_most(make_actor: Any) -> None:
+    """As soon as that has saved it; nobody else gets it meanwhile, nor he that gave it back."""
+    actor = make_actor(num_stacks=3, num_hosts=1)
+    brain = actor._brain
+
+    async def play() -> list[Turn]:
+        rich = await with_all_stacks(actor)
+        poor, other = await Caller(actor, 1).join(), await Caller(actor, 2).join()
+        nothing_yet = await poor.ask()
+        assert brain.releasing == {2}
+        brain.ready_to_go = {0, 1, 2}
+        return [nothing_yet, await rich.ask(), await rich.ask(), await other.ask(), await poor.ask()]
+
+    nothing_yet, given_back, nothing, other, taken = played(play)
+    assert turn(build=(), orders=()) == nothing_yet == nothing
+    assert (2,) == given_back.drop
+    assert () == other.build
+    assert turn(build=((2, 3),), orders=(2,)) == taken
+    assert [(2, "stack 2 was moved from host 0, as another had less to do")] == brain.moves
+
+
+def test_stacks_are_not_moved_where_that_would_make_no_difference(make_actor: Any) -> None:
+    """Two and one are as good as one and two; a stack on its way to a host is counted as its own."""
+    actor = make_actor(num_stacks=2, num_hosts=1)
+
+    async def play() -> None:
+        await with_all_stacks(actor)
+        poor = await Caller(actor, 1).join()
+        for _ in range(3):
+            await poor.ask()
+
+    played(play)
+    assert actor._brain.releasing == {1}
+
+
+def test_a_promise_ends_with_the_host_it_was_made_to(make_actor: Any) -> None:
+    """Whoever asks then gets the stack."""
+    actor = make_actor(num_stacks=2, num_hosts=1)
+    actor._brain.ready_to_go = {1}
+
+    async def play() -> Turn:
+        rich = await with_all_stacks(actor)
+        poor = await Caller(actor, 1).join()
+        await poor.ask()
+        await rich.ask()
+        await actor.leave(1, poor.life, [])
+        return await rich.ask()
+
+    assert (ToBuild(1, 2),) == played(play).build
+
+
+def test_a_host_that_is_leaving_gives_all_its_stacks_back(make_actor: Any) -> None:
+    """As each is saved; it gets no others, unless it was a false alarm."""
+    actor = make_actor(num_stacks=2, num_hosts=1)
+    brain = actor._brain
+
+    async def play() -> list[Turn]:
+        host = await with_all_stacks(actor)
+        brain.ready_to_go = {1}
+        first = await host.ask(is_leaving=True)
+        brain.ready_to_go = {0}
+        second = await host.ask(is_leaving=True)
+        return [first, second, await host.ask(is_leaving=True), await host.ask()]
+
+    first, second, third, stays = played(play)
+    assert ((1,), (0,)) == (first.drop, second.drop)
+    assert Turn() == third
+    assert (ToBuild(0, 1),) == stays.build
+    assert ["stack 1 was moved from host 0, which is going to be taken away"] == [
+        reason for stack, reason in brain.moves if stack == 1
+    ]
 
 
 # --- a brain that is no more

@@ -392,11 +392,14 @@ def test_unknown_checkpoints_are_refused(store):
     assert "cannot read checkpoint" in raised(store, "0" * 64)
 
 
-def test_parts_of_a_sharded_member_are_refused(store):
-    """One rank's part alone is no checkpoint."""
-    state = State((Shard("w", torch.ones(2), (4,), (2,)),), 0, 0, 0)
-    with pytest.raises(StorageError, match=r"^cannot save w: it is one of several shards\. Gather the ranks first\.$"):
-        store.save(state, {})
+def test_what_ranks_gave_in_parts_is_saved_in_one_piece(store):
+    """A checkpoint is the same however many there were; one rank's part alone is none."""
+    first, second = (Shard("w", torch.full((2,), float(rank)), (4,), (2 * rank,)) for rank in (0, 1))
+    together = store.save(State((first, second), 1, 2, 3), {})
+    whole = State((Shard("w", torch.tensor([0.0, 0.0, 1.0, 1.0]), (4,), (0,)),), 1, 2, 3)
+    assert store.save(whole, {}).digest == together.digest
+    with pytest.raises(StorageError, match="the state lacks 2 of 4 numbers of 'w'"):
+        store.save(State((second,), 0, 0, 0), {})
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

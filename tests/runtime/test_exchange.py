@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbt.errors import HostError
-from pbt.runtime.exchange import LocalExchange, pack, unpack
+from pbt.runtime.exchange import LocalExchange, Staging, pack, unpack
 from tests.runtime.miniature import in_time
 from trainables import Shard, State
 
@@ -113,6 +113,23 @@ def test_what_is_packed_no_longer_changes():
     packed = pack(make_state(tensor))
     tensor += 1.0
     assert unpack(packed).shards[0].tensor.tolist() == [0.0, 0.0, 0.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), max_size=5), max_size=4))
+def test_one_staging_does_for_one_state_after_another(states):
+    """Larger ones or smaller, of the same dtypes or others."""
+    staging = Staging()
+    for number, kinds in enumerate(states):
+        state = make_state(*(make_tensor(dtype, shape, 10 * number + i) for i, (dtype, shape) in enumerate(kinds)))
+        assert same(state, unpack(pack(state, staging)))
+
+
+def test_memory_to_pack_into_is_used_again():
+    """By the next state that fits: fresh memory takes long to get."""
+    staging = Staging()
+    first, second = (pack(make_state(torch.zeros(size)), staging).buffers["float32"] for size in (8, 4))
+    assert second.ctypes.data == first.ctypes.data
 
 
 def test_shards_keep_their_place():

@@ -107,6 +107,17 @@ def test_an_order_is_carried_out_in_the_order_of_its_parts(journal):
     assert report.wall_s >= 0
 
 
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_stack_lends_its_state_where_that_is_copied_at_once(journal, copies):
+    """Else it copies the state out itself: what is published must not change."""
+    stack, published = make_stack(0, journal, [1.0]), {}
+    stack.lend = lambda slot: ("lent", slot)
+    exchange = SimpleNamespace(copies=copies, publish=published.__setitem__)
+    orders_module.publish(stack, WorkOrder(id="o", stack=0, split="validation", publish=(Publish(0, "1:0"),)), exchange)
+    assert copies == (("lent", 0) == published["1:0"])
+    assert ([] if copies else [(0, "state", 0)]) == journal
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_all_stacks_publish_before_any_changes(journal, turned):
     """Two stacks of one host swap their members' weights: each reads what the other was, in whatever order they run."""

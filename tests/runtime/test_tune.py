@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,12 @@ import ray
 import torch
 
 from pbt.errors import HostError
+from pbt.runtime import tune as hosts
 from pbt.runtime.brain_actor import Turn
+from pbt.runtime.exchange import Staging
 from pbt.runtime.orders import Admit, Fetch, StackReport, Train, WorkOrder
 from pbt.runtime.planning import ToBuild
-from pbt.runtime.tune import Host, RayExchange, Work
+from pbt.runtime.tune import Host, Leaves, RayExchange, Work
 from tests.runtime.miniature import Clear, make_state, weight_of
 from trainables import Place
 
@@ -25,6 +28,7 @@ class Remote:
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.asked: list[tuple[int, str, int]] = []
+        self.leaving: list[bool] = []
         self.references: dict[str, Any] = {}
         self.unreadable: list[str] = []
         self.left: list[StackReport] = []
@@ -35,8 +39,9 @@ class Remote:
     def _join(self, host: int, actor: Any) -> str:
         return next(self._lives)
 
-    def _exchange(self, host: int, life: str, reports: Sequence[StackReport]) -> Turn:
+    def _exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool) -> Turn:
         self.asked.append((host, life, len(reports)))
+        self.leaving.append(is_leaving)
         return next(self._turns)
 
     def _leave(self, host: int, life: str, reports: Sequence[StackReport]) -> None:
@@ -52,9 +57,18 @@ class Remote:
         return self.references.get(token)
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Hosts take SIGTERM for notice."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def make_host(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A host, its trainable and what it asks, without Tune."""
+    """A host, its trainable and what it asks, without Tune, which hears of every turn."""
+    monkeypatch.setattr(hosts, "_RESULT_S", 0.0)
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(current_actor="itself"))
@@ -63,7 +77,7 @@ def make_host(monkeypatch: pytest.MonkeyPatch) -> Any:
         trainable, remote = Clear(), Remote(turns)
         host = object.__new__(Host)
         data = dict(trainable.describe().data) if data is None else data
-        host.setup({"host": 3}, work=Work(remote, trainable, data, "clear", Place(device="cpu")))
+        host.setup({"host": 3}, work=Work(remote, trainable, data, "clear", Place(device="cpu"), {"CPU": 1.0}))
         return host, remote, trainable
 
     return make
@@ -87,6 +101,15 @@ def test_a_host_builds_what_it_is_given_and_brings_its_reports(make_host: Any) -
     ]
     assert [(3, "a", 0), (3, "a", 2), (3, "a", 0)] == remote.asked
     assert [2, 1] == [stack.capacity for stack in trainable.built]
+
+
+def test_tune_hears_of_many_turns_together(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does about a result takes longer than a turn may; of the end it hears at once."""
+    turns = (Turn((ToBuild(0, 2),), (order(0),)), Turn(orders=(order(0),)), Turn(), Turn(done=True))
+    host, remote, _ = make_host(*turns)
+    monkeypatch.setattr(hosts, "_RESULT_S", 60.0)
+    assert {"done": True, "stacks": 1} == host.step()
+    assert [(3, "a", 0), (3, "a", 1), (3, "a", 1), (3, "a", 0)] == remote.asked
 
 
 def test_a_host_that_is_not_known_gives_up_its_stacks_and_joins_anew(make_host: Any) -> None:
@@ -165,15 +188,86 @@ def test_a_host_whose_device_can_be_used_no_more_says_so_and_ends(make_host: Any
     host, remote, trainable = make_host(Turn((ToBuild(0, 1),)), Turn(orders=(order(0, **fresh),)))
     host.step()
     trainable.built[0].run = broken(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
-    with pytest.raises(HostError, match="can be used no more"):
+    with pytest.raises(Leaves, match="can be used no more"):
         host.step()
     assert [True] == [report.trouble.is_lasting for report in remote.left]
+
+
+def test_a_host_that_is_told_to_end_gives_its_stacks_back_first(make_host: Any) -> None:
+    """SIGTERM is notice: it ends what it was doing, and goes once all its stacks are others'."""
+    turns = (Turn((ToBuild(0, 1), ToBuild(1, 1))), Turn(drop=(1,)), Turn(drop=(0,)))
+    host, remote, _ = make_host(*turns)
+    assert 2 == host.step()["stacks"]
+    signal.raise_signal(signal.SIGTERM)
+    assert 1 == host.step()["stacks"]
+    with pytest.raises(Leaves, match="its stacks were moved"):
+        host.step()
+    assert [False, True, True] == remote.leaving
+
+
+def test_a_file_is_notice_as_long_as_it_is_there(
+    make_host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host stays, in case it was a false alarm."""
+    monkeypatch.setenv("PBT_PREEMPTION_NOTICE", str(tmp_path / "notice"))
+    host, remote, _ = make_host(Turn((ToBuild(0, 1),)), Turn(drop=(0,)), Turn((ToBuild(0, 1),)))
+    host.step()
+    (tmp_path / "notice").touch()
+    assert 0 == host.step()["stacks"]
+    (tmp_path / "notice").unlink()
+    assert 1 == host.step()["stacks"]
+    assert [False, True, False] == remote.leaving
+
+
+# --- what the driver makes of hosts that fail
+
+
+class Counted:
+    """A brain that says how much has been trained."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trained = 0
+        self.num_trained = SimpleNamespace(remote=lambda: self.trained)
+        monkeypatch.setattr(ray, "get", lambda reference: reference)
+
+
+def fails(failures: Any, trial: str, error: BaseException | None = None) -> None:
+    """A trial fails, and Tune starts it anew."""
+    failures.on_trial_recover(0, [], SimpleNamespace(trial_id=trial, get_error=lambda: error))
+
+
+def test_a_host_that_fails_again_and_again_ends_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing is trained in between; many hosts that fail at once are one node that was lost."""
+    brain, end = Counted(monkeypatch), hosts._End()
+    failures = hosts._Failures(brain, 2, end)
+    for trial in "abcdefgh":
+        fails(failures, trial)
+    fails(failures, "a")
+    brain.trained += 1
+    fails(failures, "a")
+    fails(failures, "a")
+    assert not end.is_near
+    fails(failures, "a")
+    assert end.is_near
+    assert "a host failed 3 times in a row" in str(failures.error)
+
+
+def test_a_host_that_takes_leave_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often; one that cannot work here has, at once."""
+    end = hosts._End()
+    failures = hosts._Failures(Counted(monkeypatch), 0, end)
+    for _ in range(3):
+        fails(failures, "a", Leaves("the device can be used no more"))
+    assert not end.is_near
+    fails(failures, "a", HostError("this node has other data"))
+    assert end.is_near
+    assert "this node has other data" in str(failures.error)
 
 
 def test_a_state_travels_packed(make_host: Any) -> None:
     """And comes back as it was."""
     _, remote, _ = make_host()
-    exchange = RayExchange(remote, 3, "a", order(0))
+    exchange = RayExchange(remote, 3, "a", order(0), Staging())
     exchange.publish("0:0", make_state(2.5, age=3, consumed=4, seed=5))
     state = exchange.fetch("0:0")
     assert (2.5, 3, 4, 5) == (weight_of(state), state.age, state.consumed, state.seed)

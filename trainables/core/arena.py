@@ -63,12 +63,12 @@ class Arena:
         for name, tensor in self.tensors.items():
             tensor.index_copy_(0, slots, rows[name])
 
-    def gather(self, slot: int) -> dict[str, Tensor]:
-        """Copy out one slot's tensors, without the capacity dimension."""
-        return {name: t[slot].clone() for name, t in self.tensors.items()}
+    def lend(self, slot: int) -> dict[str, Tensor]:
+        """One slot's tensors in place, without the capacity dimension."""
+        return dict(zip(self.tensors, self.views(slot), strict=True))
 
     def scatter(self, slot: int, values: Mapping[str, Tensor]) -> None:
-        """Put one slot's tensors in place, as `gather` returned them."""
+        """Put one slot's tensors in place, as `lend` showed them."""
         for name, tensor in self.tensors.items():
             tensor[slot].copy_(values[name])
 

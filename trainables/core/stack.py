@@ -230,14 +230,19 @@ class CoreStack:
 
     def state(self, slot: int) -> State:
         """Copy out the member's state, leaving it in place."""
+        lent = self.lend(slot)
+        return replace(lent, shards=tuple(replace(shard, tensor=shard.tensor.clone()) for shard in lent.shards))
+
+    def lend(self, slot: int) -> State:
+        """The member's state where it lies; see `Lending`."""
         self._check_members([slot])
         member = self._member(slot)
         tensors = {
             _label(kind, name): tensor
             for kind, arena in self._arenas.items()
-            for name, tensor in arena.gather(slot).items()
+            for name, tensor in arena.lend(slot).items()
         }
-        tensors[self._of_optimizer("step")] = self._lineage.gather(slot)["updates"]
+        tensors[self._of_optimizer("step")] = self._lineage.lend(slot)["updates"]
         shards = tuple(Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim) for name, tensor in tensors.items())
         return State(shards, member.age, member.consumed, member.seed)
 

@@ -15,6 +15,10 @@ def _arena(capacity=4):
     return arena
 
 
+def _copied(lent):
+    return {name: tensor.clone() for name, tensor in lent.items()}
+
+
 def test_tensors_are_contiguous_segments_of_one_buffer():
     """Each tensor is `[capacity, *shape]`, contiguous, aligned to 16 elements, inside the flat buffer, apart."""
     arena = _arena()
@@ -47,11 +51,11 @@ def test_views_and_buffer_are_one():
 def test_copy_reads_before_it_writes(src, dst, after):
     """In all arenas; slots that are no target are untouched."""
     arenas = [_arena(), _arena()]
-    before = [[arena.gather(slot) for slot in range(4)] for arena in arenas]
+    before = [[_copied(arena.lend(slot)) for slot in range(4)] for arena in arenas]
     copy_slots(arenas, src, dst)
     for arena, rows in zip(arenas, before, strict=True):
         for slot, source in enumerate(after):
-            for name, tensor in arena.gather(slot).items():
+            for name, tensor in arena.lend(slot).items():
                 assert torch.equal(tensor, rows[source][name])
 
 
@@ -66,10 +70,10 @@ def test_a_slots_views_are_its_tensors_in_place():
         assert torch.equal(view, tensor[2])
 
 
-def test_scatter_undoes_gather():
-    """A slot gathered, zeroed and scattered holds what it held; the others never change."""
+def test_scatter_undoes_lend():
+    """A slot copied out, zeroed and scattered holds what it held; the others never change."""
     arena = _arena()
-    whole, row = arena.flat.clone(), arena.gather(2)
+    whole, row = arena.flat.clone(), _copied(arena.lend(2))
     arena.scatter(2, {name: torch.zeros_like(t) for name, t in row.items()})
     assert all((tensor[2] == 0).all() for tensor in arena.tensors.values())
     arena.scatter(2, row)

@@ -1,19 +1,7 @@
-"""Sweeps killed with SIGKILL, again and again, and resumed: is anything lost or doubled, and how long does it take?
-
-    python -m benchmarks.faults [--kills 100] [--quick] [--json FILE]
-
-A sweep (population-based training of the paper's toy, seven members on two stacks, exploits across them) is driven by
-a process of its own, which is killed at a random moment: most often while it trains and records, sometimes while it is
-still taking the sweep up again. Another process resumes it, until the sweep has come to its end; then its digest is
-compared with that of the same sweep left alone. As many sweeps are run as it takes.
-
-There is no peer in this run: Ray Tune 2.60 saves no scheduler state, and its synchronous PBT hangs after
-`Tuner.restore`, so there is no time to compare with.
-"""
+"""Drivers killed and resumed, without Ray."""
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import statistics
@@ -43,14 +31,14 @@ _EARLY = 0.2
 _DRIVER = """
 import sys, time
 from pathlib import Path
-import benchmarks.faults as faults
+from benchmarks.faults import drivers
 print(time.time(), flush=True)
-faults.drive(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+drivers.drive(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
-def sweep(storage: Path, seed: int, generations: int) -> Sweep:
-    """The sweep that is killed."""
+def sweep(storage: Path, seed: int, generations: int, hosts: Hosts | None = None) -> Sweep:
+    """The sweep that is killed: in one process, unless there are other hosts."""
     space = {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0), "lr": Float(1e-3, 1e-1, log=True)}
     return Sweep(
         name="faults",
@@ -60,7 +48,7 @@ def sweep(storage: Path, seed: int, generations: int) -> Sweep:
         strategy=PBT(quantile=0.3),
         budget=Budget(members=7, generations=generations, steps=10),
         seed=seed,
-        hosts=Hosts(kind="local", stacks=2),
+        hosts=hosts or Hosts(kind="local", stacks=2),
         storage=storage,
         tracking=False,
         checkpoints=Checkpoints(every_steps=100),
@@ -140,23 +128,25 @@ class Victim:
     def verdict(self, alone: Result) -> dict[str, Any]:
         """Compared with the same sweep left alone."""
         assert self.run is not None
-        result, store = pbt.load(self.run), CheckpointStore(self.run / "checkpoints")
-        recorded = [(row["member"], row["segment"]) for row in result.rows["outcomes"]]
-        wanted = {(row["member"], row["segment"]) for row in alone.rows["outcomes"]}
-        problems = violations(result.rows, lambda digest: _reads(store, digest), alone_budget(alone))
-        return {
-            "seed": self.seed,
-            "kills": self.kills,
-            "same_digest": result.digest() == alone.digest(),
-            "segments_lost": len(wanted - set(recorded)),
-            "segments_doubled": len(recorded) - len(set(recorded)),
-            "violations": problems,
-            "segments": len(recorded),
-            "incidents": [row["message"] for row in result.rows["incidents"]],
-        }
+        return {"seed": self.seed, "kills": self.kills, **verdict(self.run, alone)}
 
 
-def alone_budget(alone: Result) -> Budget:
+def verdict(run: Path, alone: Result) -> dict[str, Any]:
+    """A sweep that was disturbed, compared with the same left alone."""
+    result, store = pbt.load(run), CheckpointStore(run / "checkpoints")
+    recorded = [(row["member"], row["segment"]) for row in result.rows["outcomes"]]
+    wanted = {(row["member"], row["segment"]) for row in alone.rows["outcomes"]}
+    return {
+        "same_digest": result.digest() == alone.digest(),
+        "segments_lost": len(wanted - set(recorded)),
+        "segments_doubled": len(recorded) - len(set(recorded)),
+        "violations": violations(result.rows, lambda digest: _reads(store, digest), budget_of(alone)),
+        "segments": len(recorded),
+        "incidents": [row["message"].split("\n")[0] for row in result.rows["incidents"]],
+    }
+
+
+def budget_of(alone: Result) -> Budget:
     """The budget both sweeps have."""
     return Budget(**alone.run.info["spec"]["budget"])
 
@@ -191,33 +181,12 @@ def measure(kills: int, generations: int, seed: int = 0) -> dict[str, Any]:
         "recovered": sum(v["kills"] for v in good if not v["violations"]),
         "segments_lost": sum(v["segments_lost"] for v in verdicts),
         "segments_doubled": sum(v["segments_doubled"] for v in verdicts),
-        "seconds_to_recover": _spread(seconds),
-        "seconds_to_recover_without_starting_python": _spread(bare),
+        "seconds_to_recover": spread(seconds),
+        "seconds_to_recover_without_starting_python": spread(bare),
         "wall_s": time.monotonic() - began,
         "sweeps": verdicts,
     }
 
 
-def _spread(seconds: list[float]) -> dict[str, float]:
+def spread(seconds: list[float]) -> dict[str, float]:
     return {"median": statistics.median(seconds), "max": max(seconds), "times": len(seconds)} if seconds else {}
-
-
-@click.command()
-@click.option("--kills", default=100, show_default=True, help="How many.")
-@click.option("--quick", is_flag=True, help="Eight kills instead: less than two minutes.")
-@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the raw record here.")
-def main(kills: int, quick: bool, output: Path | None) -> None:
-    """Kill, resume, compare."""
-    record = measure(8, 200) if quick else measure(kills, 1000)
-    if output:
-        output.write_text(json.dumps(record, indent=1) + "\n")
-    recover, bare = record["seconds_to_recover"], record["seconds_to_recover_without_starting_python"]
-    click.echo(f"{record['kills']} kills in {len(record['sweeps'])} sweeps, {record['recovered']} recovered in full")
-    click.echo(f"segments lost {record['segments_lost']}, doubled {record['segments_doubled']}")
-    if recover:
-        click.echo(f"to the first new segment: median {recover['median']:.1f} s, at most {recover['max']:.1f} s")
-        click.echo(f"without starting Python: median {bare['median']:.2f} s, at most {bare['max']:.2f} s")
-
-
-if __name__ == "__main__":
-    main()

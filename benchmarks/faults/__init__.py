@@ -1,0 +1,1 @@
+"""What is lost when processes are killed: see `python -m benchmarks.faults --help`."""

@@ -1,0 +1,197 @@
+"""Two hosts against two bare processes on the same cores; and one brain for a thousand hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from benchmarks.processes import cpu_s
+from benchmarks.rounds import ratio, take_turns
+from pbt import PBT, Budget, Checkpoints, Hosts, Sweep
+from pbt.member import lay_out
+from pbt.record.ledger import Ledger
+from pbt.runtime.brain import Brain
+from pbt.runtime.brain_actor import BrainActor, Turn, wrap
+from pbt.runtime.orders import Examination, SegmentResult, StackReport, WorkOrder
+from pbt.runtime.plan import Plan
+from pbt.runtime.states import States
+from pbt.strategy import Task
+from searchspaces import Float, Space
+from trainables import Place, Shard, State, Vision
+
+_SPACE = {"lr": Float(1e-4, 1e-1, log=True)}
+_HOSTS, _CAPACITY = 2, 4
+#: What both sides train: small enough for a segment of 2 s to have some hundred steps.
+_TRAINABLE = Vision(width=8, batch=16)
+
+
+# ------------------------------------------------------------------------------------------------------- weak scaling
+
+
+def weak_scaling(rounds: int, generations: int) -> dict[str, Any]:
+    """Member-steps per second of two hosts over those of two bare processes, which take turns."""
+    steps = max(1, round(2.0 * _bare_rate(16, 3) / (_HOSTS * _CAPACITY)))
+    sides = {
+        "bare": lambda: _bare_rate(steps, generations),
+        "ours": lambda: _our_rate(steps, generations, synchronous=False),
+        "ours, synchronous": lambda: _our_rate(steps, generations, synchronous=True),
+    }
+    rates = take_turns(sides, rounds)
+    found = {name: ratio(rates[name], rates["bare"]) for name in sides if name != "bare"}
+    return {
+        "steps": steps,
+        "generations": generations,
+        "rates": rates,
+        "weak_scaling": asdict(found["ours"]),
+        "weak_scaling_synchronous": asdict(found["ours, synchronous"]),
+    }
+
+
+def _bare_rate(steps: int, generations: int) -> float:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(_HOSTS) as pool:
+        return sum(pool.map(partial(_bare, steps, generations), range(_HOSTS), chunksize=1))
+
+
+def _bare(steps: int, generations: int, number: int) -> float:
+    """What a host does, by hand: train a stack, evaluate it, again and again."""
+    torch.set_num_threads(1)
+    stack = _TRAINABLE.build(_TRAINABLE.bucket({}), _CAPACITY, Place(compile="never"))
+    for slot in range(_CAPACITY):
+        stack.admit(slot, {"lr": 1e-3}, seed=_CAPACITY * number + slot)
+    for generation in range(1, generations + 1):
+        stack.run([generation * steps] * _CAPACITY)
+        stack.evaluate("validation", range(_CAPACITY))
+        if generation == 1:
+            began = time.perf_counter()
+    return _CAPACITY * steps * (generations - 1) / (time.perf_counter() - began)
+
+
+def _our_rate(steps: int, generations: int, synchronous: bool) -> float:
+    members = _HOSTS * _CAPACITY
+    with tempfile.TemporaryDirectory() as folder:
+        result = Sweep(
+            name="weak",
+            trainable=_TRAINABLE,
+            space=_SPACE,
+            objective="loss",
+            strategy=PBT(synchronous=synchronous),
+            budget=Budget(members=members, generations=generations, steps=steps),
+            checkpoints=Checkpoints(every_minutes=None),
+            hosts=Hosts(kind="ray", stacks=_HOSTS, compile="never", plan="off"),
+            storage=folder,
+            tracking=False,
+        ).run(progress=False)
+        rows = result.rows
+    stacks = {(row["member"], row["segment"]): row["stack"] for row in rows["segments"]}
+    total = 0.0
+    for stack in range(_HOSTS):
+        own = [row["at"] for row in rows["outcomes"] if stacks[row["member"], row["segment"]] == stack]
+        moments = sorted(own)[_CAPACITY - 1 :: _CAPACITY]  # the stack's last member of each generation
+        total += _CAPACITY * steps * (len(moments) - 1) / (moments[-1] - moments[0])
+    return total
+
+
+# -------------------------------------------------------------------------------------------------------- many hosts
+
+
+def many_hosts(hosts: int, capacity: int, generations: int) -> dict[str, Any]:
+    """A population on so many hosts that do nothing but answer, each asking the brain's actor as a real one does."""
+    members = hosts * capacity
+    budget = Budget(members=members, generations=generations, steps=1)
+    plan = Plan(
+        slots=lay_out(members, hosts),
+        bucket="none",
+        defaults={"lr": 1e-3},
+        metric="score",
+        split="validation",
+        tokens_per_step=1,
+        budget=budget,
+        checkpoints=Checkpoints(every_minutes=None),
+    )
+    task = Task(space=Space(_SPACE), metric="score", mode="max", budget=budget, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        make = partial(_make_brain, plan, task, Path(folder))
+        options = {"num_cpus": 0, "max_concurrency": 100_000}
+        brain = ray.remote(BrainActor).options(**options).remote(make, folder, hosts, 3600.0, _never)
+        ray.get(brain.num_trained.remote())
+        before_s, began = cpu_s("BrainActor"), time.perf_counter()
+        reports = asyncio.run(_answer_all(brain, hosts))
+        seconds, spent_s = time.perf_counter() - began, cpu_s("BrainActor") - before_s
+        trained = ray.get(brain.num_trained.remote())
+        ray.kill(brain)
+    assert trained == members * generations, f"{trained} segments of {members * generations}"
+    return {
+        "hosts": hosts,
+        "members": members,
+        "generations": generations,
+        "reports": reports,
+        "seconds": seconds,
+        "brain_cpu_ms_per_report": 1e3 * spent_s / reports,
+        "brain_cpu_us_per_segment": 1e6 * spent_s / trained,
+        "segments_per_second": trained / seconds,
+    }
+
+
+def _never() -> bool:
+    return False
+
+
+def _make_brain(plan: Plan, task: Task, run: Path, states: States, is_restarted: bool) -> Brain:
+    return Brain(plan, PBT().begin(task), Ledger(run), states)
+
+
+async def _answer_all(brain: Any, hosts: int) -> int:
+    return sum(await asyncio.gather(*(_host(brain, number) for number in range(hosts))))
+
+
+async def _host(brain: Any, number: int) -> int:
+    """Ask, answer, ask again; returns how many orders there were."""
+    life = await brain.join.remote(number, None)
+    reports: Sequence[StackReport] = ()
+    answered = 0
+    while True:
+        turn: Turn = await brain.exchange.remote(number, life, reports)
+        if turn.done:
+            return answered
+        for order in turn.orders:
+            for item in order.publish:
+                await brain.publish.remote(number, life, item.token, wrap(_STATE))
+        for order in turn.orders:
+            for fetch in order.fetch:
+                await brain.fetch.remote(number, life, order, fetch.token)
+        reports = [_report(order) for order in turn.orders]
+        answered += len(reports)
+
+
+_STATE = State((Shard("weights", torch.zeros(1), (1,), (0,)),), 0, 0, 0)
+
+
+def _report(order: WorkOrder) -> StackReport:
+    segments = tuple(
+        SegmentResult(
+            member=item.member,
+            segment=item.segment,
+            age=item.until,
+            consumed=item.until,
+            held=item.hparams,
+            evaluation={"score": random.random()},
+        )
+        for item in order.train
+    )
+    examinations = tuple(
+        Examination(member=item.member, split=item.split, age=0, consumed=0, metrics={"score": 0.0})
+        for item in order.examine
+    )
+    return StackReport(order=order.id, stack=order.stack, wall_s=1.0, segments=segments, examinations=examinations)

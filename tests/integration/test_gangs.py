@@ -1,0 +1,96 @@
+"""Members that two processes share, under Ray: trained, copied, killed and brought back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pbt
+from benchmarks.processes import of_actors
+from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
+from pbt.errors import SpecError
+from searchspaces import Float
+from tests.integration.test_resume import meanwhile, only_run
+from tests.trainables.ranked import module
+
+pytestmark = pytest.mark.ray
+
+GENERATIONS = 6
+
+
+def sweep(storage: Path, kind: str = "ray", generations: int = GENERATIONS, **hosts: Any) -> Sweep:
+    """Three members, of which one is replaced in every generation."""
+    return Sweep(
+        name="toy",
+        trainable=module("fsdp"),
+        space={"lr": Float(1e-4, 1e-1, log=True), "clip_norm": Float(0.1, 1.0)},
+        objective="loss",
+        strategy=PBT(quantile=0.34),
+        budget=Budget(members=3, generations=generations, steps=5),
+        checkpoints=Checkpoints(every_steps=10),
+        hosts=Hosts(kind=kind, stacks=3, **hosts),  # type: ignore[arg-type]
+        storage=storage,
+        tracking=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Every member by itself, in this process."""
+    return sweep(tmp_path_factory.mktemp("alone"), "local").run(progress=False)
+
+
+def test_two_ranks_decide_as_one(ray_cluster: None, tmp_path: Path, alone: Result) -> None:
+    """They share every member, learn what one would, and their checkpoints can be read by one."""
+    result = sweep(tmp_path, ranks=2).run(progress=False)
+    assert result.finished
+    assert alone.digest() == result.digest()
+    assert 0 < sum(row["start"] == "copied" for row in result.rows["segments"])
+    assert [] == result.rows["incidents"]
+    scores, expected = (
+        {(row["member"], row["segment"]): row["score"] for row in found.rows["outcomes"]} for found in (result, alone)
+    )
+    assert expected == pytest.approx(scores, rel=1e-4)
+
+
+@pytest.mark.full
+def test_a_rank_is_killed(ray_cluster: None, tmp_path: Path) -> None:
+    """The member is rolled back to its last checkpoint, and nobody is to blame."""
+    alone = sweep(tmp_path / "alone", "local", generations=60).run(progress=False)
+    with meanwhile(tmp_path / "killed", 8, lambda run: os.kill(of_actors("Rank")[0], signal.SIGKILL)):
+        result = sweep(tmp_path / "killed", generations=60, ranks=2).run(progress=False)
+    assert result.finished
+    assert alone.digest() == result.digest()
+    kinds = [row["kind"] for row in result.rows["incidents"]]
+    assert "host_lost" in kinds
+    assert "exception" not in kinds
+
+
+@pytest.mark.full
+def test_gangs_copy_from_each_other(tmp_path: Path, alone: Result) -> None:
+    """Three at once, each with processes of its own, in a Ray that believes in six cores."""
+    subprocess.run([sys.executable, "-m", "tests.integration.gangs", str(tmp_path)], check=True, timeout=300)
+    result = pbt.load(only_run(tmp_path))
+    assert alone.digest() == result.digest()
+    assert [] == result.rows["incidents"]
+
+
+def test_members_that_share_a_stack_cannot_be_shared(ray_cluster: None, tmp_path: Path) -> None:
+    """Said before anything is begun."""
+    with pytest.raises(SpecError, match=r"hosts\.stacks: is 2, but with 2 ranks each of 3 members has its own"):
+        Sweep(
+            trainable=module(),
+            space={"lr": Float(1e-4, 1e-1, log=True)},
+            objective="loss",
+            budget={"members": 3, "generations": 2, "steps": 2},
+            hosts=Hosts(stacks=2, ranks=2),
+            storage=tmp_path,
+            tracking=False,
+        ).run(progress=False)
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,118 @@
+"""A cluster whose nodes come and go, and are cut off: the sweep goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import pbt
+from pbt.runtime.cluster import ENVIRONMENT
+from tests.integration.nodes import GENERATIONS
+from tests.integration.test_resume import meanwhile, only_run
+from tests.integration.toys import sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.full]
+
+
+def kinds_of(result: pbt.Result) -> list[str]:
+    """Of what went wrong."""
+    return [row["kind"] for row in result.rows["incidents"]]
+
+
+def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
+    """What was on it is taken over by those that are left; the new one is given a part of that."""
+    command = [sys.executable, "-m", "tests.integration.nodes", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=400)
+    result = pbt.load(only_run(tmp_path))
+    assert result.finished
+    assert sweep(tmp_path / "alone", "local", GENERATIONS).run(progress=False).digest() == result.digest()
+    assert ["host_lost", "moved"] == [kind for kind in kinds_of(result) if kind in ("host_lost", "moved")]
+    assert kinds_of(result)[-1] == "recovered"
+
+
+# --- two nodes in network namespaces of their own, a cable between them
+
+
+class Network:
+    """Two namespaces, `ours` with the address `head`, and another."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = (f"pbt-{side}-{os.getpid()}" for side in "ab")
+        self.head, self.other = "10.213.7.1", "10.213.7.2"
+
+    def lay(self) -> None:
+        for name in (self.ours, self.theirs):
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        cable = ["type", "veth", "peer", "name", "cable", "netns", self.theirs]
+        ip("-n", self.ours, "link", "add", "name", "cable", *cable)
+        for name, address in ((self.ours, self.head), (self.theirs, self.other)):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+
+    def cut(self) -> None:
+        ip("-n", self.ours, "link", "set", "cable", "down")
+
+    def begin(self, where: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["ip", "netns", "exec", where, *command], env=os.environ | environment)
+
+    def clear(self) -> None:
+        for name in (self.ours, self.theirs):
+            listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+            for number in listed.stdout.split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def ip(*words: str) -> None:
+    """The command of this name."""
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Laid, if the test may."""
+    found = Network()
+    try:
+        found.lay()
+    except (OSError, subprocess.CalledProcessError) as error:
+        found.clear()
+        pytest.skip(f"no network namespaces can be made here: {error}")
+    yield found
+    found.clear()
+
+
+def test_a_node_is_cut_off(tmp_path: Path, network: Network) -> None:
+    """Ray gives it up after a while, and what was on it is brought back on the other side."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = ENVIRONMENT | secret | {"PYTHONPATH": os.getcwd()}
+    common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+    folder = Path("/tmp") / network.ours  # near the root, as Ray's sockets need short paths
+    head = [f"--node-ip-address={network.head}", "--port=6379", "--include-dashboard=false", f"--temp-dir={folder}"]
+    other = [f"--node-ip-address={network.other}", f"--address={network.head}:6379"]
+    try:
+        assert 0 == network.begin(network.ours, ray, "start", "--head", *head, *common, **environment).wait(120)
+        assert 0 == network.begin(network.theirs, ray, "start", *other, *common, **environment).wait(120)
+        command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
+        driver = network.begin(network.ours, *command, **environment)
+        with meanwhile(tmp_path, 8, lambda run: network.cut()):
+            assert 0 == driver.wait(400)
+    finally:
+        network.clear()
+        shutil.rmtree(folder, ignore_errors=True)
+    result = pbt.load(only_run(tmp_path))
+    assert result.finished
+    assert sweep(tmp_path / "alone", "local").run(progress=False).digest() == result.digest()
+    assert 1 == kinds_of(result).count("host_lost")
+    assert kinds_of(result)[-1] == "recovered"

@@ -1,0 +1,118 @@
+"""Any module of torch's, by itself and shared by two ranks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.trainables.ranked import BATCH, Points, loss, make, merged, module, together
+from trainables import Place, TrainableError
+from trainables.core.rng import Draws
+from trainables.core.shards import whole
+
+HPARAMS = {"lr": 0.02, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5}
+SEED, STEPS = 7, 20
+CALLS = [("admit", 0, HPARAMS, SEED), ("run", [STEPS]), ("evaluate", "validation", [0]), ("state", 0)]
+
+
+def by_hand():
+    """The same member, with nothing but torch."""
+    torch.manual_seed(SEED)
+    network, points = make().double(), Points(torch.device("cpu"))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.1, betas=(0.8, 0.9))
+    losses = []
+    for step in range(STEPS):
+        batch = [part[0] for part in points.batch(Draws(torch.tensor([SEED]), torch.tensor([step])))]
+        optimizer.zero_grad()
+        value = loss(network, batch)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimizer.step()
+        losses.append(value.item())
+    with torch.no_grad():
+        found = sum(loss(network, batch).item() * weight for batch, weight in points.evaluation("validation")) / 100
+    return {f"params.{name}": p.detach() for name, p in network.named_parameters()}, sum(losses) / STEPS, found
+
+
+def values_of(state):
+    """Tensors by name, each in one piece."""
+    return {shard.name: shard.tensor for shard in whole(state).shards}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parallel"),
+    [
+        (1, "ddp"),
+        pytest.param(2, "ddp", marks=pytest.mark.full),
+        (2, "fsdp"),
+        pytest.param(3, "fsdp", marks=pytest.mark.full),
+    ],
+)
+def test_a_member_learns_the_same_however_many_share_it(tmp_path, ranks, parallel):
+    """As it would by hand: parameters, losses in training and in evaluation; every rank says the same."""
+    weights, in_training, in_evaluation = by_hand()
+    lives = together(CALLS, tmp_path, ranks, parallel)
+    found = values_of(merged([life[3] for life in lives]))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12)
+    for life in lives:
+        assert life[1]["loss"][0] == pytest.approx(in_training, rel=1e-9)
+        assert life[2]["loss"][0] == pytest.approx(in_evaluation, rel=1e-9)
+    assert found["adamw.step"] == STEPS
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, "fsdp"), (1, "ddp")), ((1, "ddp"), (2, "fsdp")), ((2, "ddp"), (3, "fsdp")), ((3, "fsdp"), (2, "fsdp"))],
+)
+def test_a_member_goes_on_with_another_number_of_ranks(tmp_path, before, after):
+    """From a state given in parts that do not fit its own."""
+    first = [("admit", 0, HPARAMS, SEED), ("run", [STEPS // 2]), ("state", 0)]
+    half = merged([life[2] for life in together(first, tmp_path, *before)])
+    then = [("admit", 0, HPARAMS, SEED, half), ("run", [STEPS]), ("state", 0), ("progress", 0)]
+    lives = together(then, tmp_path, *after)
+    found = values_of(merged([life[2] for life in lives]))
+    for name, tensor in by_hand()[0].items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12)
+    assert {(STEPS, STEPS)} == {life[3] for life in lives}
+
+
+def test_each_rank_gives_a_part_and_nothing_is_given_twice(tmp_path):
+    """Of parameters and moments; what all have as a whole, one of them gives."""
+    lives = together([("admit", 0, {}, SEED), ("state", 0)], tmp_path, 2, "fsdp")
+    states = [life[1] for life in lives]
+    given = sum(shard.tensor.numel() for state in states for shard in state.shards)
+    assert given == 3 * sum(p.numel() for p in make().parameters()) + 1
+    sizes = [sum(shard.tensor.numel() for shard in state.shards) for state in states]
+    assert max(sizes) < 0.75 * given
+
+
+def test_what_ranks_cannot_share_is_refused():
+    """Named, with the mend."""
+    with pytest.raises(TrainableError, match="one member at a time, not 2"):
+        module().build("module", 2, Place())
+    with pytest.raises(TrainableError, match="2 ranks need a process group"):
+        module().build("module", 1, Place(world_size=2))
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused():
+    """Their gradients would not be the mean over it."""
+    stack = module().build("module", 1, Place(dtype="float64"))
+    stack.admit(0, {}, SEED)
+    object.__setattr__(stack._place, "world_size", 5)
+    with pytest.raises(TrainableError, match=f"a batch of {BATCH} cannot be shared by 5 ranks"):
+        stack.run([1])
+
+
+def test_live_values_take_effect_at_once():
+    """A changed learning rate is that of the next step, as if the member had been admitted with it."""
+    changed, fresh = (module().build("module", 1, Place(dtype="float64")) for _ in range(2))
+    changed.admit(0, {"lr": 0.5}, SEED)
+    changed.set_hparams([0], lr=[0.01])
+    fresh.admit(0, {"lr": 0.01}, SEED)
+    for stack in (changed, fresh):
+        stack.run([3])
+    assert changed.hparams(0) == fresh.hparams(0)
+    for one, other in zip(changed.state(0).shards, fresh.state(0).shards, strict=True):
+        assert torch.equal(one.tensor, other.tensor)
