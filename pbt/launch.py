@@ -280,6 +280,7 @@ def _plan(job: Job) -> Plan:
         metric=job.resolved.task.metric,
         split=spec.objective.split,
         tokens_per_step=capabilities.tokens_per_step,
+        devices=spec.hosts.ranks * (spec.hosts.gpus if job.place.device.startswith("cuda") else 1.0),
         flops_per_step=capabilities.flops_per_step,
         budget=spec.budget,
         synchronous=getattr(job.resolved.strategy, "synchronous", True),

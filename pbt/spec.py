@@ -109,7 +109,7 @@ class Budget:
         steps: Training steps of every member in every generation.
         tokens: At most so many tokens (or examples), all members together.
         wall_minutes: At most so long, counted while the sweep runs.
-        gpu_hours: At most so much time of GPUs, each stack counting while it works.
+        gpu_hours: At most so much time of GPUs, each counting while its stack works; a part of one counts as that part.
         joules: At most so much energy of the GPUs.
     """
 

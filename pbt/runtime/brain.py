@@ -174,7 +174,8 @@ class Brain:
         """
         history = read_history(LedgerReader(self._ledger.run), self._plan.metric, self._plan.split)
         self._saving = Saving(self._plan.checkpoints, self._states, self._clock, history.checkpoints)
-        self._purse = Purse(self._plan.budget, history.usage, self._plan.tokens_per_step, self._clock)
+        plan = self._plan
+        self._purse = Purse(plan.budget, history.usage, plan.tokens_per_step, self._clock, plan.devices)
         self._plans, self._trained = dict(history.plans), history.trained
         self._open_session(history)
         self._minutes = Minutes(self._ledger, history.decided)

@@ -22,7 +22,7 @@ class Usage:
 
     Attributes:
         wall_s: Seconds that went by.
-        device_s: Seconds that stacks worked, summed over stacks.
+        device_s: Seconds that devices worked, summed over all of them.
         joules: Energy of the devices; None where part of it could not be read, so that the sum is not known.
         tokens: Tokens (or examples), all members together.
     """
@@ -102,7 +102,7 @@ def _tell(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def seconds_left(limits: Limits, spent: Usage, *, stacks: int, watts: float | None = None) -> float | None:
+def seconds_left(limits: Limits, spent: Usage, *, devices: float, watts: float | None = None) -> float | None:
     """How long all stacks may go on from now, at most; None if nothing limits that.
 
     If a stack that starts now stops after so long, and every other stack was given its own answer when it started,
@@ -111,16 +111,16 @@ def seconds_left(limits: Limits, spent: Usage, *, stacks: int, watts: float | No
     Args:
         limits: The limits.
         spent: What the whole sweep has used up to now, by stacks still at work too.
-        stacks: Stacks of the sweep.
-        watts: Power of a stack's device (`Forecast.watts`); None does not foresee energy.
+        devices: Of all stacks.
+        watts: Power of a device (`Forecast.watts`); None does not foresee energy.
     """
     left = []
     if limits.wall_s is not None:
         left.append(limits.wall_s - spent.wall_s)
     if limits.device_s is not None:
-        left.append((limits.device_s - spent.device_s) / stacks)
+        left.append((limits.device_s - spent.device_s) / devices)
     if limits.joules is not None and watts and spent.joules is not None:
-        left.append((limits.joules - spent.joules) / (stacks * watts))
+        left.append((limits.joules - spent.joules) / (devices * watts))
     return max(0.0, min(left)) if left else None
 
 
@@ -166,7 +166,7 @@ class Forecast:
 
     @property
     def watts(self) -> float | None:
-        """Power of a stack's device: the highest of recent rounds, and a tenth more; None before any was seen."""
+        """Power of a device: the highest of recent rounds, and a tenth more; None before any was seen."""
         seen = [each.joules / each.device_s for each in self.recent if each.joules and each.device_s]
         return _MARGIN * max(seen) if seen else None
 

@@ -24,7 +24,8 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pbt.runtime.exchange import Packed, pack, unpack
-from pbt.runtime.orders import Leaves
+from pbt.runtime.orders import Leaves, Reading
+from pbt.runtime.telemetry import Telemetry, together
 from trainables import Place, Stack, State, Trainable
 from trainables.base import Hparams, HparamValue, Metrics, Split
 
@@ -53,8 +54,9 @@ def connect(address: str, place: Place) -> None:
 class Rank:
     """One of the others: an actor that does with its stacks what the host does with its own."""
 
-    def __init__(self, trainable: Trainable, place: Place) -> None:
+    def __init__(self, trainable: Trainable, place: Place, share: float) -> None:
         self._trainable, self._place = trainable, place
+        self._telemetry = Telemetry(place, share=share)
         self._stacks: dict[int, Stack] = {}
         if torch.device(place.device).type == "cpu":
             torch.set_num_threads(1)
@@ -71,6 +73,10 @@ class Rank:
     def drop(self, stack: int) -> None:
         """Forget a stack."""
         self._stacks.pop(stack, None)
+
+    def read(self) -> Reading:
+        """What its device tells."""
+        return self._telemetry.take()
 
     def admit(self, stack: int, options: Mapping[str, Any], packed: Packed | None) -> None:
         """Admit a member to a stack."""
@@ -110,13 +116,15 @@ class Gang:
 
     def __init__(self, trainable: Trainable, place: Place, group: PlacementGroup, each: Mapping[str, float]) -> None:
         self._trainable, self._place = trainable, place
+        share = each.get("GPU", 1.0)
+        self._telemetry = Telemetry(place, share=share)
         actor = ray.remote(Rank)
         self._others = [
             actor.options(
                 num_cpus=each.get("CPU", 0),
                 num_gpus=each.get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-            ).remote(trainable, dataclasses.replace(place, rank=rank))
+            ).remote(trainable, dataclasses.replace(place, rank=rank), share)
             for rank in range(1, place.world_size)
         ]
         address = f"{ray.util.get_node_ip_address()}:{_free_port()}"
@@ -135,6 +143,11 @@ class Gang:
         """Have the others forget a stack."""
         for other in self._others:
             other.drop.remote(stack)
+
+    def take(self) -> Reading:
+        """What the devices of all ranks tell."""
+        others = [other.read.remote() for other in self._others]
+        return together([self._telemetry.take(), *_wait(others)])
 
     def admit(self, stack: int, mine: Callable[[], None], options: Mapping[str, Any], state: State | None) -> None:
         """Admit a member on all ranks."""

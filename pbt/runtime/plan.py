@@ -45,6 +45,7 @@ class Plan:
         metric: The objective.
         split: The split that decides.
         tokens_per_step: Tokens a member consumes in a step.
+        devices: That a stack takes while it works.
         flops_per_step: Floating-point operations of a member's step, if the trainable says.
         budget: The limits, before any extension.
         synchronous: False if donors may be under way when they are copied.
@@ -61,6 +62,7 @@ class Plan:
     split: str
     tokens_per_step: int
     budget: Budget
+    devices: float = 1.0
     flops_per_step: float | None = None
     synchronous: bool = True
     checkpoints: Checkpoints = field(default_factory=Checkpoints)

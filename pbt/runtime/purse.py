@@ -22,10 +22,18 @@ class Purse:
         before: What earlier sessions used.
         tokens_per_step: Tokens a member consumes in a step.
         clock: Seconds, from any beginning.
+        devices: That a stack takes while it works.
     """
 
-    def __init__(self, budget: Budget, before: Usage, tokens_per_step: int, clock: Callable[[], float]) -> None:
-        self._before, self._tokens_per_step, self._clock = before, tokens_per_step, clock
+    def __init__(
+        self,
+        budget: Budget,
+        before: Usage,
+        tokens_per_step: int,
+        clock: Callable[[], float],
+        devices: float = 1.0,
+    ) -> None:
+        self._before, self._tokens_per_step, self._clock, self._devices = before, tokens_per_step, clock, devices
         self._began = clock()
         self._spent = Usage()
         self._forecasts: dict[int, Forecast] = {}
@@ -45,13 +53,14 @@ class Purse:
 
     def spend(self, report: StackReport, steps: int) -> None:
         """Take in what an order cost; `steps` were trained by all members together (0 in a recovery)."""
-        self._spent += Usage(device_s=report.wall_s, joules=report.joules, tokens=steps * self._tokens_per_step)
+        device_s = self._devices * report.wall_s
+        self._spent += Usage(device_s=device_s, joules=report.joules, tokens=steps * self._tokens_per_step)
         self._evaluation_s = max(self._evaluation_s, report.evaluation_s)
         if report.stack not in self._forecasts:
             self._forecasts[report.stack] = Forecast()  # the first order may have compiled
             return
         longest = steps // max(1, len(report.segments))
-        cost = Usage(wall_s=report.wall_s, device_s=report.wall_s, joules=report.joules)
+        cost = Usage(wall_s=report.wall_s, device_s=device_s, joules=report.joules)
         self._forecasts[report.stack] = self._forecasts[report.stack].observe(cost, longest)
 
     @property
@@ -95,7 +104,8 @@ class Purse:
         if was_cut:
             return "the time is used up: segments had to be cut short"
         reserve_s = self._reserve_s(num_stacks)
-        if exceeded(self._limits, spent, another + Usage(wall_s=reserve_s, device_s=reserve_s * num_stacks)):
+        reserve = Usage(wall_s=reserve_s, device_s=reserve_s * num_stacks * self._devices)
+        if exceeded(self._limits, spent, another + reserve):
             return "the time is used up: what is left is kept for evaluating and saving"  # segments would be cut
         return None
 
@@ -108,8 +118,8 @@ class Purse:
             is_recovery: Whether it trains again what was lost: that may take all there is, since without it there is
                 nothing to evaluate or save.
         """
-        spent = self._before + self._session() + Usage(device_s=busy_s)
-        left = seconds_left(self._limits, spent, stacks=num_stacks, watts=self._watts())
+        spent = self._before + self._session() + Usage(device_s=self._devices * busy_s)
+        left = seconds_left(self._limits, spent, devices=self._devices * num_stacks, watts=self._watts())
         if left is None:
             return None
         return left if is_recovery else max(0.0, left - self._reserve_s(num_stacks))

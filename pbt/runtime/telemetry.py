@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pbt.runtime.meter import Gauge, Meter, meter_for
 from pbt.runtime.orders import Reading, StackReport
 from trainables.base import Place
@@ -14,20 +16,33 @@ class Telemetry:
     Args:
         place: The device, and the precision.
         meter: Its energy; None finds out how it can be read.
+        share: How much of the device this process has: of its energy, as much is taken to be its own.
     """
 
-    def __init__(self, place: Place, meter: Meter | None = None) -> None:
-        self._device = place.device
+    def __init__(self, place: Place, meter: Meter | None = None, share: float = 1.0) -> None:
+        self._device, self._share = place.device, share
         self._peak_flops = peak_flops(place)
         self._gauge = Gauge(meter_for(place.device) if meter is None else meter)
 
     def take(self) -> Reading:
         """What the device used since it was last asked, whichever stack asked."""
+        joules = self._gauge.take()
         return Reading(
-            joules=self._gauge.take(),
+            joules=None if joules is None else self._share * joules,
             peak_memory_bytes=take_peak_memory(self._device),
             peak_flops=self._peak_flops,
         )
+
+
+def together(readings: Sequence[Reading]) -> Reading:
+    """What several devices tell that work on the same: energy and peak of all, memory of the fullest."""
+    joules, flops = [reading.joules for reading in readings], [reading.peak_flops for reading in readings]
+    memory = [reading.peak_memory_bytes for reading in readings if reading.peak_memory_bytes is not None]
+    return Reading(
+        joules=None if None in joules else sum(filter(None, joules)),
+        peak_flops=None if None in flops else sum(filter(None, flops)),
+        peak_memory_bytes=max(memory, default=None),
+    )
 
 
 def measured(report: StackReport, steps: int, tokens_per_step: int, flops_per_step: float | None) -> dict[str, float]:

@@ -104,7 +104,7 @@ class Host(tune.Trainable):
         self._host: int = config["host"]
         self._work = work
         self._life = ""
-        self._telemetry: Telemetry | None = None
+        self._telemetry: Telemetry | Gang | None = None
         self._gang: Gang | None = None
         self._notice = Notice()
         self._staging = Staging()
@@ -156,9 +156,9 @@ class Host(tune.Trainable):
         if (found := dict(work.trainable.describe().data)) != dict(work.data):
             differences = _difference(work.data, found)
             raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
-        self._telemetry = Telemetry(work.place)
         if work.place.world_size > 1:
             self._gang = Gang(work.trainable, work.place, ray.util.get_current_placement_group(), work.each)
+        self._telemetry = self._gang or Telemetry(work.place, share=work.each.get("GPU", 1.0))
         self._join()
 
     def _join(self) -> None:

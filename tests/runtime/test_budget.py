@@ -228,7 +228,7 @@ def test_a_forecast_covers_every_recent_round(rounds, steps):
 def test_the_tightest_limit_is_the_deadline(limits, watts, left):
     """Here of four stacks that have used 10 seconds, 20 seconds of devices, and 200 joules."""
     spent = Usage(wall_s=10.0, device_s=20.0, joules=200.0)
-    assert left == seconds_left(limits, spent, stacks=4, watts=watts)
+    assert left == seconds_left(limits, spent, devices=4, watts=watts)
 
 
 @settings(max_examples=200, deadline=None)
@@ -248,7 +248,7 @@ def test_stacks_that_keep_their_deadlines_keep_the_budget(stacks, wall_s, device
         if stack >= stacks or any(other == stack and end > now for other, _, end in work):
             continue
         used = sum(min(end, now) - begin for _, begin, end in work)
-        left = seconds_left(limits, Usage(wall_s=now, device_s=used), stacks=stacks)
+        left = seconds_left(limits, Usage(wall_s=now, device_s=used), devices=stacks)
         work.append((stack, now, now + min(left, wish)))
     assert sum(end - begin for _, begin, end in work) <= device_s * (1 + 1e-9)
     assert max((end for _, begin, end in work if end > begin), default=0.0) <= wall_s * (1 + 1e-9)

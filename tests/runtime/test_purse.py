@@ -27,10 +27,10 @@ pytestmark = pytest.mark.usefixtures("no_sync")
 TOKENS = 7
 
 
-def make(clock=None, before=None, **limits):
+def make(clock=None, before=None, devices=1.0, **limits):
     """The purse of a sweep of four members and three generations of ten steps."""
     budget = Budget(**{"members": 4, "generations": 3, "steps": 10} | limits)
-    return Purse(budget, before or Usage(), TOKENS, clock or Clock())
+    return Purse(budget, before or Usage(), TOKENS, clock or Clock(), devices)
 
 
 def report(wall_s=1.0, stack=0, members=1, evaluation_s=0.0, joules=None):
@@ -52,6 +52,21 @@ def test_what_a_session_has_used():
     purse.spend(report(wall_s=12.0, joules=5.0), 20)
     purse.spend(report(wall_s=8.0, joules=2.5, stack=1), 10)
     assert {"wall_s": 30.0, "device_s": 20.0, "joules": 7.5, "tokens": 210} == purse.used_now()
+
+
+@pytest.mark.parametrize("devices", [0.5, 4.0])
+def test_a_stack_of_several_devices_uses_them_all(devices):
+    """And one that has a part of a device, that part: of what is spent, of what is left, and of what is to follow."""
+    purse = make(devices=devices, gpu_hours=1.0)
+    for _ in range(2):  # the first order may have compiled
+        purse.spend(report(wall_s=60.0, evaluation_s=1e-9), 10)
+    used = 120.0 * devices
+    assert used == purse.used_now()["device_s"]
+    assert math.isclose((3600.0 - used - 10.0 * devices) / (2 * devices) - 72.0, purse.seconds_left(2, 10.0))
+    assert purse.exhausted(0, 10, False, 1) is None
+    while purse.used_now()["device_s"] < 3600.0:
+        purse.spend(report(wall_s=60.0, evaluation_s=1e-9), 10)
+    assert "GPU time is used up: 1 of 1 hours" in purse.exhausted(0, 10, False, 1)
 
 
 def test_a_recovery_costs_time_and_no_tokens():

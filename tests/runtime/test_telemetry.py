@@ -3,8 +3,8 @@
 import pytest
 
 from pbt.runtime.meter import NoMeter
-from pbt.runtime.orders import StackReport
-from pbt.runtime.telemetry import Telemetry, measured
+from pbt.runtime.orders import Reading, StackReport
+from pbt.runtime.telemetry import Telemetry, measured, together
 from trainables import Place
 
 
@@ -31,9 +31,9 @@ def test_rates_are_over_the_time_of_training_alone():
 
 def test_the_rates_of_members_add_up_to_the_stack():
     """Members that train side by side, each its own number of steps, share the time and the peak of their stack."""
-    together = report(training_s=4.0, peak_flops=1e11)
-    each = [measured(together, steps, 512, 3e9) for steps in (20, 5, 15)]
-    whole = measured(together, 40, 512, 3e9)
+    stack = report(training_s=4.0, peak_flops=1e11)
+    each = [measured(stack, steps, 512, 3e9) for steps in (20, 5, 15)]
+    whole = measured(stack, 40, 512, 3e9)
     for name in ("tokens_per_s", "mfu"):
         assert sum(found[name] for found in each) == pytest.approx(whole[name], rel=1e-12)
 
@@ -58,6 +58,19 @@ def test_a_device_gives_each_joule_once():
     """Whoever of its stacks asks."""
     device = Telemetry(Place(device="cpu"), Rising())
     assert [device.take().joules, device.take().joules] == [5.0, 5.0]
+
+
+def test_who_has_a_part_of_a_device_has_used_that_part():
+    """The others are asked for theirs."""
+    device = Telemetry(Place(device="cpu"), Rising(), share=0.5)
+    assert [device.take().joules, device.take().joules] == [2.5, 2.5]
+
+
+def test_the_devices_of_a_gang_are_one():
+    """Energy and peak add up; what one of them does not tell is not known; memory is that of the fullest."""
+    one, other = Reading(joules=1.0, peak_flops=2.0, peak_memory_bytes=3), Reading(joules=5.0, peak_flops=7.0)
+    assert together([one, other]) == Reading(joules=6.0, peak_flops=9.0, peak_memory_bytes=3)
+    assert together([one, Reading(peak_memory_bytes=4)]) == Reading(peak_memory_bytes=4)
 
 
 def test_a_cpu_has_memory_and_no_peak():
