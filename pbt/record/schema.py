@@ -140,7 +140,7 @@ SESSIONS = _fields(
 
 #: Observations: what went wrong, and what was done about it.
 INCIDENTS = _fields(
-    kind=pa.string(),  # host_lost | exception | out_of_memory | checkpoint_damaged | checkpoint_failed | ...
+    kind=pa.string(),  # host_lost | moved | exception | out_of_memory | checkpoint_damaged | checkpoint_failed | ...
     member=pa.int32(),
     segment=pa.int32(),
     stack=pa.int32(),
