@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+import pbt
 from pbt import Sweep
 from pbt.errors import SpecError
 
@@ -29,6 +32,26 @@ def test_the_example_on_images_is_valid() -> None:
     sweep = Sweep.from_file(EXAMPLES / "vision.yaml")
     assert sweep.spec.budget.member_steps == 5_120
     assert {"lr", "weight_decay", "label_smoothing", "bn_momentum", "shift"} == set(sweep.spec.space)
+
+
+def test_the_example_of_a_gang_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions lie beside it."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    sweep = Sweep.from_file(EXAMPLES / "gang.yaml")
+    assert sweep.spec.hosts.ranks == 2
+    assert sweep.resolved.capabilities.tokens_per_step == 64
+
+
+@pytest.mark.full
+def test_the_example_of_a_gang_learns(tmp_path: Path) -> None:
+    """Two processes for each member, one member after another where there is no more room."""
+    command = [str(Path(sys.executable).with_name("pbt")), "run", "gang.yaml", "--storage", str(tmp_path)]
+    subprocess.run(command, cwd=EXAMPLES, check=True, timeout=300)
+    (run,) = tmp_path.glob("gang-*")
+    result = pbt.load(run)
+    assert result.finished
+    assert [] == result.rows["incidents"]
+    assert result.best.score < 0.5
 
 
 def test_the_example_of_a_mixture_is_valid(tmp_path: Path) -> None:
