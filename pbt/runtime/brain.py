@@ -230,6 +230,12 @@ class Brain:
         self._ledger.commit()
         return made
 
+    def may_order(self, stacks: Iterable[int]) -> bool:
+        """Whether `orders` may have anything for these stacks; as good as free, where that is not."""
+        coming_back = self._rescue.stacks if self._rescue is not None else frozenset()
+        there = (self._drafts, self._closing, self._releasing, coming_back)
+        return any(stack in known for stack in stacks for known in there)
+
     def report(self, reports: Sequence[StackReport]) -> None:
         """Take in the answers to orders. One that was answered before, or given up, changes nothing."""
         answered = [(report, known) for report in reports if (known := self._answered(report)) is not None]

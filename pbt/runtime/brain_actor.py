@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,7 @@ class BrainActor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._brain.start()
+        self._free = set(range(self._brain.num_stacks))
 
     async def join(self, host: int, actor: Any) -> str:
         """A host has come up: whoever had its number before is gone. Returns the name of its life."""
@@ -140,7 +141,8 @@ class BrainActor:
                         await self._changed.wait()
                         if self._guest(host, life) is None:
                             return Turn(is_known=False)
-                        turn = self._turn(host, guest)
+                        if self._concerns(guest):  # a thousand hosts may wait, and each report wakes them all
+                            turn = self._turn(host, guest)
             except TimeoutError:
                 pass
             if turn.orders or turn.drop:
@@ -224,7 +226,7 @@ class BrainActor:
             guest.since = None
         if reports:
             # What an exception left of a stack nobody knows: it is built anew.
-            guest.stacks -= {report.stack for report in reports if report.trouble is not None}
+            self._give_back(guest, {report.stack for report in reports if report.trouble is not None})
             with self._guard():
                 self._brain.report(reports)
             self._changed.notify_all()
@@ -248,22 +250,32 @@ class BrainActor:
         drop = self._drop(host, guest)
         if orders or drop or guest.is_leaving or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
             return Turn(orders=tuple(orders), done=self._brain.done, drop=drop)
-        taken = {stack for other in self._guests.values() for stack in other.stacks}
-        taken |= {stack for stack, other in self._promised.items() if other != host}
-        free = [stack for stack in range(self._brain.num_stacks) if stack not in taken][:1]
+        free = [stack for stack in self._free if self._promised.get(stack, host) == host]
         if not free:
             self._ask_for_another(host, guest)
-        for stack in free:
-            self._promised.pop(stack, None)
-        guest.stacks.update(free)
-        build = tuple(map(self._brain.to_build, free))
-        return Turn(build, tuple(self._brain.orders(free)))
+            return Turn()
+        stack = min(free)
+        self._promised.pop(stack, None)
+        self._free.discard(stack)
+        guest.stacks.add(stack)
+        return Turn((self._brain.to_build(stack),), tuple(self._brain.orders([stack])))
+
+    def _concerns(self, guest: _Guest) -> bool:
+        """Whether what has just happened may concern a guest that waits."""
+        with self._guard():
+            self._states.tell(self._brain)
+        is_over = self._brain.done or self._failure is not None
+        return is_over or guest.is_leaving or bool(self._free) or self._brain.may_order(guest.stacks)
+
+    def _give_back(self, guest: _Guest, stacks: Set[int]) -> None:
+        self._free |= guest.stacks & stacks
+        guest.stacks -= stacks
 
     def _drop(self, host: int, guest: _Guest) -> tuple[int, ...]:
         """A guest's stacks that are ready to go elsewhere."""
         drop = tuple(stack for stack in sorted(guest.stacks) if self._brain.is_released(stack))
+        self._give_back(guest, set(drop))
         for stack in drop:
-            guest.stacks.discard(stack)
             why = "which is going to be taken away" if guest.is_leaving else "as another had less to do"
             self._brain.moved(stack, f"stack {stack} was moved from host {host}, {why}")
         return drop
@@ -326,6 +338,7 @@ class BrainActor:
         if guest is None or self._brain.done:
             return
         self._kept_since = time.monotonic()
+        self._free |= guest.stacks
         gone = {token for token in guest.published if token in self._published}
         for token in gone:
             self._published.drop(token)

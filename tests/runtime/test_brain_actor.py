@@ -78,6 +78,9 @@ class Quiet:
         self.open -= set(ready)
         return ready
 
+    def may_order(self, stacks: Any) -> bool:
+        return bool(self.open & set(stacks))
+
     def report(self, reports: Any) -> None:
         self.answered += reports
 
@@ -232,6 +235,7 @@ def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeyp
 
     async def play() -> tuple[Turn, Turn]:
         hosts = [await Caller(actor, 0).join(), await Caller(actor, 1).join()]
+        actor._free.clear()
         for number, host in enumerate(hosts):
             actor._guests[host.number].stacks = {number}
         waiting = asyncio.create_task(hosts[0].ask())
