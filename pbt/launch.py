@@ -179,11 +179,13 @@ def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
             f"is {spec.hosts.stacks}, but with {spec.hosts.ranks} ranks each of {members} members has its own",
             "Leave it out",
         )
-    stacks = members if spec.hosts.ranks > 1 else spec.hosts.stacks or min(_num_devices(spec.hosts, place), members)
+        stacks = members
+    else:
+        stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), members)
     require(
-        stacks <= spec.budget.members,
+        stacks <= members,
         "hosts.stacks",
-        f"{stacks} stacks are more than the {spec.budget.members} members",
+        f"{stacks} stacks are more than the {members} members",
         "Write fewer",
     )
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, stacks=stacks))

@@ -172,6 +172,11 @@ class Shard:
     global_shape: tuple[int, ...]
     offset: tuple[int, ...]
 
+    @classmethod
+    def whole(cls, name: str, tensor: torch.Tensor) -> Shard:
+        """All of a tensor."""
+        return cls(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim)
+
 
 @dataclass(frozen=True, slots=True)
 class State:

@@ -11,7 +11,7 @@ import math
 import pkgutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,7 @@ from trainables.core.hparams import HparamTable
 from trainables.core.model import Batch, Feed, num_examples, parts
 from trainables.core.options import check_choice
 from trainables.core.rng import Draws, site
-from trainables.core.shards import by_name, fill
+from trainables.core.shards import by_name, copied, fill
 from trainables.errors import TrainableError
 
 _BUCKET = "module"
@@ -184,13 +184,12 @@ class ModuleStack:
         member = self._here(slot)
         rank, size = self._place.rank, self._place.world_size
         # What every rank has as a whole, one of them gives: each its share.
-        own = [
+        own = tuple(
             _part(name, tensor)
             for number, (name, tensor) in enumerate(self._tensors().items())
             if isinstance(tensor, DTensor) or number % size == rank
-        ]
-        copies = tuple(replace(shard, tensor=shard.tensor.clone()) for shard in own)
-        return State(copies, member.age, member.consumed, member.seed)
+        )
+        return copied(State(own, member.age, member.consumed, member.seed))
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
         """There is nobody to copy from but itself."""
@@ -301,14 +300,13 @@ class ModuleStack:
         with _DRAWING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
             module = self._make().to(self._dtype)
-        shards = [_whole(f"params.{name}", parameter.detach()) for name, parameter in module.named_parameters()]
-        moments = [
-            _whole(f"adamw.{moment}.{name}", torch.zeros_like(parameter))
-            for name, parameter in module.named_parameters()
-            for moment in _MOMENTS
-        ]
-        buffers = [_whole(f"buffers.{name}", buffer) for name, buffer in module.named_buffers()]
-        return State((*shards, *moments, *buffers, _whole("adamw.step", torch.zeros(()))), 0, 0, seed)
+        drawn = {f"params.{name}": parameter.detach() for name, parameter in module.named_parameters()}
+        drawn |= {f"buffers.{name}": buffer for name, buffer in module.named_buffers()}
+        shards = (
+            Shard.whole(name, drawn[name] if name in drawn else torch.zeros(tensor.shape))
+            for name, tensor in self._tensors().items()
+        )
+        return State(tuple(shards), 0, 0, seed)
 
     def _check(self, slot: int) -> None:
         if slot != 0:
@@ -321,13 +319,9 @@ class ModuleStack:
         return self._member
 
 
-def _whole(name: str, tensor: Tensor) -> Shard:
-    return Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim)
-
-
 def _part(name: str, tensor: Tensor) -> Shard:
     """What this rank has of a tensor."""
     if not isinstance(tensor, DTensor):
-        return _whole(name, tensor)
+        return Shard.whole(name, tensor)
     _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return Shard(name, tensor.to_local(), tuple(tensor.shape), tuple(offset))

@@ -55,13 +55,28 @@ def sweep(storage: Path, seed: int, generations: int, hosts: Hosts | None = None
     )
 
 
-def drive(storage: Path, seed: int, generations: int) -> None:
+def drive(storage: Path, seed: int, generations: int, hosts: Hosts | None = None) -> None:
     """One life: begin the sweep, or go on with it."""
-    begun = [run for run in storage.glob("faults-*") if (run / "ledger" / "manifest.json").exists()]
-    if begun:
-        pbt.resume(begun[0], progress=False)
+    if (run := run_in(storage)) is not None:
+        pbt.resume(run, progress=False)
     else:
-        sweep(storage, seed, generations).run(progress=False)
+        sweep(storage, seed, generations, hosts).run(progress=False)
+
+
+def run_in(storage: Path) -> Path | None:
+    """The folder of the sweep there, once there is one."""
+    return next((path.parent.parent for path in storage.glob("faults-*/ledger/manifest.json")), None)
+
+
+def num_recorded(storage: Path) -> int:
+    """How many segments have ended."""
+    run = run_in(storage)
+    if run is None:
+        return 0
+    try:
+        return LedgerReader(run).table("outcomes").num_rows
+    except PbtError:  # being sealed
+        return 0
 
 
 class Victim:
@@ -72,16 +87,15 @@ class Victim:
         self.kills = 0
         self.seconds: list[float] = []  # from the start of a process to its first new segment
         self.seconds_without_start: list[float] = []  # the same, without starting Python and importing
-        self.again = 0
 
     @property
     def run(self) -> Path | None:
         """Its folder, once there is one."""
-        return next((path.parent.parent for path in self.storage.glob("faults-*/ledger/manifest.json")), None)
+        return run_in(self.storage)
 
     def live(self, rng: random.Random) -> bool:
         """One life, killed or not; returns whether the sweep has come to its end."""
-        resumed, known = self.run is not None, self._recorded()
+        resumed, known = self.run is not None, num_recorded(self.storage)
         began = time.time()
         process = subprocess.Popen(
             [sys.executable, "-c", _DRIVER, str(self.storage), str(self.seed), str(self.generations)],
@@ -107,16 +121,8 @@ class Victim:
         return self.run is not None and pbt.load(self.run).finished
 
     def _wait_for_more(self, process: subprocess.Popen[str], known: int) -> None:
-        while process.poll() is None and self._recorded() <= known:
+        while process.poll() is None and num_recorded(self.storage) <= known:
             time.sleep(0.02)
-
-    def _recorded(self) -> int:
-        if self.run is None:
-            return 0
-        try:
-            return LedgerReader(self.run).table("outcomes").num_rows
-        except PbtError:  # being sealed
-            return 0
 
     def _time(self, began: float, ready: float, known: int) -> None:
         assert self.run is not None
@@ -146,6 +152,11 @@ def verdict(run: Path, alone: Result) -> dict[str, Any]:
     }
 
 
+def is_unharmed(said: dict[str, Any]) -> bool:
+    """Whether a verdict finds nothing wrong."""
+    return said["same_digest"] and not (said["segments_lost"] or said["segments_doubled"] or said["violations"])
+
+
 def budget_of(alone: Result) -> Budget:
     """The budget both sweeps have."""
     return Budget(**alone.run.info["spec"]["budget"])
@@ -173,12 +184,11 @@ def measure(kills: int, generations: int, seed: int = 0) -> dict[str, Any]:
                 click.echo(f"\r{done + victims[-1].kills} kills", nl=False, err=True)
             verdicts.append(victims[-1].verdict(alone))
     click.echo(err=True)
-    good = [v for v in verdicts if v["same_digest"] and not (v["segments_lost"] or v["segments_doubled"])]
     seconds = [value for victim in victims for value in victim.seconds]
     bare = [value for victim in victims for value in victim.seconds_without_start]
     return {
         "kills": sum(v["kills"] for v in verdicts),
-        "recovered": sum(v["kills"] for v in good if not v["violations"]),
+        "recovered": sum(v["kills"] for v in verdicts if is_unharmed(v)),
         "segments_lost": sum(v["segments_lost"] for v in verdicts),
         "segments_doubled": sum(v["segments_doubled"] for v in verdicts),
         "seconds_to_recover": spread(seconds),
@@ -189,4 +199,5 @@ def measure(kills: int, generations: int, seed: int = 0) -> dict[str, Any]:
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
+    """Median and maximum, if there are any."""
     return {"median": statistics.median(seconds), "max": max(seconds), "times": len(seconds)} if seconds else {}

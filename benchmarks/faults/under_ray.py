@@ -18,11 +18,10 @@ from typing import Any
 import click
 import ray
 
-import pbt
-from benchmarks.faults.drivers import spread, sweep, verdict
+from benchmarks.faults import drivers
+from benchmarks.faults.drivers import sweep
 from benchmarks.processes import of_actors
 from pbt import Hosts
-from pbt.errors import PbtError
 from pbt.record.ledger import LedgerReader
 from pbt.runtime.cluster import cluster
 
@@ -49,21 +48,22 @@ def measure(kills: int) -> dict[str, Any]:
             storage = Path(folder) / what
             storage.mkdir()
             moments = disturb(storage, kills)
-            found[what] = _record(storage, moments, verdict(_run(storage), alone))
+            run = drivers.run_in(storage)
+            assert run is not None
+            found[what] = _record(run, moments, drivers.verdict(run, alone))
         return found
 
 
-def _record(storage: Path, moments: list[float], said: dict[str, Any]) -> dict[str, Any]:
-    at = sorted(row["at"] for row in LedgerReader(_run(storage)).rows(("outcomes",))["outcomes"])
+def _record(run: Path, moments: list[float], said: dict[str, Any]) -> dict[str, Any]:
+    at = sorted(row["at"] for row in LedgerReader(run).rows(("outcomes",))["outcomes"])
     following = [next((later for later in at if later > moment), None) for moment in moments]
     seconds = [later - moment for moment, later in zip(moments, following, strict=True) if later is not None]
-    is_whole = said["same_digest"] and not (said["segments_lost"] or said["segments_doubled"] or said["violations"])
     return {
         "kills": len(moments),
-        "recovered": len(moments) if is_whole else 0,
+        "recovered": len(moments) if drivers.is_unharmed(said) else 0,
         "segments_lost": said["segments_lost"],
         "segments_doubled": said["segments_doubled"],
-        "seconds_to_recover": spread(seconds),
+        "seconds_to_recover": drivers.spread(seconds),
         "sweeps": [said],
     }
 
@@ -119,25 +119,11 @@ def _drivers(storage: Path, kills: int) -> list[float]:
 
 def drive(storage: Path, address: str) -> None:
     """One life of a driver: begin the sweep, or go on with it."""
-    if list(storage.glob("faults-*/ledger/manifest.json")):
-        pbt.resume(_run(storage), progress=False)
-    else:
-        sweep(storage, 0, _GENERATIONS, Hosts(kind="ray", stacks=2, address=address)).run(progress=False)
+    drivers.drive(storage, 0, _GENERATIONS, Hosts(kind="ray", stacks=2, address=address))
 
 
 def _train_on(storage: Path, over: threading.Event) -> None:
     """Wait until more has been trained than now."""
-    known = _num_trained(storage)
-    while _num_trained(storage) <= known and not over.wait(0.05):
+    known = drivers.num_recorded(storage)
+    while drivers.num_recorded(storage) <= known and not over.wait(0.05):
         pass
-
-
-def _num_trained(storage: Path) -> int:
-    try:
-        return LedgerReader(_run(storage)).table("outcomes").num_rows
-    except (StopIteration, PbtError):  # not begun, or being sealed
-        return 0
-
-
-def _run(storage: Path) -> Path:
-    return next(path.parent.parent for path in storage.glob("faults-*/ledger/manifest.json"))

@@ -142,8 +142,7 @@ class BlockStack:
     def state(self, slot: int) -> State:
         """A member's state, with the moment it was asked for in it."""
         own, now = self._slots[slot], torch.tensor([time.time()], dtype=torch.float64)
-        weights = self._weights[slot].clone()
-        shards = (Shard("weights", weights, tuple(weights.shape), (0,)), Shard("given_at", now, (1,), (0,)))
+        shards = (Shard.whole("weights", self._weights[slot].clone()), Shard.whole("given_at", now))
         return State(shards, own.age, own.consumed, own.seed)
 
     def progress(self, slot: int) -> tuple[int, int]:

@@ -175,7 +175,7 @@ async def _host(brain: Any, number: int) -> int:
         answered += len(reports)
 
 
-_STATE = State((Shard("weights", torch.zeros(1), (1,), (0,)),), 0, 0, 0)
+_STATE = State((Shard.whole("weights", torch.zeros(1)),), 0, 0, 0)
 
 
 def _report(order: WorkOrder) -> StackReport:

@@ -72,7 +72,6 @@ class Flow:
         self._at_age: dict[int, Ordered[float]] = {}
         #: Badness and number of those that can be copied: of the living whose last score is not NaN.
         self._donors: Ordered[tuple[float, int]] = Ordered()
-        self._can_be_copied: set[int] = set()
         self._place: dict[int, tuple[float, int]] = {}
 
     @property
@@ -107,8 +106,7 @@ class Flow:
         self._at_age = {age: Ordered(scores) for age, scores in snapshot["at_age"]}
         places = [_place(standing, task.mode) for standing in roster.standings() if not math.isnan(standing.score)]
         self._place = {place[1]: place for place in places}
-        self._can_be_copied = set(snapshot["donors"])
-        self._donors = Ordered(self._place[member] for member in self._can_be_copied)
+        self._donors = Ordered(self._place[member] for member in snapshot["donors"])
 
     def _note(self, member: int, task: Task, roster: Roster) -> None:
         standing = _standing(member, roster)
@@ -116,19 +114,13 @@ class Flow:
         if not math.isnan(standing.score):
             self._place[member] = _place(standing, task.mode)
             self._donors.add(self._place[member])
-            self._can_be_copied.add(member)
         if not roster[member].was_cut_short:  # it comes again, and is compared then
             self._peers(standing, task).add(badness(standing.score, task.mode))
 
     def _leave(self, member: int) -> None:
-        if member in self._place:
-            self._keep_from_lending(member)
-            del self._place[member]
-
-    def _keep_from_lending(self, member: int) -> None:
-        if member in self._can_be_copied:
-            self._can_be_copied.discard(member)
-            self._donors.remove(self._place[member])
+        place = self._place.pop(member, None)
+        if place is not None and place in self._donors:
+            self._donors.remove(place)
 
     def _lends(self, member: int, task: Task, roster: Roster) -> bool:
         """Whether a member that trains on is good enough to lend its state; if not, it is no donor until it reports."""
@@ -137,7 +129,7 @@ class Flow:
         peers, own = self._peers(_standing(member, roster), task), self._place[member]
         is_good = peers.count_below(own[0]) < self._num_lenders(len(peers))
         if not is_good:
-            self._keep_from_lending(member)
+            self._donors.remove(own)
         return is_good
 
     def _go_on(self, cause: str, member: int, task: Task, roster: Roster) -> list[Action]:

@@ -33,6 +33,10 @@ class Ordered(Generic[T]):
         """How many there are."""
         return self._size
 
+    def __contains__(self, item: T) -> bool:
+        """Whether it is there."""
+        return self._find(item) is not None
+
     def __iter__(self) -> Iterator[T]:
         """From the least to the greatest."""
         return (item for block in self._blocks for item in block)
@@ -70,17 +74,24 @@ class Ordered(Generic[T]):
         Raises:
             ValueError: It is not there.
         """
-        place = bisect_left(self._lasts, item)
-        block = self._blocks[place] if place < len(self._blocks) else []
-        index = bisect_left(block, item)
-        if index == len(block) or block[index] != item:
+        if (found := self._find(item)) is None:
             raise ValueError(f"{item!r} is not there")
+        place, index = found
+        block = self._blocks[place]
         self._size -= 1
         del block[index]
         if block:
             self._lasts[place] = block[-1]
         else:
             del self._blocks[place], self._lasts[place]
+
+    def _find(self, item: T) -> tuple[int, int] | None:
+        """Which block it is in, and where there; None if it is not there."""
+        place = bisect_left(self._lasts, item)
+        if place == len(self._blocks):
+            return None
+        index = bisect_left(self._blocks[place], item)
+        return (place, index) if self._blocks[place][index] == item else None
 
     def count_below(self, item: T) -> int:
         """How many are less than it."""

@@ -60,6 +60,7 @@ class _Guest:
     """A host that has joined.
 
     Attributes:
+        host: Its number.
         life: Name of its life: a host that joins again is another one.
         since: When it was given the orders it is at work on; None if it is not at work.
         stacks: Stacks it has.
@@ -67,6 +68,7 @@ class _Guest:
         is_leaving: Whether its node is going to be taken away.
     """
 
+    host: int
     life: str
     since: float | None = None
     stacks: set[int] = field(default_factory=set)
@@ -113,7 +115,7 @@ class BrainActor:
         async with self._changed:
             self._lose(host, "it was started anew")
             life = secrets.token_hex(4)
-            self._guests[host] = _Guest(life)
+            self._guests[host] = _Guest(host, life)
             if actor is not None:
                 self._later(self._watch(host, life, actor))
             self._changed.notify_all()
@@ -134,7 +136,7 @@ class BrainActor:
                 return Turn(is_known=False)
             self._take_in(guest, reports)
             guest.is_leaving = is_leaving
-            turn = self._turn(host, guest)
+            turn = self._turn(guest)
             try:
                 async with asyncio.timeout(_LONG_POLL_S):
                     while not (turn.orders or turn.build or turn.drop or turn.done):
@@ -142,7 +144,7 @@ class BrainActor:
                         if self._guest(host, life) is None:
                             return Turn(is_known=False)
                         if self._concerns(guest):  # a thousand hosts may wait, and each report wakes them all
-                            turn = self._turn(host, guest)
+                            turn = self._turn(guest)
             except TimeoutError:
                 pass
             if turn.orders or turn.drop:
@@ -231,28 +233,28 @@ class BrainActor:
                 self._brain.report(reports)
             self._changed.notify_all()
 
-    def _turn(self, host: int, guest: _Guest) -> Turn:
+    def _turn(self, guest: _Guest) -> Turn:
         self._states.tell(self._brain)
         turn = Turn(done=True)
         with self._guard():
-            turn = self._next(host, guest)
+            turn = self._next(guest)
         return Turn(done=True) if self._failure else turn
 
-    def _next(self, host: int, guest: _Guest) -> Turn:
+    def _next(self, guest: _Guest) -> Turn:
         if not self._is_stopping and self._is_to_stop():
             self._is_stopping = True
             self._brain.stop()
         if guest.is_leaving:
-            self._break_promises(host)
+            self._break_promises(guest.host)
             for stack in guest.stacks:
                 self._brain.release(stack)
         orders = self._brain.orders(guest.stacks)
-        drop = self._drop(host, guest)
+        drop = self._drop(guest)
         if orders or drop or guest.is_leaving or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
             return Turn(orders=tuple(orders), done=self._brain.done, drop=drop)
-        free = [stack for stack in self._free if self._promised.get(stack, host) == host]
+        free = [stack for stack in self._free if self._promised.get(stack, guest.host) == guest.host]
         if not free:
-            self._ask_for_another(host, guest)
+            self._ask_for_another(guest)
             return Turn()
         stack = min(free)
         self._promised.pop(stack, None)
@@ -262,8 +264,6 @@ class BrainActor:
 
     def _concerns(self, guest: _Guest) -> bool:
         """Whether what has just happened may concern a guest that waits."""
-        with self._guard():
-            self._states.tell(self._brain)
         is_over = self._brain.done or self._failure is not None
         return is_over or guest.is_leaving or bool(self._free) or self._brain.may_order(guest.stacks)
 
@@ -271,27 +271,26 @@ class BrainActor:
         self._free |= guest.stacks & stacks
         guest.stacks -= stacks
 
-    def _drop(self, host: int, guest: _Guest) -> tuple[int, ...]:
+    def _drop(self, guest: _Guest) -> tuple[int, ...]:
         """A guest's stacks that are ready to go elsewhere."""
         drop = tuple(stack for stack in sorted(guest.stacks) if self._brain.is_released(stack))
         self._give_back(guest, set(drop))
         for stack in drop:
             why = "which is going to be taken away" if guest.is_leaving else "as another had less to do"
-            self._brain.moved(stack, f"stack {stack} was moved from host {host}, {why}")
+            self._brain.moved(stack, f"stack {stack} was moved from host {guest.host}, {why}")
         return drop
 
     def _break_promises(self, host: int) -> None:
         self._promised = {stack: other for stack, other in self._promised.items() if other != host}
 
-    def _ask_for_another(self, host: int, guest: _Guest) -> None:
+    def _ask_for_another(self, guest: _Guest) -> None:
         """A guest that has nothing to do is promised a stack of the one that has most, if that is two more than it."""
-        if host in self._promised.values() or self._is_stopping:
+        if guest.host in self._promised.values() or self._is_stopping:
             return
-        rest = {other: known.stacks - self._promised.keys() for other, known in self._guests.items()}
-        richest = max(rest, key=lambda other: len(rest[other]))
-        if len(rest[richest]) >= len(guest.stacks) + 2:
-            stack = max(rest[richest])
-            self._promised[stack] = host
+        most = max((other.stacks - self._promised.keys() for other in self._guests.values()), key=len)
+        if len(most) >= len(guest.stacks) + 2:
+            stack = max(most)
+            self._promised[stack] = guest.host
             self._brain.release(stack)
             self._later(self._notify())  # it may be waiting, too
 
@@ -371,6 +370,8 @@ class BrainActor:
 
     async def _notify(self) -> None:
         async with self._changed:
+            with self._guard():
+                self._states.tell(self._brain)  # once, not by each of those that wait
             self._changed.notify_all()
 
 

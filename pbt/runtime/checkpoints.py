@@ -302,11 +302,8 @@ def _state(data: bytes) -> State:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     facts = json.loads(header["__metadata__"][_FACTS])
     tensors = safetensors.torch.load(data)
-    shards = []
-    for name in facts["order"]:
-        shape = tuple(tensors[name].shape)
-        shards.append(Shard(name, tensors[name], shape, (0,) * len(shape)))
-    return State(tuple(shards), facts["age"], facts["consumed"], facts["seed"])
+    shards = tuple(Shard.whole(name, tensors[name]) for name in facts["order"])
+    return State(shards, facts["age"], facts["consumed"], facts["seed"])
 
 
 def _signed(facts: Mapping[str, Any]) -> bytes:

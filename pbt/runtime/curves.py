@@ -193,10 +193,7 @@ class _Stack:
         age, consumed = self.progress(slot)
         seed = self._seeds[slot]
         assert seed is not None
-        shards = (
-            Shard(name, torch.from_numpy(np.array(array[slot])), _SHAPES[name], (0,) * len(_SHAPES[name]))
-            for name, array in self._tensors.items()
-        )
+        shards = (Shard.whole(name, torch.from_numpy(np.array(array[slot]))) for name, array in self._tensors.items())
         return State(tuple(shards), age, consumed, seed)
 
     def progress(self, slot: int) -> tuple[int, int]:

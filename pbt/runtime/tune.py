@@ -227,8 +227,7 @@ class _Failures(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A host failed, and Tune starts it anew."""
-        error = trial.get_error()
-        cause = getattr(error, "cause", None) or error
+        cause = _cause(trial.get_error())
         if isinstance(cause, Leaves):
             return
         trained = ray.get(self._brain.num_trained.remote())
@@ -238,6 +237,11 @@ class _Failures(tune.Callback):
         if isinstance(cause, PbtError) or in_a_row > self._most:
             problem = f"a host failed {in_a_row} times in a row without anything having been trained in between"
             self.error, self._end.is_near = cause or HostError(problem), True
+
+
+def _cause(error: Any) -> Any:
+    """What a host raised: Ray wraps it."""
+    return getattr(error, "cause", None) or error
 
 
 def run_tune(
@@ -322,6 +326,6 @@ def _fit(work: Work, run: Path, num_trials: int, retries: int) -> None:
         shutil.rmtree(run / "tune", ignore_errors=True)  # Tune's own pickles: the ledger is the record
     error = failures.error or next(iter(results.errors), None)
     if error is not None:
-        cause = getattr(error, "cause", None) or error
+        cause = _cause(error)
         said = str(cause) if isinstance(cause, PbtError) else first_line(cause)
         raise HostError(f"a host stopped: {said}. --debug shows where.") from error

@@ -17,6 +17,7 @@ from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
 from pbt.errors import SpecError
 from searchspaces import Float
 from tests.integration.test_resume import meanwhile, only_run
+from tests.integration.toys import kinds
 from tests.trainables.ranked import module
 
 pytestmark = pytest.mark.ray
@@ -67,9 +68,8 @@ def test_a_rank_is_killed(ray_cluster: None, tmp_path: Path) -> None:
         result = sweep(tmp_path / "killed", generations=60, ranks=2).run(progress=False)
     assert result.finished
     assert alone.digest() == result.digest()
-    kinds = [row["kind"] for row in result.rows["incidents"]]
-    assert "host_lost" in kinds
-    assert "exception" not in kinds
+    assert "host_lost" in kinds(result)
+    assert "exception" not in kinds(result)
 
 
 @pytest.mark.full

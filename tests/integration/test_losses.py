@@ -13,7 +13,7 @@ import pytest
 import pbt
 from pbt import Result
 from tests.integration.test_resume import meanwhile, only_run
-from tests.integration.toys import hosts_of, sweep
+from tests.integration.toys import hosts_of, kinds, sweep
 
 pytestmark = pytest.mark.ray
 
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.ray
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The sweep in this process."""
     return sweep(tmp_path_factory.mktemp("undisturbed"), "local").run(progress=False)
-
-
-def kinds(result: Result) -> list[str]:
-    """Of what went wrong."""
-    return [row["kind"] for row in result.rows["incidents"]]
 
 
 def test_a_host_is_killed(ray_cluster: None, tmp_path: Path, undisturbed: Result) -> None:

@@ -18,14 +18,9 @@ import pbt
 from pbt.runtime.cluster import ENVIRONMENT
 from tests.integration.nodes import GENERATIONS
 from tests.integration.test_resume import meanwhile, only_run
-from tests.integration.toys import sweep
+from tests.integration.toys import kinds, sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
-
-
-def kinds_of(result: pbt.Result) -> list[str]:
-    """Of what went wrong."""
-    return [row["kind"] for row in result.rows["incidents"]]
 
 
 def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
@@ -35,8 +30,8 @@ def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
     result = pbt.load(only_run(tmp_path))
     assert result.finished
     assert sweep(tmp_path / "alone", "local", GENERATIONS).run(progress=False).digest() == result.digest()
-    assert ["host_lost", "moved"] == [kind for kind in kinds_of(result) if kind in ("host_lost", "moved")]
-    assert kinds_of(result)[-1] == "recovered"
+    assert ["host_lost", "moved"] == [kind for kind in kinds(result) if kind in ("host_lost", "moved")]
+    assert kinds(result)[-1] == "recovered"
 
 
 # --- two nodes in network namespaces of their own, a cable between them
@@ -114,5 +109,5 @@ def test_a_node_is_cut_off(tmp_path: Path, network: Network) -> None:
     result = pbt.load(only_run(tmp_path))
     assert result.finished
     assert sweep(tmp_path / "alone", "local").run(progress=False).digest() == result.digest()
-    assert 1 == kinds_of(result).count("host_lost")
-    assert kinds_of(result)[-1] == "recovered"
+    assert 1 == kinds(result).count("host_lost")
+    assert kinds(result)[-1] == "recovered"

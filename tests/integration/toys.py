@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbt import PBT, Budget, Checkpoints, Hosts, Sweep
+from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
 from searchspaces import Float
 from trainables import Quadratic
 
@@ -83,3 +83,8 @@ def is_alive(number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def kinds(result: Result) -> list[str]:
+    """Of what went wrong."""
+    return [row["kind"] for row in result.rows["incidents"]]

@@ -25,6 +25,7 @@ def agree(expected, found):
     assert expected == [found[index] for index in range(len(expected))]
     for item in {*expected, -1, 5, 99}:
         assert sum(other < item for other in expected) == found.count_below(item)
+        assert (item in expected) == (item in found)
 
 
 @EXAMPLES

@@ -62,6 +62,11 @@ def is_whole(shard: Shard) -> bool:
     return tuple(shard.tensor.shape) == tuple(shard.global_shape)
 
 
+def copied(state: State) -> State:
+    """The state with tensors of its own."""
+    return replace(state, shards=tuple(replace(shard, tensor=shard.tensor.clone()) for shard in state.shards))
+
+
 def whole(state: State) -> State:
     """The state with every tensor in one piece, as a stack of one process takes it."""
     if all(map(is_whole, state.shards)):
@@ -73,7 +78,6 @@ def _joined(name: str, pieces: Sequence[Shard]) -> Shard:
     first = pieces[0]
     if is_whole(first):
         return first
-    start = (0,) * len(first.global_shape)
-    target = torch.empty(first.global_shape, dtype=first.tensor.dtype, device=first.tensor.device)
-    fill(name, target, start, pieces)
-    return Shard(name, target, first.global_shape, start)
+    found = Shard.whole(name, torch.empty(first.global_shape, dtype=first.tensor.dtype, device=first.tensor.device))
+    fill(name, found.tensor, found.offset, pieces)
+    return found

@@ -30,6 +30,7 @@ from trainables.core.model import Parameter, Program, initial_values, num_exampl
 from trainables.core.optim import MEMBER, UNIT, Buffer
 from trainables.core.precision import arithmetic, compute_dtype
 from trainables.core.rng import Draws, seed_word
+from trainables.core.shards import copied
 from trainables.core.step import StepFunction, Tensors, step_function, structure, train_step, wants_compiling
 
 _SPLITS = ("train", "validation", "test")
@@ -230,8 +231,7 @@ class CoreStack:
 
     def state(self, slot: int) -> State:
         """Copy out the member's state, leaving it in place."""
-        lent = self.lend(slot)
-        return replace(lent, shards=tuple(replace(shard, tensor=shard.tensor.clone()) for shard in lent.shards))
+        return copied(self.lend(slot))
 
     def lend(self, slot: int) -> State:
         """The member's state where it lies; see `Lending`."""
@@ -243,7 +243,7 @@ class CoreStack:
             for name, tensor in arena.lend(slot).items()
         }
         tensors[self._of_optimizer("step")] = self._lineage.lend(slot)["updates"]
-        shards = tuple(Shard(name, tensor, tuple(tensor.shape), (0,) * tensor.ndim) for name, tensor in tensors.items())
+        shards = tuple(Shard.whole(name, tensor) for name, tensor in tensors.items())
         return State(shards, member.age, member.consumed, member.seed)
 
     def progress(self, slot: int) -> tuple[int, int]:
