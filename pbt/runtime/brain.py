@@ -305,9 +305,9 @@ class Brain:
 
     def is_released(self, stack: int) -> bool:
         """Whether a stack that was to be released can go; where its members could not be saved, they are lost then."""
-        keys = {key for key in self._saving.pending if self._members[key.member].slot.stack == stack}
-        is_idle = not (keys or stack in self._outstanding.stacks or self._is_closing)
-        return is_idle and self._releasing.get(stack, False)
+        if not self._releasing.get(stack, False) or stack in self._outstanding.stacks or self._is_closing:
+            return False
+        return not any(self._members[key.member].slot.stack == stack for key in self._saving.pending)
 
     def moved(self, stack: int, reason: str) -> None:
         """A released stack is given up where it was: it is brought back wherever it is built next."""
@@ -405,17 +405,17 @@ class Brain:
             happened.append(self._ended(result, report, None))
         return happened
 
-    def is_to_wait(self, order: WorkOrder, token: str) -> bool:
-        """Whether a host is to go on waiting for a state that an order is to fetch, before it has begun with the rest.
+    def is_to_wait(self, stack: int, order: str, token: str) -> bool:
+        """Whether a host is to go on waiting for a state that a stack's order is to fetch, before it has begun with it.
 
         If not, the host forgets the order: it was given up, or whoever was to publish the state is lost, and the order
         will be given again.
         """
-        if self._outstanding.get(order.stack, order.id) is None:
+        if self._outstanding.get(stack, order) is None:
             return False
         if self._is_coming(token):
             return True
-        self._take_back(order.stack)
+        self._take_back(stack)
         return False
 
     def _take_back(self, stack: int) -> None:
@@ -832,7 +832,9 @@ class Brain:
         return {**self._plan.defaults, **hparams}
 
     def _draft(self, slot: Slot) -> Draft:
-        return self._drafts.setdefault(slot.stack, Draft())
+        if (draft := self._drafts.get(slot.stack)) is None:  # asked for with every action
+            draft = self._drafts[slot.stack] = Draft()
+        return draft
 
     def _token(self, member: int) -> str:
         return token_of(SegmentKey(member, self._members[member].ended))

@@ -20,6 +20,7 @@ from pbt.runtime.exchange import LocalExchange, Staging, pack, unpack
 from pbt.runtime.orders import StackReport, WorkOrder
 from pbt.runtime.planning import ToBuild
 from pbt.runtime.states import States, StoredStates
+from pbt.runtime.waiting import Waiting
 from trainables import State
 
 #: Seconds a host's question may wait in the brain before it is answered with nothing to do.
@@ -104,7 +105,7 @@ class BrainActor:
         self._longest_s = 0.0
         self._failure: Exception | None = None
         self._kept_since = time.monotonic()
-        self._changed = asyncio.Condition()
+        self._askers, self._fetchers = Waiting(), Waiting()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._brain.start()
@@ -112,14 +113,12 @@ class BrainActor:
 
     async def join(self, host: int, actor: Any) -> str:
         """A host has come up: whoever had its number before is gone. Returns the name of its life."""
-        async with self._changed:
-            self._lose(host, "it was started anew")
-            life = secrets.token_hex(4)
-            self._guests[host] = _Guest(host, life)
-            if actor is not None:
-                self._later(self._watch(host, life, actor))
-            self._changed.notify_all()
-            return life
+        self._lose(host, "it was started anew")
+        life = secrets.token_hex(4)
+        self._guests[host] = _Guest(host, life)
+        if actor is not None:
+            self._later(self._watch(host, life, actor))
+        return life
 
     async def exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool = False) -> Turn:
         """Take a host's reports and answer with its next turn; waits a while if there is nothing to do.
@@ -131,77 +130,69 @@ class BrainActor:
             is_leaving: Whether its node is going to be taken away: its stacks are moved, and it is given no others.
         """
         self._loop = asyncio.get_running_loop()
-        async with self._changed:
-            if (guest := self._guest(host, life)) is None:
-                return Turn(is_known=False)
-            self._take_in(guest, reports)
-            guest.is_leaving = is_leaving
-            turn = self._turn(guest)
-            try:
-                async with asyncio.timeout(_LONG_POLL_S):
-                    while not (turn.orders or turn.build or turn.drop or turn.done):
-                        await self._changed.wait()
-                        if self._guest(host, life) is None:
-                            return Turn(is_known=False)
-                        if self._concerns(guest):  # a thousand hosts may wait, and each report wakes them all
-                            turn = self._turn(guest)
-            except TimeoutError:
-                pass
-            if turn.orders or turn.drop:
-                self._changed.notify_all()  # others may have waited for what these publish, or for the stacks
-            if turn.orders or turn.build:
-                guest.since = time.monotonic()
-            return turn
+        if (guest := self._guest(host, life)) is None:
+            return Turn(is_known=False)
+        self._take_in(guest, reports)
+        guest.is_leaving = is_leaving
+        turn = self._turn(guest)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONG_POLL_S):
+                while not (turn.orders or turn.build or turn.drop or turn.done):
+                    await self._askers.wait(host)
+                    if self._guest(host, life) is None:
+                        return Turn(is_known=False)
+                    turn = self._turn(guest)
+        if turn.drop or any(order.publish for order in turn.orders):
+            self._look_again()  # others may have waited for the stacks, or for what is published
+        if turn.orders or turn.build:
+            guest.since = time.monotonic()
+        return turn
 
     async def leave(self, host: int, life: str, reports: Sequence[StackReport]) -> None:
         """Take a host's last reports: its process ends."""
-        async with self._changed:
-            if (guest := self._guest(host, life)) is not None:
-                self._take_in(guest, reports)
-                self._lose(host, "its process could use its device no more")
-                self._changed.notify_all()
+        if (guest := self._guest(host, life)) is not None:
+            self._take_in(guest, reports)
+            self._lose(host, "its process could use its device no more")
 
     async def publish(self, host: int, life: str, token: str, reference: list[ray.ObjectRef]) -> None:
         """Make a packed state, already in the object store, known to those who wait for it."""
-        async with self._changed:
-            if (guest := self._guest(host, life)) is not None:
-                guest.published.add(token)
-                self._published.publish(token, reference)
-                self._changed.notify_all()
+        if (guest := self._guest(host, life)) is not None:
+            guest.published.add(token)
+            self._published.publish(token, reference)
+            self._fetchers.wake([token])
 
     async def fetch(
-        self, host: int, life: str, order: WorkOrder, token: str, is_unreadable: bool = False
+        self, host: int, life: str, stack: int, order: str, token: str, is_unreadable: bool = False
     ) -> list[ray.ObjectRef] | None:
         """Wait for a published state and answer with its reference; None if the host is to forget the order.
 
         Args:
             host: Who asks.
             life: Name of its life.
-            order: What the state is for; its host has not begun with the rest of it.
+            stack: What the state is for.
+            order: The stack's order; its host has not begun with the rest of it.
             token: Names the state.
             is_unreadable: Whether the host was told of the state before, and could not read it.
         """
-        async with self._changed:
-            if is_unreadable and self._guest(host, life) is not None:
-                self._published.drop(token)
-                problem = "a state that one of its members was to copy was lost with another host"
-                with self._guard():
-                    self._brain.lost([order.stack], problem, [token])
-                self._changed.notify_all()
-            while not self._failure and self._guest(host, life) is not None and self._is_to_wait(order, token):
-                if token in self._published:
-                    reference: list[ray.ObjectRef] = self._published.fetch(token)
-                    return reference
-                await self._changed.wait()
-            self._changed.notify_all()
-            return None
+        if is_unreadable and self._guest(host, life) is not None:
+            self._published.drop(token)
+            problem = "a state that one of its members was to copy was lost with another host"
+            with self._guard():
+                self._brain.lost([stack], problem, [token])
+            self._stir()
+        while not self._failure and self._guest(host, life) is not None and self._is_to_wait(stack, order, token):
+            if token in self._published:
+                reference: list[ray.ObjectRef] = self._published.fetch(token)
+                return reference
+            await self._fetchers.wait(token)
+        self._stir()
+        return None
 
     async def planned(self, host: int, life: str, stack: int, plan: str) -> None:
         """Record the plan that a host has measured."""
-        async with self._changed:
-            if self._guest(host, life) is not None:
-                with self._guard():
-                    self._brain.planned(stack, plan)
+        if self._guest(host, life) is not None:
+            with self._guard():
+                self._brain.planned(stack, plan)
 
     async def num_trained(self) -> int:
         """How many segments this brain has seen the end of."""
@@ -228,10 +219,11 @@ class BrainActor:
             guest.since = None
         if reports:
             # What an exception left of a stack nobody knows: it is built anew.
-            self._give_back(guest, {report.stack for report in reports if report.trouble is not None})
+            troubled = {report.stack for report in reports if report.trouble is not None}
+            self._give_back(guest, troubled)
             with self._guard():
                 self._brain.report(reports)
-            self._changed.notify_all()
+            self._stir() if troubled else self._look_again()
 
     def _turn(self, guest: _Guest) -> Turn:
         self._states.tell(self._brain)
@@ -262,11 +254,6 @@ class BrainActor:
         guest.stacks.add(stack)
         return Turn((self._brain.to_build(stack),), tuple(self._brain.orders([stack])))
 
-    def _concerns(self, guest: _Guest) -> bool:
-        """Whether what has just happened may concern a guest that waits."""
-        is_over = self._brain.done or self._failure is not None
-        return is_over or guest.is_leaving or bool(self._free) or self._brain.may_order(guest.stacks)
-
     def _give_back(self, guest: _Guest, stacks: Set[int]) -> None:
         self._free |= guest.stacks & stacks
         guest.stacks -= stacks
@@ -292,7 +279,7 @@ class BrainActor:
             stack = max(most)
             self._promised[stack] = guest.host
             self._brain.release(stack)
-            self._later(self._notify())  # it may be waiting, too
+            self._look_again()  # it may be waiting, too
 
     def _is_expecting_hosts(self) -> bool:
         """Whether free stacks are kept for hosts that have none: those that are up, or a while for others."""
@@ -300,9 +287,9 @@ class BrainActor:
             return True
         return len(self._guests) < self._num_hosts and time.monotonic() - self._kept_since < _GRACE_S
 
-    def _is_to_wait(self, order: WorkOrder, token: str) -> bool:
+    def _is_to_wait(self, stack: int, order: str, token: str) -> bool:
         with self._guard():
-            return self._brain.is_to_wait(order, token)
+            return self._brain.is_to_wait(stack, order, token)
         return False
 
     # ------------------------------------------------------------------------------------------------------- losses
@@ -325,10 +312,8 @@ class BrainActor:
             alive.cancel()
 
     async def _lost(self, host: int, life: str, reason: str) -> None:
-        async with self._changed:
-            if self._guest(host, life) is not None:
-                self._lose(host, reason)
-                self._changed.notify_all()
+        if self._guest(host, life) is not None:
+            self._lose(host, reason)
 
     def _lose(self, host: int, reason: str) -> None:
         """A host is gone; its stacks are free, and what it published cannot be read any more."""
@@ -344,6 +329,7 @@ class BrainActor:
         if guest.stacks or gone:
             with self._guard():
                 self._brain.lost(guest.stacks, f"host {host}: {reason}", gone)
+        self._stir()
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -359,6 +345,7 @@ class BrainActor:
             yield
         except Exception as error:
             self._failure = self._failure or error
+            self._stir()
 
     # ------------------------------------------------------------------------------------------------------- waking
 
@@ -366,13 +353,24 @@ class BrainActor:
         """Called by the thread that saves: have the hosts look again."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: nobody waits
-                asyncio.run_coroutine_threadsafe(self._notify(), self._loop)
+                asyncio.run_coroutine_threadsafe(self._hear(), self._loop)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            with self._guard():
-                self._states.tell(self._brain)  # once, not by each of those that wait
-            self._changed.notify_all()
+    async def _hear(self) -> None:
+        with self._guard():
+            self._states.tell(self._brain)  # once, not by each of those that wait
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Wake the guests that may be served now: a thousand may wait, and most have to wait on."""
+        all_may = self._brain.done or bool(self._free)
+        waiting = [guest for host, guest in self._guests.items() if host in self._askers]
+        may = [guest for guest in waiting if all_may or guest.is_leaving or self._brain.may_order(guest.stacks)]
+        self._askers.wake(guest.host for guest in may)
+
+    def _stir(self) -> None:
+        """Wake all: who waits for a state may wait for what does not come."""
+        self._askers.wake_all()
+        self._fetchers.wake_all()
 
 
 async def _ends(actor: Any) -> str:

@@ -160,7 +160,7 @@ class _Host:
         """
         with self._changed:
             while token not in self._exchange:
-                if self._is_over or self._error or not self._brain.is_to_wait(order, token):
+                if self._is_over or self._error or not self._brain.is_to_wait(order.stack, order.id, token):
                     self._changed.notify_all()
                     raise Withdrawn
                 self._changed.wait()

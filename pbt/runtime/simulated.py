@@ -633,7 +633,7 @@ class _Simulation:
                 self._begin(host, task)
                 return
             assert self._brain is not None
-            if self._brain.is_to_wait(task.order, missing[0]):
+            if self._brain.is_to_wait(task.order.stack, task.order.id, missing[0]):
                 self._waiting.setdefault(missing[0], []).append(host)
                 return
             host.turn.popleft()

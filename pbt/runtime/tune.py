@@ -67,7 +67,7 @@ class RayExchange:
         Raises:
             Withdrawn: It does not come, or is lost.
         """
-        asker = (self.host, self.life, self.order, token)
+        asker = (self.host, self.life, self.order.stack, self.order.id, token)
         reference = ray.get(self.brain.fetch.remote(*asker))
         if reference is None:
             raise Withdrawn

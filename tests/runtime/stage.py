@@ -201,7 +201,7 @@ class Stage:
         self.brain.lost(stacks, "the node is gone", gone if with_states else ())
         for stack, order in list(self.taken.items()):
             missing = [item.token for item in order.fetch if item.token not in self.shelf.exchange]
-            if not all(self.brain.is_to_wait(order, token) for token in missing):
+            if not all(self.brain.is_to_wait(order.stack, order.id, token) for token in missing):
                 del self.taken[stack]
 
     def move(self, *stacks: int) -> None:

@@ -1238,10 +1238,10 @@ def test_a_host_that_waits_in_vain_is_told_so(make_brain):
     """The stack that was to publish is lost: whoever waits for it forgets its order, and is given it again."""
     copy = Copy(cause="c", donor=0, receiver=3, reason="")
     brain, orders = decided(make_brain, copy, *(go_on(m, 20, 1) for m in (0, 3)))
-    assert brain.is_to_wait(orders[1], "0:0")
+    assert brain.is_to_wait(1, orders[1].id, "0:0")
     brain.lost([0], "gone")
-    assert not brain.is_to_wait(orders[1], "0:0")
-    assert not brain.is_to_wait(orders[1], "0:0")
+    assert not brain.is_to_wait(1, orders[1].id, "0:0")
+    assert not brain.is_to_wait(1, orders[1].id, "0:0")
     recovered = []
     while not recovered or not recovered[-1].fetch:
         assert [] == brain.orders([1])
@@ -1250,7 +1250,7 @@ def test_a_host_that_waits_in_vain_is_told_so(make_brain):
     donor, receiver = brain.orders([0, 1])
     assert orders[0].publish == donor.publish
     assert dataclasses.replace(orders[1], id=receiver.id) == receiver
-    assert brain.is_to_wait(receiver, "0:0")
+    assert brain.is_to_wait(receiver.stack, receiver.id, "0:0")
 
 
 @pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])

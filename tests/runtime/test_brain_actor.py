@@ -15,7 +15,7 @@ from pbt.errors import HostError
 from pbt.runtime import brain_actor
 from pbt.runtime.brain_actor import BrainActor, Turn
 from pbt.runtime.checkpoints import Checkpoint
-from pbt.runtime.orders import StackReport, Trouble, WorkOrder
+from pbt.runtime.orders import Publish, StackReport, Trouble, WorkOrder
 from pbt.runtime.planning import ToBuild
 from tests.runtime.miniature import make_state
 
@@ -70,13 +70,13 @@ class Quiet:
         self.releasing.discard(stack)
         self.open.add(stack)
 
-    def is_to_wait(self, order: WorkOrder, token: str) -> bool:
-        return order.id not in self.withdrawn
+    def is_to_wait(self, stack: int, order: str, token: str) -> bool:
+        return order not in self.withdrawn
 
-    def orders(self, stacks: Any) -> list[int]:
+    def orders(self, stacks: Any) -> list[WorkOrder]:
         ready = sorted(self.open & set(stacks))
         self.open -= set(ready)
-        return ready
+        return [order(stack) for stack in ready]
 
     def may_order(self, stacks: Any) -> bool:
         return bool(self.open & set(stacks))
@@ -134,8 +134,12 @@ class Caller:
         await self.actor.publish(self.number, self.life, token, reference)
 
     async def fetch(self, token: str, order: str = "o", **options: Any) -> Any:
-        asked = WorkOrder(id=order, stack=0, split="validation")
-        return await self.actor.fetch(self.number, self.life, asked, token, **options)
+        return await self.actor.fetch(self.number, self.life, 0, order, token, **options)
+
+
+def order(stack: int) -> WorkOrder:
+    """Work that publishes something."""
+    return WorkOrder(id=f"o{stack}", stack=stack, split="validation", publish=(Publish(0, f"{stack}:0"),))
 
 
 def report(stack: int, trouble: Trouble | None = None) -> StackReport:
@@ -153,9 +157,9 @@ def ask(actor: BrainActor, *hosts: int) -> list[Turn]:
     return asyncio.run(all_of_them())
 
 
-def turn(build: tuple[Any, ...], orders: tuple[Any, ...], done: bool = False) -> Turn:
-    """An answer."""
-    return Turn(tuple(ToBuild(*item) for item in build), orders, done)
+def turn(build: tuple[Any, ...], orders: tuple[int, ...], done: bool = False) -> Turn:
+    """An answer, with orders for these stacks."""
+    return Turn(tuple(ToBuild(*item) for item in build), tuple(map(order, orders)), done)
 
 
 # --- who gets which stack
@@ -228,7 +232,7 @@ def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeyp
     actor = make_actor(num_stacks=2, num_hosts=2)
     give = actor._brain.orders
 
-    def give_the_second_first(stacks: Any) -> list[int]:
+    def give_the_second_first(stacks: Any) -> list[WorkOrder]:
         return give([stack for stack in stacks if stack == 1 or 1 not in actor._brain.open])
 
     actor._brain.orders = give_the_second_first
@@ -244,7 +248,7 @@ def test_a_waiting_host_hears_of_what_others_were_given(make_actor: Any, monkeyp
         return await asyncio.wait_for(waiting, 10.0), second
 
     first, second = asyncio.run(play())
-    assert ((0,), (1,)) == (first.orders, second.orders)
+    assert ((order(0),), (order(1),)) == (first.orders, second.orders)
 
 
 def test_a_waiting_host_hears_of_what_has_been_saved(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,10 +441,60 @@ def test_who_waits_for_a_state_that_will_not_come_gets_none(make_actor: Any) -> 
         waiting = asyncio.create_task(host.fetch("3:1", order="given up"))
         await asyncio.sleep(0)
         actor._brain.withdrawn.add("given up")
-        await Caller(actor, 1).join()  # something happens, and who waits looks again
+        other = await Caller(actor, 1).join()
+        await other.actor.leave(1, other.life, [])  # whoever was to publish it, perhaps
         return await asyncio.wait_for(waiting, 10.0)
 
     assert asyncio.run(play()) is None
+
+
+def test_who_waits_for_a_state_hears_of_a_failure(make_actor: Any) -> None:
+    """Of the brain's: nothing will be published any more."""
+    actor = make_actor()
+
+    def fail(reports: Any) -> None:
+        raise HostError("the disk is full")
+
+    async def play() -> Any:
+        host, other = await Caller(actor, 0).join(), await Caller(actor, 1).join()
+        waiting = asyncio.create_task(host.fetch("3:1"))
+        await asyncio.sleep(0)
+        actor._brain.report = fail
+        await other.ask(report(0))
+        return await asyncio.wait_for(waiting, 10.0)
+
+    assert asyncio.run(play()) is None
+
+
+def test_only_those_who_may_be_served_look_again(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of one of a thousand hosts does not wake them all, nor does a state wake those who wait for another."""
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 30.0)
+    actor = make_actor(num_stacks=3, num_hosts=3)
+    give, looked = actor._brain.orders, list[set[int]]()
+
+    def look(stacks: Any) -> list[WorkOrder]:
+        looked.append(set(stacks))
+        return give(stacks)
+
+    async def play() -> None:
+        hosts = [await Caller(actor, number).join() for number in range(3)]
+        for host in hosts:
+            await host.ask()
+        actor._brain.orders = look
+        calls = [asyncio.create_task(host.ask()) for host in hosts[:2]]
+        calls.append(asyncio.create_task(hosts[0].fetch("3:1")))
+        await asyncio.sleep(0)
+        actor._brain.is_to_wait = lambda *_: pytest.fail("woken by another's state")
+        await hosts[2].publish("4:1", ["a reference"])
+        actor._brain.open.add(1)
+        calls.append(asyncio.create_task(hosts[2].ask(report(2))))
+        await calls[1]
+        assert not calls[0].done()
+        for call in calls:
+            call.cancel()
+
+    played(play)
+    assert [{0}, {1}, {2}, {1}] == looked
 
 
 def test_a_state_that_cannot_be_read_is_brought_back(make_actor: Any) -> None:

@@ -50,7 +50,7 @@ class Remote:
     def _publish(self, host: int, life: str, token: str, reference: Any) -> None:
         self.references[token] = reference
 
-    def _fetch(self, host: int, life: str, order: WorkOrder, token: str, is_unreadable: bool = False) -> Any:
+    def _fetch(self, host: int, life: str, stack: int, order: str, token: str, is_unreadable: bool = False) -> Any:
         if is_unreadable:
             self.unreadable.append(token)
             return None
