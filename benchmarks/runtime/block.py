@@ -23,6 +23,7 @@ from trainables.base import (
     State,
 )
 from trainables.core.arena import Arena, copy_slots
+from trainables.core.shards import copied
 
 _FLOATS_PER_MB = 10**6 // 4
 
@@ -140,9 +141,13 @@ class BlockStack:
             self._slots[slot].times["copy_ms"] = took
 
     def state(self, slot: int) -> State:
-        """A member's state, with the moment it was asked for in it."""
+        """A member's state."""
+        return copied(self.lend(slot))
+
+    def lend(self, slot: int) -> State:
+        """A member's state where it lies, with the moment it was asked for in it."""
         own, now = self._slots[slot], torch.tensor([time.time()], dtype=torch.float64)
-        shards = (Shard.whole("weights", self._weights[slot].clone()), Shard.whole("given_at", now))
+        shards = (Shard.whole("weights", self._weights[slot]), Shard.whole("given_at", now))
         return State(shards, own.age, own.consumed, own.seed)
 
     def progress(self, slot: int) -> tuple[int, int]:

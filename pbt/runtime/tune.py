@@ -58,8 +58,8 @@ class RayExchange:
     copies: ClassVar[bool] = True
 
     def publish(self, token: str, state: State) -> None:
-        """Pack a state into the object store and make its reference known."""
-        ray.get(self.brain.publish.remote(self.host, self.life, token, wrap(state, self.staging)))
+        """Pack a state into the object store and have its reference made known: before the next report, in any case."""
+        self.brain.publish.remote(self.host, self.life, token, wrap(state, self.staging))
 
     def fetch(self, token: str) -> State:
         """Wait for a state; its tensors are read-only views into the object store.
