@@ -50,11 +50,10 @@ def weak_scaling(rounds: int, generations: int) -> dict[str, Any]:
     rates = take_turns(sides, rounds)
     found = {name: ratio(rates[name], rates["bare"]) for name in sides if name != "bare"}
     return {
-        "steps": steps,
-        "generations": generations,
-        "rates": rates,
         "weak_scaling": asdict(found["ours"]),
         "weak_scaling_synchronous": asdict(found["ours, synchronous"]),
+        "member_steps_per_s": rates,
+        "weak_scaling_segments": {"steps": steps, "generations": generations},
     }
 
 
