@@ -28,7 +28,7 @@ from benchmarks.faults import drivers, under_ray
 @click.command()
 @click.option("--kills", default=100, show_default=True, help="How many drivers, without Ray.")
 @click.option("--ray", is_flag=True, help="Kill hosts, brains and drivers under Ray, too.")
-@click.option("--quick", is_flag=True, help="Eight kills, with --ray two of each: less than two minutes each.")
+@click.option("--quick", is_flag=True, help="Eight kills, with --ray two of each: about two minutes each.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the raw record here.")
 def main(kills: int, ray: bool, quick: bool, output: Path | None) -> None:
     """Kill, go on, compare."""
@@ -50,7 +50,7 @@ def _tell(record: dict[str, Any]) -> None:
     click.echo(f"{record['kills']} kills in {len(record['sweeps'])} sweeps, {record['recovered']} recovered in full")
     click.echo(f"segments lost {record['segments_lost']}, doubled {record['segments_doubled']}")
     if recover:
-        click.echo(f"to the first new segment: median {recover['median']:.1f} s, at most {recover['max']:.1f} s")
+        click.echo(f"until it trains again: median {recover['median']:.1f} s, at most {recover['max']:.1f} s")
     if bare:
         click.echo(f"without starting Python: median {bare['median']:.2f} s, at most {bare['max']:.2f} s")
 

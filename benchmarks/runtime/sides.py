@@ -27,6 +27,7 @@ from searchspaces import Float
 MEMBERS = 8
 #: Share that is replaced in a generation: of eight, two.
 _QUANTILE = 0.25
+_CORES = 2
 #: Generations that are not counted: actors come up, stacks are built.
 _WARM = 3
 
@@ -42,6 +43,7 @@ class Case:
         state_mb: Megabytes of a member's state.
         segment_s: Seconds of training in a generation.
         generations: How many.
+        at_once: How many of Ray's trials run at once.
     """
 
     impl: str
@@ -50,6 +52,7 @@ class Case:
     state_mb: float
     segment_s: float
     generations: int
+    at_once: int = MEMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +209,7 @@ def _rays(case: Case, folder: Path) -> tuple[_Segments, str]:
         log_config=False,
     )
     tuner = tune.Tuner(
-        tune.with_resources(Member, {"CPU": 2 / MEMBERS}),  # all members at once on two cores
+        tune.with_resources(Member, {"CPU": _CORES / case.at_once}),
         param_space={"lr": tune.loguniform(1e-4, 1e-1), "state_mb": case.state_mb, "segment_s": case.segment_s},
         tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=MEMBERS, reuse_actors=case.impl == "ray-reuse"),
         run_config=tune.RunConfig(
