@@ -76,9 +76,10 @@ def launch(job: Job, *, progress: bool = True, baseline: Result | None = None) -
     forget_end(job.run)
     tracking = job.spec.tracking
     resumed = job.reason != "start"
-    with Watch(job.run, tracking, show=progress, baseline=baseline, resumed=resumed) as watch:
+    is_tunes = job.spec.hosts.reporter == "tune"
+    with Watch(job.run, tracking, show=progress, plain=is_tunes, baseline=baseline, resumed=resumed) as watch:
         with _stoppable(job.run, watch.say):
-            _run_on_hosts(job)
+            _run_on_hosts(job, has_reporter=progress and is_tunes)
         if not Result(job.run).finished:
             raise KeyboardInterrupt(f"{_how_it_stopped(job.run)}. Go on with `pbt resume {job.run.path}`.")
         watch.finish()
@@ -236,7 +237,7 @@ def started(hosts: Hosts) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------------------- hosts
 
 
-def _run_on_hosts(job: Job) -> None:
+def _run_on_hosts(job: Job, has_reporter: bool) -> None:
     trainable, capabilities, hosts = job.resolved.trainable, job.resolved.capabilities, job.spec.hosts
     plan = _plan(job)
     run, archive = job.run.path.absolute(), job.spec.archive
@@ -259,7 +260,7 @@ def _run_on_hosts(job: Job) -> None:
             from pbt.runtime.tune import run_tune
 
             own = {"gpus": hosts.gpus, "retries": hosts.retries, "hang_s": 60.0 * hosts.hang_minutes}
-            run_tune(make_brain, num_stacks=_num_stacks(job), **common | own)
+            run_tune(make_brain, num_stacks=_num_stacks(job), has_reporter=has_reporter, **common | own)
     except HostError:
         raise
     except PbtError as error:

@@ -144,6 +144,7 @@ _HOST_WORDS = {
     "compile": ("auto", "never", "always"),
     "precision": ("fp32", "tf32", "bf16"),
     "plan": ("auto", "off"),
+    "reporter": ("pbt", "tune"),
 }
 
 
@@ -168,6 +169,7 @@ class Hosts:
             that the sweep ends with an error, and can be resumed.
         hang_minutes: Minutes that a host may take for one order, or ten times as long as the longest order so far if
             that is more; then it is taken to hang, and is started anew. `ray` only.
+        reporter: Whose progress display is shown: `pbt`, or Ray Tune's status of hosts (`tune`) beside lines of ours.
         address: Ray cluster to join, for example `auto`; None takes `RAY_ADDRESS`, or starts Ray on this machine.
     """
 
@@ -183,6 +185,7 @@ class Hosts:
     ranks: int = 1
     retries: int = 5
     hang_minutes: float = 60.0
+    reporter: Literal["pbt", "tune"] = "pbt"
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -195,6 +198,12 @@ class Hosts:
                 f"{value!r} is unknown",
                 f"Write {', '.join(known[:-1])} or {known[-1]}",
             )
+        require(
+            self.reporter == "pbt" or self.kind == "ray",
+            "hosts.reporter",
+            f"is {self.reporter!r}, but hosts.kind is local",
+            "Leave the reporter out, or write kind: ray",
+        )
         require(
             self.address is None or self.kind == "ray",
             "hosts.address",

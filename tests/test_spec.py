@@ -151,6 +151,7 @@ def test_defaults_need_not_be_written():
             "ranks": 1,
             "retries": 5,
             "hang_minutes": 60.0,
+            "reporter": "pbt",
             "address": None,
         },
         "storage": "pbt-runs",
@@ -256,6 +257,11 @@ NAME = "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter
             lambda: Hosts(kind="local", address="auto"),
             "hosts.address: is 'auto', but hosts.kind is local. Leave the address out, or write kind: ray",
         ),
+        (
+            lambda: Hosts(kind="local", reporter="tune"),
+            "hosts.reporter: is 'tune', but hosts.kind is local. Leave the reporter out, or write kind: ray",
+        ),
+        (lambda: Hosts(reporter="rich"), "hosts.reporter: 'rich' is unknown. Write pbt or tune"),
         (lambda: Hosts(kind="slurm"), "hosts.kind: 'slurm' is unknown. Write ray or local"),
         (lambda: Hosts(compile="maybe"), "hosts.compile: 'maybe' is unknown. Write auto, never or always"),
         (

@@ -115,10 +115,12 @@ class Module:
 
 def _function(what: str, name: str) -> Callable[..., Any]:
     try:
-        found: Callable[..., Any] = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        problem = f"{what} is {name!r}, which cannot be imported ({error})"
+        found = pkgutil.resolve_name(name)
+    except Exception as error:  # the user's file may raise what it likes
+        problem = f"{what} is {name!r}, which cannot be imported ({type(error).__name__}: {error})"
         raise TrainableError(f"{problem}; give package.module:function") from error
+    if not callable(found):
+        raise TrainableError(f"{what} is {name!r}, a {type(found).__name__}; give package.module:function")
     return found
 
 

@@ -38,6 +38,7 @@ class Watch:
         run: The run, whose ledger may not be there yet.
         tracking: Where MLflow is, if anywhere.
         show: Whether to print progress.
+        plain: Whether to print lines even in a terminal, where somebody else prints too.
         baseline: Drawn beside the run in its plots.
         resumed: Whether the run was trained before; what was shown then is not shown again.
         console: Where to print; None prints to standard output.
@@ -49,6 +50,7 @@ class Watch:
         tracking: Tracking,
         *,
         show: bool,
+        plain: bool = False,
         baseline: Result | None = None,
         resumed: bool = False,
         console: Console | None = None,
@@ -57,7 +59,7 @@ class Watch:
         self._tracking = tracking
         self._baseline = baseline
         self._resumed = resumed
-        self._console = console or Console(quiet=not show)
+        self._console = console or Console(quiet=not show, force_terminal=False if plain else None)
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=task, name="watch", daemon=True)

@@ -110,6 +110,7 @@ class Host(tune.Trainable):
         self._staging = Staging()
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
+        self._segments = 0  # for Tune's reporter
 
     def ping(self) -> None:
         """Asked by the brain, to hear of this actor's end."""
@@ -132,7 +133,7 @@ class Host(tune.Trainable):
         turn: Turn = ray.get(asked)
         if not turn.is_known:
             self._join()
-            return {"done": False, "stacks": 0}
+            return {"done": False, "stacks": 0, "segments": self._segments}
         for stack in turn.drop:
             self._drop(stack)
         if self._notice.is_final and not (self._stacks or turn.done):
@@ -147,7 +148,8 @@ class Host(tune.Trainable):
         if troubled and (self._gang is not None or any(trouble.is_lasting for trouble in troubled.values())):
             ray.get(work.brain.leave.remote(self._host, self._life, self._reports))
             raise Leaves("the processes of this host can be used no more")
-        return {"done": turn.done, "stacks": len(self._stacks)}
+        self._segments += sum(len(report.segments) for report in self._reports)
+        return {"done": turn.done, "stacks": len(self._stacks), "segments": self._segments}
 
     def _begin(self) -> None:
         work = self._work
@@ -256,6 +258,7 @@ def run_tune(
     gpus: float = 1.0,
     retries: int = 5,
     hang_s: float = 3600.0,
+    has_reporter: bool = False,
     is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a sweep to its end as Ray Tune trials, or until it is stopped. Ray must be up (see `cluster`).
@@ -272,6 +275,7 @@ def run_tune(
         gpus: Of a host; see `spec.Hosts`.
         retries: See there.
         hang_s: Seconds that a host may take for an order; see `spec.Hosts.hang_minutes`.
+        has_reporter: Whether Tune's own reporter prints its status of hosts.
         is_to_stop: Asked now and then, on this node; once true, what is under way is finished and saved, and that is
             all.
 
@@ -291,7 +295,8 @@ def run_tune(
     brain = actor.remote(make_brain, str(run.absolute()), num_hosts, hang_s, is_to_stop)
     try:
         each = resources(place, gpus)
-        _fit(Work(brain, trainable, trainable.describe().data, bucket, place, each, steps), run, num_stacks, retries)
+        work = Work(brain, trainable, trainable.describe().data, bucket, place, each, steps)
+        _fit(work, run, num_stacks, retries, has_reporter)
         problem = ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news
@@ -303,7 +308,7 @@ def run_tune(
         raise HostError(problem)
 
 
-def _fit(work: Work, run: Path, num_trials: int, retries: int) -> None:
+def _fit(work: Work, run: Path, num_trials: int, retries: int, has_reporter: bool) -> None:
     end = _End()
     failures = _Failures(work.brain, retries, end)
     bundles = [dict(work.each)] * work.place.world_size
@@ -313,7 +318,7 @@ def _fit(work: Work, run: Path, num_trials: int, retries: int) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(run.absolute()),
-            verbose=0,
+            verbose=int(has_reporter),
             stop=end,
             callbacks=[failures],
             failure_config=tune.FailureConfig(max_failures=-1),

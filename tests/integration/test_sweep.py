@@ -16,7 +16,7 @@ from trainables import Language, Quadratic
 SPACE = {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0), "lr": Float(1e-3, 1e-1, log=True)}
 
 
-def sweep(storage: Path, kind: str, *, seed: int = 0, stacks: int = 2, tracking: bool = False) -> Sweep:
+def sweep(storage: Path, kind: str, *, seed: int = 0, stacks: int = 2, tracking: bool = False, **hosts: Any) -> Sweep:
     """Seven members of the paper's toy on two stacks: exploits cross stacks."""
     return Sweep(
         name="toy",
@@ -26,7 +26,7 @@ def sweep(storage: Path, kind: str, *, seed: int = 0, stacks: int = 2, tracking:
         strategy=PBT(quantile=0.3),
         budget=Budget(members=7, generations=6, steps=10),
         seed=seed,
-        hosts=Hosts(kind=kind, stacks=stacks),  # type: ignore[arg-type]
+        hosts=Hosts(kind=kind, stacks=stacks, **hosts),  # type: ignore[arg-type]
         storage=storage,
         tracking=tracking,
     )
@@ -59,6 +59,18 @@ def test_the_same_seed_gives_the_same_digest_under_ray_tune(local: Result, ray_c
         if row["start"] == "copied" and (row["parent_member"] < 3) != (row["member"] < 3)
     ]
     assert across, "no exploit crossed the stacks, so nothing was shown"
+
+
+@pytest.mark.ray
+def test_tunes_own_reporter_tells_of_hosts(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If that is wanted: its tables of trials, and our lines between them."""
+    sweep(tmp_path, "ray", reporter="tune").run()
+    shown = capsys.readouterr().out
+    assert "generation 6/6" in shown
+    assert "Host_" in shown
+    assert "TERMINATED" in shown
 
 
 def language_sweep(storage: Path, kind: str, text: Path) -> Sweep:

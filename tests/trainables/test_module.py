@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -94,6 +96,29 @@ def test_what_ranks_cannot_share_is_refused():
         module().build("module", 2, Place())
     with pytest.raises(TrainableError, match="2 ranks need a process group"):
         module().build("module", 1, Place(world_size=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nowhere:make", r"module make is 'nowhere:make', which cannot be imported \(.*No module named 'nowhere'\)"),
+        ("tests.trainables.ranked:mkae", r"cannot be imported \(.*no attribute 'mkae'\); give package.module:function"),
+        ("no name", "cannot be imported"),
+        ("tests.trainables.ranked", "module make is 'tests.trainables.ranked', a module; give package.module:function"),
+    ],
+)
+def test_a_name_that_names_no_function_is_refused(name, problem):
+    """At once, with what was found instead."""
+    with pytest.raises(TrainableError, match=problem):
+        dataclasses.replace(module(), make=name)
+
+
+def test_a_file_that_cannot_be_run_is_refused(tmp_path, monkeypatch):
+    """What it raised is told in a line."""
+    (tmp_path / "broken_gang.py").write_text("def make(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TrainableError, match="'broken_gang:make', which cannot be imported .*SyntaxError"):
+        dataclasses.replace(module(), make="broken_gang:make")
 
 
 def test_a_batch_that_ranks_cannot_share_evenly_is_refused():
