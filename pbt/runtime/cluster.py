@@ -22,8 +22,7 @@ from trainables import Place
 #: What Ray is started with.
 ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
-    # Memory that held a state is free at once, not after a second: what was never written takes ten times as long to fill.
-    "RAY_free_objects_batch_size": "1",
+    "RAY_free_objects_batch_size": "1",  # a state's memory is free at once: to fill fresh memory takes far longer
     "RAY_worker_niceness": "0",  # hosts are the work, not the background
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the brain, which finishes and saves what is under way

@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, monkeypatch):
     """What it raised is told in a line."""
     (tmp_path / "broken_gang.py").write_text("def make(:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(TrainableError, match="'broken_gang:make', which cannot be imported .*SyntaxError"):
+    with pytest.raises(TrainableError, match=r"'broken_gang:make', which cannot be imported .*SyntaxError"):
         dataclasses.replace(module(), make="broken_gang:make")
 
 
