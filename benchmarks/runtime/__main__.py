@@ -36,11 +36,11 @@ def cases(quick: bool) -> list[Case]:
             ours = {**common, "impl": "ours", "segment_s": 0.0}
             found.append(Case(**ours, where="stack", generations=40 if quick else 200))
             found.append(Case(**ours, where="across", generations=40 if quick else 200))
-            # Of 2, 4 and 8 at once, two are best for Ray where nothing is trained; all, where all sleep.
-            rays = {**common, "where": "disk", "segment_s": 0.0, "at_once": 2}
-            found.append(Case(**rays, impl="ray-reuse", generations=10 if quick else 40))
+            # Of 2, 4 and 8 at once, two are best for Ray where actors are reused and nothing is trained.
+            rays = {**common, "where": "disk", "segment_s": 0.0}
+            found.append(Case(**rays, impl="ray-reuse", generations=10 if quick else 40, at_once=2))
             if not quick:
-                found.append(Case(**rays, impl="ray", generations=10))
+                found.append(Case(**rays, impl="ray", generations=8))
     for synchronous in (True, False):
         common = {"state_mb": 50.0, "synchronous": synchronous, "segment_s": 2.0}
         if quick and not synchronous:

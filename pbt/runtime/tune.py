@@ -48,6 +48,7 @@ class RayExchange:
         life: Name of that host's life.
         order: What its states are for.
         staging: Where states are packed.
+        announced: Calls that make references known; each is done before the host's next report.
     """
 
     brain: Any
@@ -55,11 +56,12 @@ class RayExchange:
     life: str
     order: WorkOrder
     staging: Staging
+    announced: list[Any]
     copies: ClassVar[bool] = True
 
     def publish(self, token: str, state: State) -> None:
-        """Pack a state into the object store and have its reference made known: before the next report, in any case."""
-        self.brain.publish.remote(self.host, self.life, token, wrap(state, self.staging))
+        """Pack a state into the object store and have its reference made known."""
+        self.announced.append(self.brain.publish.remote(self.host, self.life, token, wrap(state, self.staging)))
 
     def fetch(self, token: str) -> State:
         """Wait for a state; its tensors are read-only views into the object store.
@@ -107,7 +109,7 @@ class Host(tune.Trainable):
         self._telemetry: Telemetry | Gang | None = None
         self._gang: Gang | None = None
         self._notice = Notice()
-        self._staging = Staging()
+        self._staging, self._announced = Staging(), list[Any]()
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
         self._segments = 0  # for Tune's reporter
@@ -128,6 +130,7 @@ class Host(tune.Trainable):
     def _turn(self) -> dict[str, Any]:
         """Bring the last reports, take the next orders, carry them out."""
         work = self._work
+        self._await_announced()
         reports, self._reports = self._reports, []
         asked = work.brain.exchange.remote(self._host, self._life, reports, self._notice.is_given)
         turn: Turn = ray.get(asked)
@@ -146,10 +149,16 @@ class Host(tune.Trainable):
             del self._stacks[stack]  # what it holds nobody knows; its memory is free before another is built
         # Of a gang, the other ranks have ended, or wait for a step that this one broke off.
         if troubled and (self._gang is not None or any(trouble.is_lasting for trouble in troubled.values())):
+            self._await_announced()
             ray.get(work.brain.leave.remote(self._host, self._life, self._reports))
             raise Leaves("the processes of this host can be used no more")
         self._segments += sum(len(report.segments) for report in self._reports)
         return {"done": turn.done, "stacks": len(self._stacks), "segments": self._segments}
+
+    def _await_announced(self) -> None:
+        """Ray may carry calls out in another order; what a report says was published must be known by then."""
+        ray.get(self._announced)
+        self._announced.clear()
 
     def _begin(self) -> None:
         work = self._work
@@ -184,7 +193,7 @@ class Host(tune.Trainable):
             self._gang.drop(stack)
 
     def _exchange(self, order: WorkOrder) -> RayExchange:
-        return RayExchange(self._work.brain, self._host, self._life, order, self._staging)
+        return RayExchange(self._work.brain, self._host, self._life, order, self._staging, self._announced)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Nothing: a host has no state of its own."""
@@ -318,7 +327,7 @@ def _fit(work: Work, run: Path, num_trials: int, retries: int, has_reporter: boo
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(run.absolute()),
-            verbose=int(has_reporter),
+            verbose=2 if has_reporter else 0,  # 1 says nothing of single hosts
             stop=end,
             callbacks=[failures],
             failure_config=tune.FailureConfig(max_failures=-1),
