@@ -40,7 +40,7 @@ def cases(quick: bool) -> list[Case]:
             rays = {**common, "where": "disk", "segment_s": 0.0}
             found.append(Case(**rays, impl="ray-reuse", generations=10 if quick else 40, at_once=2))
             if not quick:
-                found.append(Case(**rays, impl="ray", generations=8))
+                found.append(Case(**rays, impl="ray", generations=7))
     for synchronous in (True, False):
         common = {"state_mb": 50.0, "synchronous": synchronous, "segment_s": 2.0}
         if quick and not synchronous:
@@ -98,7 +98,7 @@ def main(quick: bool, output: Path | None, only: str) -> None:
                 f"{found['state_mb']:.0f} MB, segments of {found['segment_s']:.0f} s, {pace}"
             )
         if not only:
-            record |= weak_scaling(rounds=1 if quick else 7, generations=5 if quick else 15)
+            record |= weak_scaling(rounds=1 if quick else 5, generations=5 if quick else 12)
             for name in ("weak_scaling", "weak_scaling_synchronous"):
                 click.echo(f"{name}: {record[name]}")
             record["many_hosts"] = many_hosts(100 if quick else 1_000, 100, 3)
