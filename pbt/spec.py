@@ -198,18 +198,14 @@ class Hosts:
                 f"{value!r} is unknown",
                 f"Write {', '.join(known[:-1])} or {known[-1]}",
             )
-        require(
-            self.reporter == "pbt" or self.kind == "ray",
-            "hosts.reporter",
-            f"is {self.reporter!r}, but hosts.kind is local",
-            "Leave the reporter out, or write kind: ray",
-        )
-        require(
-            self.address is None or self.kind == "ray",
-            "hosts.address",
-            f"is {self.address!r}, but hosts.kind is local",
-            "Leave the address out, or write kind: ray",
-        )
+        for name, default in {"reporter": "pbt", "address": None}.items():
+            value = getattr(self, name)
+            require(
+                self.kind == "ray" or value == default,
+                f"hosts.{name}",
+                f"is {value!r}, but hosts.kind is local",
+                f"Leave the {name} out, or write kind: ray",
+            )
         if self.stacks is not None:
             _at_least(1, "hosts.stacks", self.stacks)
         require(

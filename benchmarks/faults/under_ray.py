@@ -72,7 +72,7 @@ def _record(run: Path, moments: list[float], said: dict[str, Any]) -> dict[str, 
 def _seconds_to_recover(run: Path, moments: list[float]) -> list[float]:
     """From each kill until every stack has trained again: since the loss, or the next session, is on record."""
     rows = LedgerReader(run).rows(("segments", "outcomes", "sessions", "incidents"))
-    noticed = sorted(row["at"] for row in (*rows["sessions"], *rows["incidents"]))
+    noticed = [row["at"] for row in (*rows["sessions"], *rows["incidents"])]
     stack_of = {(row["member"], row["segment"]): row["stack"] for row in rows["segments"]}
     ended = defaultdict(list)
     for row in rows["outcomes"]:

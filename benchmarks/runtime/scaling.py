@@ -142,11 +142,12 @@ async def _drive(brain: Any, hosts: int, segments: int) -> dict[str, float]:
     """What it costs to train so many segments; that they are then saved is the disk's affair, and not counted."""
     before_s, began = cpu_s("BrainActor"), time.perf_counter()
     answers = [asyncio.create_task(_host(brain, number)) for number in range(hosts)]
-    while await brain.num_trained.remote() < segments:
+    while (trained := await brain.num_trained.remote()) < segments and not all(answer.done() for answer in answers):
         await asyncio.sleep(0.05)
     seconds, spent_s = time.perf_counter() - began, cpu_s("BrainActor") - before_s
     for answer in answers:
         answer.cancel()
+    assert trained == segments, f"{trained} segments of {segments}"
     return {
         "seconds": seconds,
         "segments_per_second": segments / seconds,
@@ -156,11 +157,13 @@ async def _drive(brain: Any, hosts: int, segments: int) -> dict[str, float]:
 
 
 async def _host(brain: Any, number: int) -> None:
-    """Ask, answer, ask again."""
+    """Ask, answer, ask again, to the end."""
     life = await brain.join.remote(number, None)
     reports: Sequence[StackReport] = ()
     while True:
         turn: Turn = await brain.exchange.remote(number, life, reports)
+        if turn.done:
+            return
         for order in turn.orders:
             for item in order.publish:
                 await brain.publish.remote(number, life, item.token, wrap(_STATE))

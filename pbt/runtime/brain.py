@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,8 +132,8 @@ class Brain:
         self._members: dict[int, _Member] = {}
         self._in_stack: dict[int, list[int]] = {}
         self._sit(range(len(plan.slots)))
-        self._drafts: dict[int, Draft] = {}
-        self._closing: dict[int, Draft] = {}
+        self._drafts: defaultdict[int, Draft] = defaultdict(Draft)
+        self._closing: defaultdict[int, Draft] = defaultdict(Draft)
         self._outstanding = Outstanding()
         self._suspects = Suspects()
         self._losses: Counter[int] = Counter()
@@ -575,7 +575,7 @@ class Brain:
         is_short = isinstance(ended.event, SegmentReported) and ended.consumed < (member.until or 0)
         self._was_cut |= self._plan.synchronous and is_short  # the others of its generation may not have reported yet
         slot = member.slot
-        draft = self._drafts.setdefault(slot.stack, Draft())
+        draft = self._draft(slot)
         if slot.index in draft.fetch:
             self._tokens.read(draft.fetch[slot.index].token, _reader(slot))
         draft.forget(slot.index)
@@ -832,9 +832,7 @@ class Brain:
         return {**self._plan.defaults, **hparams}
 
     def _draft(self, slot: Slot) -> Draft:
-        if (draft := self._drafts.get(slot.stack)) is None:  # asked for with every action
-            draft = self._drafts[slot.stack] = Draft()
-        return draft
+        return self._drafts[slot.stack]
 
     def _token(self, member: int) -> str:
         return token_of(SegmentKey(member, self._members[member].ended))
@@ -938,7 +936,7 @@ class Brain:
         self._is_closing = True
         for stack in range(self.num_stacks):
             for key in self._unsafe(stack):
-                self._save(key, self._closing.setdefault(stack, Draft()))
+                self._save(key, self._closing[stack])
         fetched = {item.token: None for draft in self._drafts.values() for item in draft.fetch.values()}
         self._save_published(key_of(token) for token in fetched if self._tokens.is_published(token))
 

@@ -179,7 +179,6 @@ class BrainActor:
             problem = "a state that one of its members was to copy was lost with another host"
             with self._guard():
                 self._brain.lost([stack], problem, [token])
-            self._stir()
         while not self._failure and self._guest(host, life) is not None and self._is_to_wait(stack, order, token):
             if token in self._published:
                 reference: list[ray.ObjectRef] = self._published.fetch(token)

@@ -112,7 +112,7 @@ class Host(tune.Trainable):
         self._staging, self._announced = Staging(), list[Any]()
         self._stacks: dict[int, Stack] = {}
         self._reports: list[StackReport] = []
-        self._segments = 0  # for Tune's reporter
+        self._segments = 0
 
     def ping(self) -> None:
         """Asked by the brain, to hear of this actor's end."""
@@ -136,7 +136,7 @@ class Host(tune.Trainable):
         turn: Turn = ray.get(asked)
         if not turn.is_known:
             self._join()
-            return {"done": False, "stacks": 0, "segments": self._segments}
+            return self._result(turn)
         for stack in turn.drop:
             self._drop(stack)
         if self._notice.is_final and not (self._stacks or turn.done):
@@ -153,6 +153,10 @@ class Host(tune.Trainable):
             ray.get(work.brain.leave.remote(self._host, self._life, self._reports))
             raise Leaves("the processes of this host can be used no more")
         self._segments += sum(len(report.segments) for report in self._reports)
+        return self._result(turn)
+
+    def _result(self, turn: Turn) -> dict[str, Any]:
+        """What Tune hears of a turn, and its reporter shows."""
         return {"done": turn.done, "stacks": len(self._stacks), "segments": self._segments}
 
     def _await_announced(self) -> None:

@@ -27,7 +27,7 @@ SHAPES = [(), (0,), (1,), (3,), (2, 0, 4), (2, 3), (1, 2, 2)]
 
 
 def make_state(*tensors, age=5, consumed=7, seed=2**61):
-    shards = [Shard(f"t.{i}", t, tuple(t.shape), (0,) * t.ndim) for i, t in enumerate(tensors)]
+    shards = [Shard.whole(f"t.{i}", tensor) for i, tensor in enumerate(tensors)]
     return State(tuple(shards), age, consumed, seed)
 
 

@@ -97,8 +97,8 @@ def test_a_host_builds_what_it_is_given_and_brings_its_reports(make_host: Any) -
         Turn(done=True),
     )
     host, remote, trainable = make_host(*turns)
-    results = [host.step() for _ in turns]
-    assert [(False, 2), (False, 2), (True, 2)] == [(result["done"], result["stacks"]) for result in results]
+    both = {"stacks": 2, "segments": 0}
+    assert [{"done": False, **both}, {"done": False, **both}, {"done": True, **both}] == [host.step() for _ in turns]
     assert [(3, "a", 0), (3, "a", 2), (3, "a", 0)] == remote.asked
     assert [2, 1] == [stack.capacity for stack in trainable.built]
 
