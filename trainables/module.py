@@ -7,10 +7,11 @@ rounding, nor does a member's state, which any other number of them can take up.
 
 from __future__ import annotations
 
+import inspect
 import math
 import pkgutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,7 +42,7 @@ from trainables.core.model import Batch, Feed, num_examples, parts
 from trainables.core.options import check_choice
 from trainables.core.rng import Draws, site
 from trainables.core.shards import by_name, copied, fill
-from trainables.errors import TrainableError
+from trainables.errors import TrainableError, nearest
 
 _BUCKET = "module"
 _DROPOUT = site("module.draws")
@@ -65,10 +66,13 @@ class Module:
 
     Attributes:
         make: Builds the module with fresh weights, drawn from torch's random numbers. Under `fsdp`, each of its
-            children is gathered as a whole when it is its turn. What it draws in training (dropout) follows from seed
-            and steps where a process has one stack at a time, as under Ray.
-        loss: The mean loss of a module on a batch whose tensors have the examples first: `(module, batch)`.
-        feed: Builds, on a device, what batches come from (`trainables.core.model.Feed`). It keeps no buffers.
+            children is gathered as a whole when it is its turn; of a child that is a list, each of what it holds. What
+            it draws in training (dropout) follows from seed and steps where a process has one stack at a time, as under
+            Ray.
+        loss: The mean loss of a module on a batch whose tensors have the examples first: `(module, batch)`. It calls
+            the module as a whole: that is how ranks hear of each other.
+        feed: Builds, on a device, what batches come from: `batch` and `evaluation` as `trainables.core.model.Feed` has
+            them; it keeps no buffers.
         parallel: How the ranks of a gang share a member: `ddp`, each with all of it, or `fsdp`, each with a part.
         data: Provenance of the data.
     """
@@ -91,7 +95,7 @@ class Module:
             metrics={"loss": MetricSpec(mode="min", doc="mean over examples")},
             hparams=_HPARAMS,
             splits=("train", "validation"),
-            tokens_per_step=num_examples(_first_batch(pkgutil.resolve_name(self.feed)(torch.device("cpu")))),
+            tokens_per_step=num_examples(_tried(self.feed)),
             rng="splitmix64 v1",
             data=self.data,
         )
@@ -104,7 +108,8 @@ class Module:
         """Build an empty stack for one member; where there are several ranks, each builds its own, at the same time.
 
         Raises:
-            TrainableError: More than one member is to share it, or ranks are to without being connected.
+            TrainableError: More than one member is to share it, or ranks are to that are not connected, or that cannot
+                share a batch evenly.
         """
         if capacity != 1:
             raise TrainableError(f"a module is trained one member at a time, not {capacity}; give each its own stack")
@@ -118,14 +123,46 @@ def _function(what: str, name: str) -> Callable[..., Any]:
         found = pkgutil.resolve_name(name)
     except Exception as error:  # the user's file may raise what it likes
         problem = f"{what} is {name!r}, which cannot be imported ({type(error).__name__}: {error})"
-        raise TrainableError(f"{problem}; give package.module:function") from error
+        raise TrainableError(f"{problem}; {_mend(error)}") from error
     if not callable(found):
         raise TrainableError(f"{what} is {name!r}, a {type(found).__name__}; give package.module:function")
     return found
 
 
-def _first_batch(feed: Feed) -> Batch:
-    return feed.batch(Draws(*torch.zeros(2, 1, dtype=torch.int64)))
+def _mend(error: Exception) -> str:
+    if isinstance(error, AttributeError) and inspect.ismodule(error.obj):
+        return nearest(str(error.name), (name for name, found in vars(error.obj).items() if callable(found)))
+    return "give package.module:function"
+
+
+def _tried(name: str) -> Batch:
+    """The first batch of a feed: what is wrong with it can still be told here, before anything is started."""
+    what = f"module feed is {name!r}"
+    try:
+        batch = _first_batch(_feed(name, torch.device("cpu")), torch.device("cpu"))
+    except TrainableError:
+        raise
+    except Exception as error:  # it is the user's
+        raise TrainableError(f"{what}, which raised {type(error).__name__}: {error}; mend it") from error
+    for tensor in (batch,) if isinstance(batch, Tensor) else batch:
+        shape = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.shape[0] != 1:
+            raise TrainableError(f"{what}, whose batch has {shape}; give tensors [1, examples, ...], 1 for the member")
+    return batch
+
+
+def _first_batch(feed: Feed, device: torch.device) -> Batch:
+    return feed.batch(Draws(*torch.zeros(2, 1, dtype=torch.int64, device=device)))
+
+
+def _feed(name: str, device: torch.device) -> Feed:
+    feed: Feed = pkgutil.resolve_name(name)(device)
+    missing = [method for method in ("batch", "evaluation") if not callable(getattr(feed, method, None))]
+    if missing:
+        lacks = f"which builds a {type(feed).__name__} without {' and '.join(f'{method}()' for method in missing)}"
+        mend = "give a class with batch(draws) and evaluation(split), as in examples/gang.py"
+        raise TrainableError(f"module feed is {name!r}, {lacks}; {mend}")
+    return feed
 
 
 @dataclass(slots=True)
@@ -142,14 +179,18 @@ class ModuleStack:
 
     def __init__(self, owner: Module, place: Place) -> None:
         self._place, self._parallel = place, owner.parallel
+        self._owner = owner
         self._make, self._loss = (pkgutil.resolve_name(name) for name in (owner.make, owner.loss))
         self._device = torch.device(place.device)
         self._dtype = getattr(torch, place.dtype)
-        self._feed: Feed = pkgutil.resolve_name(owner.feed)(self._device)
+        self._feed = _feed(owner.feed, self._device)
+        self._check_shares()
         self._table = HparamTable(_HPARAMS, 1, torch.device("cpu"), place.fixed)
         with _DRAWING:
             module = self._make()
         self._module = self._shared(module.to(self._device, self._dtype))
+        self._was_called = False
+        self._module.register_forward_pre_hook(self._note_call)
         self._optimizer = torch.optim.AdamW(self._module.parameters())
         for parameter in self._module.parameters():  # a member that has not trained yet has moments, too
             moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
@@ -237,7 +278,7 @@ class ModuleStack:
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         with torch.no_grad():
             for batch, weight in self._feed.evaluation(split):
-                loss = self._loss(self._module, batch).double()
+                loss = self._loss_on(batch).double()
                 sums += torch.stack([loss * weight, torch.full_like(loss, weight)])
         return {"loss": (sums[0] / sums[1]).cpu().numpy().reshape(1)}
 
@@ -247,7 +288,7 @@ class ModuleStack:
         batch = self._own(self._feed.batch(draws))
         torch.manual_seed(int(draws.key(_DROPOUT)) + self._place.rank)  # other draws on each rank, the same each time
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(self._module, batch)
+        loss = self._loss_on(batch)
         loss.backward()
         if self._clip_norm:
             nn.utils.clip_grad_norm_(self._module.parameters(), self._clip_norm)
@@ -262,12 +303,33 @@ class ModuleStack:
         group["betas"] = values["beta1"], values["beta2"]
         self._clip_norm: float = values["clip_norm"]
 
+    def _loss_on(self, batch: Batch) -> Tensor:
+        """The loss, where it is one that ranks can share: they hear of each other when the module is called."""
+        self._was_called = False
+        loss: Tensor = self._loss(self._module, batch)
+        if not self._was_called:
+            mend = "call it as a whole, module(...), not its parts"
+            raise TrainableError(f"module loss is {self._owner.loss!r}, which did not call the module; {mend}")
+        if loss.ndim:
+            mend = "give the mean over the batch, a tensor without dimensions"
+            raise TrainableError(f"module loss is {self._owner.loss!r}, which gave {list(loss.shape)} values; {mend}")
+        return loss
+
+    def _note_call(self, *_: object) -> None:
+        self._was_called = True
+
+    def _check_shares(self) -> None:
+        """Otherwise the mean over ranks would not be the mean over examples."""
+        size = self._place.world_size
+        if size > 1 and (found := num_examples(_first_batch(self._feed, self._device))) % size:
+            mend = f"give batches of a multiple of {size}, or other hosts.ranks"
+            raise TrainableError(
+                f"module feed is {self._owner.feed!r}, whose batch of {found} cannot be shared by {size} ranks; {mend}"
+            )
+
     def _own(self, batch: Batch) -> Batch:
         """This rank's part of the one member's batch."""
-        size = self._place.world_size
-        if num_examples(batch) % size:
-            raise TrainableError(f"a batch of {num_examples(batch)} cannot be shared by {size} ranks; give a multiple")
-        part = parts(batch, size)[self._place.rank]
+        part = parts(batch, self._place.world_size)[self._place.rank]
         return part[0] if isinstance(part, Tensor) else tuple(tensor[0] for tensor in part)
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -282,8 +344,8 @@ class ModuleStack:
             return module
         if self._parallel == "ddp":
             return DistributedDataParallel(module)
-        for child in module.children():
-            fully_shard(child)
+        for unit in _units(module):
+            fully_shard(unit)
         fully_shard(module)
         return module
 
@@ -319,6 +381,15 @@ class ModuleStack:
         if self._member is None:
             raise TrainableError("slot 0 is empty; admit a member first")
         return self._member
+
+
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    """What is gathered as a whole: the children, but of lists and the like, which are never called, what they hold."""
+    for child in module.children():
+        if type(child).forward is nn.Module.forward:
+            yield from _units(child)
+        else:
+            yield child
 
 
 def _part(name: str, tensor: Tensor) -> Shard:

@@ -45,7 +45,7 @@ from pbt.runtime.orders import (
 )
 from pbt.runtime.outstanding import AtWork, Outstanding
 from pbt.runtime.plan import Plan
-from pbt.runtime.planning import ToBuild, in_words, less_at_once
+from pbt.runtime.planning import ToBuild, in_words, less_at_once, unbuilt
 from pbt.runtime.purse import Purse
 from pbt.runtime.rescue import Rescue
 from pbt.runtime.results import Results
@@ -299,6 +299,22 @@ class Brain:
         self._bring_back(lost or {stack for stack, draft in self._drafts.items() if draft.fetched & gone})
         self._settle()
 
+    def unbuilt(self, stack: int, trouble: Trouble) -> None:
+        """A host could not build a stack, and is lost with it.
+
+        Args:
+            stack: Which.
+            trouble: What it raised.
+
+        Raises:
+            HostError: Nothing has been trained yet, and neither memory nor the device is to blame: so it will remain.
+        """
+        message = f"stack {stack} could not be built: {trouble.message}\n{trouble.traceback}"
+        self._ledger.append("incidents", kind="exception", stack=stack, message=message)
+        self._ledger.commit()
+        if not (self.num_trained or trouble.is_memory or trouble.is_lasting):
+            raise _with(trouble, unbuilt(stack, trouble.message))
+
     def release(self, stack: int) -> None:
         """Have a stack ready to be built elsewhere: it is ordered nothing more until its members are saved."""
         self._releasing.setdefault(stack, False)
@@ -379,10 +395,11 @@ class Brain:
         """A member broke off when it was trained alone. It has failed, once it is clear that others can be trained."""
         self._blamed.append((item, report, trouble))
         if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
-            raise HostError(
+            problem = HostError(
                 f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.message}. "
                 "`pbt show --json` shows where; mend that, then `pbt resume`."
             )
+            raise _with(trouble, problem)
         draft = self._drafts[report.stack]
         if item.slot in draft.fetch:
             self._tokens.read(draft.fetch[item.slot].token, _reader(self._members[item.member].slot))
@@ -994,6 +1011,12 @@ class Brain:
 
     def _incident(self, kind: str, key: SegmentKey, message: str) -> None:
         self._ledger.append("incidents", kind=kind, member=key.member, segment=key.index, message=message)
+
+
+def _with(trouble: Trouble, error: HostError) -> HostError:
+    """An error that says where the exception behind it was raised, which was elsewhere."""
+    error.add_note(trouble.traceback)
+    return error
 
 
 def _reader(slot: Slot) -> str:

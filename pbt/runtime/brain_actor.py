@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from typing import Any, TypeAlias
 
 import ray
 
-from pbt.errors import first_line
+from pbt.errors import HostError, first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, Staging, pack, unpack
-from pbt.runtime.orders import StackReport, WorkOrder
+from pbt.runtime.orders import StackReport, Trouble, WorkOrder
 from pbt.runtime.planning import ToBuild
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.waiting import Waiting
@@ -148,11 +149,18 @@ class BrainActor:
             guest.since = time.monotonic()
         return turn
 
-    async def leave(self, host: int, life: str, reports: Sequence[StackReport]) -> None:
+    async def leave(self, host: int, life: str, reports: Sequence[StackReport], reason: str) -> None:
         """Take a host's last reports: its process ends."""
         if (guest := self._guest(host, life)) is not None:
             self._take_in(guest, reports)
-            self._lose(host, "its process could use its device no more")
+            self._lose(host, reason)
+
+    async def unbuilt(self, host: int, life: str, stack: int, trouble: Trouble) -> None:
+        """A host could not build a stack: its process ends."""
+        if self._guest(host, life) is not None:
+            with self._guard():
+                self._brain.unbuilt(stack, trouble)
+            self._lose(host, f"it could not build stack {stack} ({trouble.message})")
 
     async def publish(self, host: int, life: str, token: str, reference: list[ray.ObjectRef]) -> None:
         """Make a packed state, already in the object store, known to those who wait for it."""
@@ -197,14 +205,18 @@ class BrainActor:
         """How many segments this brain has seen the end of."""
         return self._brain.num_trained
 
-    async def close(self) -> str | None:
-        """Seal the ledger; returns why the sweep could not go on, if it could not."""
+    async def close(self) -> HostError | None:
+        """Seal the ledger; returns why the sweep could not go on, if it could not, noted with where that was."""
         self._states.tell(self._brain)
         for task in self._tasks:
             task.cancel()
         with self._guard():
             self._brain.close()
-        return None if self._failure is None else str(self._failure) or first_line(self._failure)
+        if self._failure is None:
+            return None
+        problem = HostError(str(self._failure) or first_line(self._failure))
+        problem.add_note("".join(traceback.format_exception(self._failure)))
+        return problem
 
     # ------------------------------------------------------------------------------------------------------- turns
 
@@ -318,7 +330,7 @@ class BrainActor:
         """A host is gone; its stacks are free, and what it published cannot be read any more."""
         guest = self._guests.pop(host, None)
         self._break_promises(host)
-        if guest is None or self._brain.done:
+        if guest is None or self._brain.done or self._failure:
             return
         self._kept_since = time.monotonic()
         self._free |= guest.stacks

@@ -56,7 +56,8 @@ def num_devices(place: Place, gpus: float = 1.0) -> int:
     if room == 0:
         needed = " and ".join(f"{amount * ranks:g} {name}" for name, amount in wanted.items())
         problem = f"the Ray cluster has no room for a host: each needs {needed}"
-        raise SpecError("hosts", problem, "Add a node, or set hosts.device")
+        mend = "Set fewer hosts.ranks, or add a node" if ranks > 1 else "Add a node, or set hosts.device"
+        raise SpecError("hosts", problem, mend)
     return room
 
 

@@ -12,14 +12,15 @@ from typing import ClassVar
 
 import torch
 
+from pbt.errors import PbtError, first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, Withdrawn
 from pbt.runtime.orders import WorkOrder, attempt, publish
-from pbt.runtime.planning import settled
+from pbt.runtime.planning import settled, unbuilt
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
-from trainables import Place, Stack, State, Trainable
+from trainables import Place, Stack, State, Trainable, TrainableError
 
 #: Seconds between two looks for somebody who wants the sweep to stop.
 _LOOK_S = 0.2
@@ -67,7 +68,12 @@ def run_local(
                 if new is not None:
                     with changed:
                         brain.planned(number, new)
-                return trainable.build(bucket, item.capacity, own)
+                try:
+                    return trainable.build(bucket, item.capacity, own)
+                except (PbtError, TrainableError):
+                    raise
+                except Exception as error:
+                    raise unbuilt(number, first_line(error)) from error
 
             host.run({number: build(number) for number in range(brain.num_stacks)}, build, is_to_stop)
 

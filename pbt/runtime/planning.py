@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pbt.errors import HostError
 from pbt.record.schema import canonical
 from trainables import Place, Plan, Trainable
 from trainables.core.plan import measured
@@ -71,6 +72,16 @@ def less_at_once(plan: str | None, capacity: int, place: Mapping[str, str]) -> s
     if known.chunk == 1:
         return None
     return canonical(dataclasses.asdict(dataclasses.replace(known, chunk=known.chunk // 2, rates={})))
+
+
+def unbuilt(stack: int, problem: str) -> HostError:
+    """What ends a sweep whose trainable cannot be built.
+
+    Args:
+        stack: The one that was to be.
+        problem: The exception, in a line.
+    """
+    return HostError(f"stack {stack} could not be built: {problem}. Mend that, then `pbt resume`; --debug shows where.")
 
 
 def in_words(plan: str) -> str:

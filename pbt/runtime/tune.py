@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import ray
 import torch
@@ -29,7 +29,7 @@ from pbt.runtime.cluster import num_devices, resources
 from pbt.runtime.exchange import Staging, Withdrawn
 from pbt.runtime.gang import Gang
 from pbt.runtime.notice import Notice
-from pbt.runtime.orders import Leaves, StackReport, WorkOrder, perform
+from pbt.runtime.orders import Leaves, StackReport, WorkOrder, perform, trouble_of
 from pbt.runtime.planning import ToBuild, settled
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
@@ -142,22 +142,27 @@ class Host(tune.Trainable):
         if self._notice.is_final and not (self._stacks or turn.done):
             raise Leaves("the process was told to end, and its stacks were moved")
         for item in turn.build:
-            self._build(item)
+            self._try_to_build(item)
         self._reports = perform(self._stacks, turn.orders, self._exchange, self._telemetry)
         troubled = {report.stack: report.trouble for report in self._reports if report.trouble is not None}
         for stack in troubled:
             del self._stacks[stack]  # what it holds nobody knows; its memory is free before another is built
-        # Of a gang, the other ranks have ended, or wait for a step that this one broke off.
-        if troubled and (self._gang is not None or any(trouble.is_lasting for trouble in troubled.values())):
-            self._await_announced()
-            ray.get(work.brain.leave.remote(self._host, self._life, self._reports))
-            raise Leaves("the processes of this host can be used no more")
+        if any(trouble.is_lasting for trouble in troubled.values()):
+            self._leave("its process could use its device no more")
+        if troubled and self._gang is not None:  # other ranks have ended, or wait for a step that this one broke off
+            self._leave("all its processes are started anew, as one of them broke off")
         self._segments += sum(len(report.segments) for report in self._reports)
         return self._result(turn)
 
     def _result(self, turn: Turn) -> dict[str, Any]:
         """What Tune hears of a turn, and its reporter shows."""
         return {"done": turn.done, "stacks": len(self._stacks), "segments": self._segments}
+
+    def _leave(self, reason: str) -> NoReturn:
+        """End this process, once the brain has the last reports; Tune starts another."""
+        self._await_announced()
+        ray.get(self._work.brain.leave.remote(self._host, self._life, self._reports, reason))
+        raise Leaves(reason)
 
     def _await_announced(self) -> None:
         """Ray may carry calls out in another order; what a report says was published must be known by then."""
@@ -180,6 +185,17 @@ class Host(tune.Trainable):
         self._stacks = {}
         actor = ray.get_runtime_context().current_actor
         self._life = ray.get(self._work.brain.join.remote(self._host, actor))
+
+    def _try_to_build(self, item: ToBuild) -> None:
+        """Build a stack, or end this process: what is left of one that could not be built nobody knows."""
+        try:
+            self._build(item)
+        except Leaves:
+            raise
+        except Exception as error:
+            call = self._work.brain.unbuilt.remote(self._host, self._life, item.stack, trouble_of(error))
+            ray.get(call)
+            raise Leaves("a stack could not be built") from error
 
     def _build(self, item: ToBuild) -> None:
         work = self._work
@@ -310,7 +326,7 @@ def run_tune(
         each = resources(place, gpus)
         work = Work(brain, trainable, trainable.describe().data, bucket, place, each, steps)
         _fit(work, run, num_stacks, retries, has_reporter)
-        problem = ray.get(brain.close.remote())
+        problem: HostError | None = ray.get(brain.close.remote())
     except BaseException:
         with suppress(ray.exceptions.RayError):  # what went wrong first is the news
             ray.get(brain.close.remote())
@@ -318,7 +334,7 @@ def run_tune(
     finally:
         ray.kill(brain)
     if problem is not None:
-        raise HostError(problem)
+        raise problem
 
 
 def _fit(work: Work, run: Path, num_trials: int, retries: int, has_reporter: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,22 +15,25 @@ import pytest
 import pbt
 from benchmarks.processes import of_actors
 from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
-from pbt.errors import SpecError
+from pbt.errors import HostError, SpecError
 from searchspaces import Float
 from tests.integration.test_resume import meanwhile, only_run
 from tests.integration.toys import kinds
 from tests.trainables.ranked import module
+from trainables.module import Module
 
 pytestmark = pytest.mark.ray
 
-GENERATIONS = 6
+GENERATIONS, TRAINABLE = 6, module("fsdp")
 
 
-def sweep(storage: Path, kind: str = "ray", generations: int = GENERATIONS, **hosts: Any) -> Sweep:
+def sweep(
+    storage: Path, kind: str = "ray", generations: int = GENERATIONS, trainable: Module = TRAINABLE, **hosts: Any
+) -> Sweep:
     """Three members, of which one is replaced in every generation."""
     return Sweep(
         name="toy",
-        trainable=module("fsdp"),
+        trainable=trainable,
         space={"lr": Float(1e-4, 1e-1, log=True), "clip_norm": Float(0.1, 1.0)},
         objective="loss",
         strategy=PBT(quantile=0.34),
@@ -58,6 +62,22 @@ def test_two_ranks_decide_as_one(ray_cluster: None, tmp_path: Path, alone: Resul
         {(row["member"], row["segment"]): row["score"] for row in found.rows["outcomes"]} for found in (result, alone)
     )
     assert expected == pytest.approx(scores, rel=1e-4)
+
+
+def unmakeable() -> Any:
+    """A network that cannot be built."""
+    raise ValueError("no such layer")
+
+
+def test_a_module_that_cannot_be_built_is_told_with_its_cause(ray_cluster: None, tmp_path: Path) -> None:
+    """At once, and where that was; not that some process ended."""
+    impossible = dataclasses.replace(TRAINABLE, make=f"{__name__}:unmakeable")
+    with pytest.raises(HostError, match="stack 0 could not be built: ValueError: no such layer") as caught:
+        sweep(tmp_path, trainable=impossible, ranks=2).run(progress=False)
+    assert "in unmakeable" in "".join(caught.value.__notes__)
+    incidents = pbt.load(only_run(tmp_path)).rows["incidents"]
+    assert ["exception"] == [row["kind"] for row in incidents]
+    assert "in unmakeable" in incidents[0]["message"]
 
 
 @pytest.mark.full

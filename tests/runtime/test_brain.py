@@ -24,6 +24,7 @@ from pbt.runtime.orders import (
     SegmentResult,
     StackReport,
     Train,
+    Trouble,
     WorkOrder,
 )
 from pbt.runtime.plan import Plan, Session
@@ -1232,6 +1233,26 @@ def test_what_a_stack_was_told_meanwhile_is_not_forgotten_when_it_is_lost(make_b
     assert {0, 1} == {item.member for item in again.train}
     assert {0, 1} == {item.slot for item in again.admit}
     assert (Examine(0, 0, "validation"),) == again.examine
+
+
+@pytest.mark.parametrize("cause", [{}, {"is_memory": True}, {"is_lasting": True}], ids=str)
+@pytest.mark.parametrize("has_trained", [False, True])
+def test_a_stack_that_cannot_be_built_ends_the_sweep_only_if_it_never_will(make_brain, tmp_path, cause, has_trained):
+    """Where others trained, or the device may be to blame, it is tried again; what was raised is kept in any case."""
+    brain = make_brain({"start": [*BEGIN[:2], BEGIN[2], *ELSEWHERE]})
+    brain.start()
+    if has_trained:
+        brain.report([ended(brain.orders([1])[0], {3: 0.1})])
+    trouble = Trouble(message="ValueError: no such layer", traceback="line 3, in make", **cause)
+    if has_trained or cause:
+        brain.unbuilt(0, trouble)
+    else:
+        with pytest.raises(HostError, match="stack 0 could not be built: ValueError: no such layer") as caught:
+            brain.unbuilt(0, trouble)
+        assert ["line 3, in make"] == caught.value.__notes__
+    (incident,) = rows(tmp_path, "incidents")
+    assert ("exception", 0) == (incident["kind"], incident["stack"])
+    assert incident["message"].endswith("line 3, in make")
 
 
 def test_a_host_that_waits_in_vain_is_told_so(make_brain):

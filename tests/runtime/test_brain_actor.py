@@ -29,6 +29,7 @@ class Quiet:
         self.answered: list[Any] = []
         self.calls: list[Any] = []
         self.saved_tokens: list[str] = []
+        self.not_built: list[tuple[int, Trouble]] = []
         self.losses: list[tuple[list[int], str, list[str]]] = []
         self.withdrawn: set[str] = set()
         self.releasing: set[int] = set()
@@ -58,6 +59,9 @@ class Quiet:
     def lost(self, stacks: Any, reason: str, gone: Any = ()) -> None:
         self.losses.append((sorted(stacks), reason, sorted(gone)))
         self.open |= set(stacks)
+
+    def unbuilt(self, stack: int, trouble: Trouble) -> None:
+        self.not_built.append((stack, trouble))
 
     def release(self, stack: int) -> None:
         self.releasing.add(stack)
@@ -327,7 +331,7 @@ def test_a_promise_ends_with_the_host_it_was_made_to(make_actor: Any) -> None:
         poor = await Caller(actor, 1).join()
         await poor.ask()
         await rich.ask()
-        await actor.leave(1, poor.life, [])
+        await actor.leave(1, poor.life, [], "it leaves")
         return await rich.ask()
 
     assert (ToBuild(1, 2),) == played(play).build
@@ -442,7 +446,7 @@ def test_who_waits_for_a_state_that_will_not_come_gets_none(make_actor: Any) -> 
         await asyncio.sleep(0)
         actor._brain.withdrawn.add("given up")
         other = await Caller(actor, 1).join()
-        await other.actor.leave(1, other.life, [])  # whoever was to publish it, perhaps
+        await other.actor.leave(1, other.life, [], "it leaves")  # whoever was to publish it, perhaps
         return await asyncio.wait_for(waiting, 10.0)
 
     assert asyncio.run(play()) is None
@@ -609,11 +613,29 @@ def test_a_host_whose_device_is_gone_is_lost_with_its_last_reports(make_actor: A
         host = await Caller(actor).join()
         await host.ask()
         await host.ask()
-        await actor.leave(0, host.life, [report(1, Trouble(message="no", traceback="no", is_lasting=True))])
+        lost = Trouble(message="no", traceback="no", is_lasting=True)
+        await actor.leave(0, host.life, [report(1, lost)], "its device is gone")
 
     played(play)
     assert 1 == len(actor._brain.answered)
-    assert [[0]] == [stacks for stacks, _, _ in actor._brain.losses]
+    assert [([0], "host 0: its device is gone")] == [(stacks, why) for stacks, why, _ in actor._brain.losses]
+
+
+def test_a_host_that_could_not_build_a_stack_is_lost_with_it(make_actor: Any) -> None:
+    """The brain hears why, and whether that is the end."""
+    actor = make_actor(num_stacks=1)
+    trouble = Trouble(message="ValueError: no such layer", traceback="in make")
+
+    async def play() -> None:
+        host = await Caller(actor).join()
+        await host.ask()
+        await actor.unbuilt(0, host.life, 0, trouble)
+        await actor.unbuilt(0, host.life, 0, trouble)
+
+    played(play)
+    assert [(0, trouble)] == actor._brain.not_built
+    why = "host 0: it could not build stack 0 (ValueError: no such layer)"
+    assert [([0], why)] == [(stacks, reason) for stacks, reason, _ in actor._brain.losses]
 
 
 def test_a_host_that_hangs_is_ended(make_actor: Any, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -649,7 +671,7 @@ def test_what_goes_wrong_in_the_brain_ends_the_sweep(make_actor: Any) -> None:
     def fail(reports: Any) -> None:
         raise HostError("the disk is full")
 
-    async def play() -> tuple[Turn, str | None]:
+    async def play() -> tuple[Turn, HostError | None]:
         host = await Caller(actor).join()
         await host.ask()
         actor._brain.report = fail
@@ -657,7 +679,9 @@ def test_what_goes_wrong_in_the_brain_ends_the_sweep(make_actor: Any) -> None:
 
     last, problem = played(play)
     assert last.done
-    assert "the disk is full" == problem
+    assert problem is not None
+    assert "the disk is full" == str(problem)
+    assert "in fail" in "".join(problem.__notes__)  # --debug shows where
 
 
 # --- stopping and closing

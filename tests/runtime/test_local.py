@@ -252,11 +252,12 @@ def test_a_trainable_that_cannot_be_built_leaves_a_readable_run(tmp_path):
     trainable = Clear()
 
     def build(bucket, capacity, place):
-        raise MemoryError("no room")
+        raise ValueError("no such layer")
 
     trainable.build = build
-    with pytest.raises(MemoryError):
+    with pytest.raises(HostError, match="stack 0 could not be built: ValueError: no such layer") as caught:
         train(tmp_path, PBT(), trainable=trainable)
+    assert isinstance(caught.value.__cause__, ValueError)
     (run,) = list_runs(tmp_path)
     reader = LedgerReader(run.path)
     assert not reader.finished

@@ -16,7 +16,7 @@ from pbt.errors import HostError
 from pbt.runtime import tune as hosts
 from pbt.runtime.brain_actor import Turn
 from pbt.runtime.exchange import Staging
-from pbt.runtime.orders import Admit, Fetch, Publish, StackReport, Train, WorkOrder
+from pbt.runtime.orders import Admit, Fetch, Publish, StackReport, Train, Trouble, WorkOrder
 from pbt.runtime.planning import ToBuild
 from pbt.runtime.tune import Host, Leaves, RayExchange, Work
 from tests.runtime.miniature import Clear, make_state, weight_of
@@ -32,8 +32,9 @@ class Remote:
         self.references: dict[str, Any] = {}
         self.unreadable: list[str] = []
         self.left: list[StackReport] = []
+        self.not_built: list[tuple[int, Trouble]] = []
         self._turns, self._lives = iter(turns), iter("abc")
-        for name in ("join", "exchange", "leave", "publish", "fetch"):
+        for name in ("join", "exchange", "leave", "unbuilt", "publish", "fetch"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _join(self, host: int, actor: Any) -> str:
@@ -44,8 +45,11 @@ class Remote:
         self.leaving.append(is_leaving)
         return next(self._turns)
 
-    def _leave(self, host: int, life: str, reports: Sequence[StackReport]) -> None:
+    def _leave(self, host: int, life: str, reports: Sequence[StackReport], reason: str) -> None:
         self.left += reports
+
+    def _unbuilt(self, host: int, life: str, stack: int, trouble: Trouble) -> None:
+        self.not_built.append((stack, trouble))
 
     def _publish(self, host: int, life: str, token: str, reference: Any) -> str:
         self.references[token] = reference
@@ -189,9 +193,20 @@ def test_a_host_whose_device_can_be_used_no_more_says_so_and_ends(make_host: Any
     host, remote, trainable = make_host(Turn((ToBuild(0, 1),)), Turn(orders=(order(0, **fresh),)))
     host.step()
     trainable.built[0].run = broken(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
-    with pytest.raises(Leaves, match="can be used no more"):
+    with pytest.raises(Leaves, match="could use its device no more"):
         host.step()
     assert [True] == [report.trouble.is_lasting for report in remote.left]
+
+
+def test_a_stack_that_cannot_be_built_is_reported_and_its_host_ends(make_host: Any) -> None:
+    """With what the trainable raised, and where."""
+    host, remote, trainable = make_host(Turn((ToBuild(1, 1),)))
+    trainable.build = lambda bucket, capacity, place: broken(ValueError("no such layer"))(None)
+    with pytest.raises(Leaves, match="could not be built"):
+        host.step()
+    ((stack, trouble),) = remote.not_built
+    assert (1, "ValueError: no such layer") == (stack, trouble.message)
+    assert "in run" in trouble.traceback
 
 
 def test_a_host_that_is_told_to_end_gives_its_stacks_back_first(make_host: Any) -> None:

@@ -25,9 +25,24 @@ _WHERE = site("test.points")
 BATCH = 12
 
 
+class Network(nn.Module):
+    """Blocks in a list, as most networks have them, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = (nn.Linear(3, 7), nn.Sequential(nn.Tanh(), nn.Linear(7, 5), nn.Tanh()))
+        self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(5, 1)
+
+    def forward(self, points: Tensor) -> Tensor:
+        for block in self.blocks:
+            points = block(points)
+        found: Tensor = self.head(points)
+        return found
+
+
 def make() -> nn.Module:
     """Sizes that two ranks cannot share evenly."""
-    return nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Sequential(nn.Linear(7, 5), nn.Tanh()), nn.Linear(5, 1))
+    return Network()
 
 
 def loss(module: nn.Module, batch: Any) -> Tensor:

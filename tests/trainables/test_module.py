@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn import functional
 
 from tests.trainables.ranked import BATCH, Points, loss, make, merged, module, together
 from trainables import Place, TrainableError
 from trainables.core.rng import Draws
 from trainables.core.shards import whole
+from trainables.module import Module
 
 HPARAMS = {"lr": 0.02, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5}
 SEED, STEPS = 7, 20
+GUIDE = Path(__file__).parents[2] / "docs/guide.md"
 CALLS = [("admit", 0, HPARAMS, SEED), ("run", [STEPS]), ("evaluate", "validation", [0]), ("state", 0)]
 
 
@@ -102,7 +109,7 @@ def test_what_ranks_cannot_share_is_refused():
     ("name", "problem"),
     [
         ("nowhere:make", r"module make is 'nowhere:make', which cannot be imported \(.*No module named 'nowhere'\)"),
-        ("tests.trainables.ranked:mkae", r"cannot be imported \(.*no attribute 'mkae'\); give package.module:function"),
+        ("tests.trainables.ranked:mkae", r"cannot be imported \(.*no attribute 'mkae'\); did you mean 'make'\?"),
         ("no name", "cannot be imported"),
         ("tests.trainables.ranked", "module make is 'tests.trainables.ranked', a module; give package.module:function"),
     ],
@@ -121,12 +128,96 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path, monkeypatch):
         dataclasses.replace(module(), make="broken_gang:make")
 
 
-def test_a_batch_that_ranks_cannot_share_evenly_is_refused():
-    """Their gradients would not be the mean over it."""
-    stack = module().build("module", 1, Place(dtype="float64"))
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(monkeypatch):
+    """Before anything is trained: their gradients would not be the mean over it."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    with pytest.raises(TrainableError, match=f"whose batch of {BATCH} cannot be shared by 5 ranks; .* hosts.ranks"):
+        module().build("module", 1, Place(world_size=5))
+
+
+class Loader:
+    """Batches as torch's own loader has them: `iter` is all it knows."""
+
+    def __init__(self, device):
+        pass
+
+
+class Flat(Points):
+    """A feed that forgot the member."""
+
+    def batch(self, draws, hparams=None, buffers=None):
+        return torch.zeros(12, 3), torch.zeros(12)
+
+
+class Bare(Points):
+    """A feed of what is no tensor."""
+
+    def batch(self, draws, hparams=None, buffers=None):
+        return [[1.0]], [2.0]
+
+
+def fails(device):
+    """A feed whose file is not there."""
+    raise FileNotFoundError("points.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("Loader", r"which builds a Loader without batch\(\) and evaluation\(\); give a class with batch\(draws\)"),
+        ("Flat", r"whose batch has \[12, 3\]; give tensors \[1, examples, ...\], 1 for the member"),
+        ("Bare", r"whose batch has list; give tensors \[1, examples, ...\]"),
+        ("fails", r"which raised FileNotFoundError: points.npy; mend it"),
+    ],
+)
+def test_what_is_no_feed_is_refused(name, problem):
+    """Before anything is started."""
+    with pytest.raises(TrainableError, match=f"module feed is '{__name__}:{name}', {problem}"):
+        dataclasses.replace(module(), feed=f"{__name__}:{name}").describe()
+
+
+def test_the_example_of_the_guide_trains(tmp_path, monkeypatch):
+    """As it stands there, on data of the kind it names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"test_module.py runs it -->\n```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    inputs = np.random.default_rng(0).standard_normal((200, 20), dtype=np.float32)
+    np.save("inputs.npy", inputs)
+    np.save("targets.npy", inputs.sum(1, keepdims=True))
+    mine = Module("mine:make", "mine:loss", "mine:Rows")
+    assert mine.describe().tokens_per_step == 64
+    stack = mine.build("module", 1, Place())
+    stack.admit(0, {"lr": 0.01}, SEED)
+    before = stack.evaluate("validation", [0])["loss"][0]
+    stack.run([50])
+    assert stack.evaluate("validation", [0])["loss"][0] < before / 2
+
+
+def by_parts(network, batch):
+    """A loss that ranks would not hear of."""
+    points, values = batch
+    return functional.mse_loss(network.head(network.blocks[1](network.blocks[0](points))), values)
+
+
+def for_each(network, batch):
+    """A loss that forgot the mean."""
+    points, values = batch
+    return functional.mse_loss(network(points), values, reduction="none")[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("by_parts", r"which did not call the module; call it as a whole, module\(...\), not its parts"),
+        ("for_each", rf"which gave \[{BATCH}\] values; give the mean over the batch"),
+    ],
+)
+def test_a_loss_that_ranks_cannot_share_is_refused(name, problem):
+    """Also where nobody shares it: it would break with the second rank only."""
+    stack = dataclasses.replace(module(), loss=f"{__name__}:{name}").build("module", 1, Place(dtype="float64"))
     stack.admit(0, {}, SEED)
-    object.__setattr__(stack._place, "world_size", 5)
-    with pytest.raises(TrainableError, match=f"a batch of {BATCH} cannot be shared by 5 ranks"):
+    with pytest.raises(TrainableError, match=f"module loss is '{__name__}:{name}', {problem}"):
         stack.run([1])
 
 
