@@ -234,7 +234,7 @@ def _brought_back(
     """What a run's spec names and where it trains, both as they were when it was begun."""
     resolved = Sweep.from_spec(spec, trainable, strategy).resolved
     _check_data(run, resolved.capabilities.data)
-    with started(spec.hosts):
+    with started(spec.hosts, run.path.parent):
         place = find_place(spec.hosts)
         _check_device(run, place.device, hosts)
         warn_if_not_compiled(place)

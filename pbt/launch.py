@@ -223,14 +223,24 @@ def live_defaults(capabilities: Capabilities) -> dict[str, Any]:
 
 
 @contextmanager
-def started(hosts: Hosts) -> Iterator[None]:
-    """Ray, up, if the hosts are Ray's."""
+def started(hosts: Hosts, storage: Path) -> Iterator[None]:
+    """Ray, up, if the hosts are Ray's.
+
+    Args:
+        hosts: Where members train.
+        storage: The folder of the runs.
+
+    Raises:
+        SpecError: There is no such cluster, or its other nodes do not see the folder and that is not accepted.
+    """
     if hosts.kind == "local":
         yield
         return
-    from pbt.runtime.cluster import cluster
+    from pbt.runtime.cluster import check_shared, cluster
 
     with cluster(hosts.address):
+        if hosts.local_storage == "refuse":
+            check_shared(storage)
         yield
 
 

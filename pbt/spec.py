@@ -145,6 +145,7 @@ _HOST_WORDS = {
     "precision": ("fp32", "tf32", "bf16"),
     "plan": ("auto", "off"),
     "reporter": ("pbt", "tune"),
+    "local_storage": ("refuse", "accept"),
 }
 
 
@@ -170,6 +171,8 @@ class Hosts:
         hang_minutes: Minutes that a host may take for one order, or ten times as long as the longest order so far if
             that is more; then it is taken to hang, and is started anew. `ray` only.
         reporter: Whose progress display is shown: `pbt`, or Ray Tune's status of hosts (`tune`) beside lines of ours.
+        local_storage: What of a storage folder that other nodes of the cluster do not see: `refuse` it, because the run
+            would be lost with this node, or `accept` that.
         address: Ray cluster to join, for example `auto`; None takes `RAY_ADDRESS`, or starts Ray on this machine.
     """
 
@@ -186,6 +189,7 @@ class Hosts:
     retries: int = 5
     hang_minutes: float = 60.0
     reporter: Literal["pbt", "tune"] = "pbt"
+    local_storage: Literal["refuse", "accept"] = "refuse"
     address: str | None = None
 
     def __post_init__(self) -> None:

@@ -136,7 +136,7 @@ class Sweep:
             KeyboardInterrupt: It was stopped; what was recorded before is kept.
         """
         storage = prepare_storage(Path(self.spec.storage))
-        with started(self.spec.hosts):
+        with started(self.spec.hosts, storage):
             place = find_place(self.spec.hosts)
             warn_if_not_compiled(place)
             spec = with_stacks(self.spec, place)

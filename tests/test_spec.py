@@ -152,6 +152,7 @@ def test_defaults_need_not_be_written():
             "retries": 5,
             "hang_minutes": 60.0,
             "reporter": "pbt",
+            "local_storage": "refuse",
             "address": None,
         },
         "storage": "pbt-runs",

@@ -10,15 +10,18 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbt.errors import SpecError, first_line
 from trainables import Place
 
+#: Nodes that are asked whether they see the storage folder.
+_MOST_ASKED = 8
 #: What Ray is started with.
 ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's trainable keep their meaning
@@ -31,6 +34,34 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+def check_shared(folder: Path) -> None:
+    """Refuse a folder that only this node has, where the cluster has others: what is in it is lost with the node.
+
+    Raises:
+        SpecError: Another node does not see it.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here][:_MOST_ASKED]
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+        path = str(Path(probe.name).absolute())
+        looking = {node["NodeManagerAddress"]: _look.options(**_only_on(node)).remote(path) for node in others}
+        for address, seen in looking.items():
+            with suppress(ray.exceptions.RayError):  # the node is gone, or cannot run anything: others are asked, too
+                if not ray.get(seen):
+                    problem = f"node {address} does not see {folder.absolute()}, which would be lost with this node"
+                    mend = "Name a folder that all nodes share, or write hosts.local_storage: accept"
+                    raise SpecError("storage", problem, mend)
+
+
+@ray.remote(num_cpus=0)
+def _look(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _only_on(node: dict[str, Any]) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}
 
 
 def default_device() -> str:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from pbt.errors import PbtError, first_line
+from pbt.errors import first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, Withdrawn
@@ -20,7 +20,7 @@ from pbt.runtime.orders import WorkOrder, attempt, publish
 from pbt.runtime.planning import settled, unbuilt
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
-from trainables import Place, Stack, State, Trainable, TrainableError
+from trainables import Place, Stack, State, Trainable
 
 #: Seconds between two looks for somebody who wants the sweep to stop.
 _LOOK_S = 0.2
@@ -70,8 +70,6 @@ def run_local(
                         brain.planned(number, new)
                 try:
                     return trainable.build(bucket, item.capacity, own)
-                except (PbtError, TrainableError):
-                    raise
                 except Exception as error:
                     raise unbuilt(number, first_line(error)) from error
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,27 +87,47 @@ def network() -> Iterator[Network]:
     found.clear()
 
 
-def test_a_node_is_cut_off(tmp_path: Path, network: Network) -> None:
-    """Ray gives it up after a while, and what was on it is brought back on the other side."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = ENVIRONMENT | secret | {"PYTHONPATH": os.getcwd()}
-    common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+@pytest.fixture
+def nodes(network: Network) -> Iterator[Callable[[str], dict[str, str]]]:
+    """Starts a node of Ray on each side, the other's after a command; returns the environment of clients."""
     folder = Path("/tmp") / network.ours  # near the root, as Ray's sockets need short paths
-    head = [f"--node-ip-address={network.head}", "--port=6379", "--include-dashboard=false", f"--temp-dir={folder}"]
-    other = [f"--node-ip-address={network.other}", f"--address={network.head}:6379"]
-    try:
-        assert 0 == network.begin(network.ours, ray, "start", "--head", *head, *common, **environment).wait(120)
-        assert 0 == network.begin(network.theirs, ray, "start", *other, *common, **environment).wait(120)
-        command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
-        driver = network.begin(network.ours, *command, **environment)
-        with meanwhile(tmp_path, 8, lambda run: network.cut()):
-            assert 0 == driver.wait(400)
-    finally:
-        network.clear()
-        shutil.rmtree(folder, ignore_errors=True)
+    environment = ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment["PYTHONPATH"] = os.getcwd()
+
+    def start(first: str = "true") -> dict[str, str]:
+        ray = f"{Path(sys.executable).with_name('ray')} start --num-cpus=1 --object-store-memory=100000000"
+        head = f"--head --node-ip-address={network.head} --port=6379 --include-dashboard=false --temp-dir={folder}"
+        other = f"--node-ip-address={network.other} --address={network.head}:6379"
+        assert 0 == network.begin(network.ours, "sh", "-c", f"{ray} {head}", **environment).wait(120)
+        assert 0 == network.begin(network.theirs, "sh", "-c", f"{first} && {ray} {other}", **environment).wait(120)
+        return environment
+
+    yield start
+    network.clear()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_is_cut_off(tmp_path: Path, network: Network, nodes: Callable[..., dict[str, str]]) -> None:
+    """Ray gives it up after a while, and what was on it is brought back on the other side."""
+    environment = nodes()
+    command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
+    driver = network.begin(network.ours, *command, **environment)
+    with meanwhile(tmp_path, 8, lambda run: network.cut()):
+        assert 0 == driver.wait(400)
     result = pbt.load(only_run(tmp_path))
     assert result.finished
     assert sweep(tmp_path / "alone", "local").run(progress=False).digest() == result.digest()
     assert 1 == kinds(result).count("host_lost")
     assert kinds(result)[-1] == "recovered"
+
+
+def test_storage_that_another_node_does_not_see_is_refused(
+    tmp_path: Path, network: Network, nodes: Callable[..., dict[str, str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is begun: it would be lost with its node."""
+    environment = nodes(f"mount -t tmpfs none {tmp_path}")  # seen on that side only
+    command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
+    assert 1 == network.begin(network.ours, *command, **environment).wait(120)
+    said = f"storage: node {network.other} does not see {tmp_path}, which would be lost with this node. Name a folder"
+    assert said in capfd.readouterr().err
+    assert [] == list(tmp_path.glob("toy-*"))
