@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbt.errors import SpecError, first_line
+from pbt.runtime.session import processes_of_their_own, session_folder
 from trainables import Place
 
 #: Nodes that are asked whether they see the storage folder.
@@ -114,9 +113,9 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with _session_folder() as folder:
-        _connect(address or os.environ.get("RAY_ADDRESS"), folder)
+    with session_folder() as folder:
         try:
+            _connect(address or os.environ.get("RAY_ADDRESS"), folder)
             with _terminating_like_an_interrupt():
                 yield
         finally:
@@ -131,21 +130,14 @@ def _connect(address: str | None, folder: Path) -> None:
             return
         # A token of this process's own: Ray would write one to the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **quiet)
+        with processes_of_their_own():
+            ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **quiet)
+    except SystemExit as error:  # Ray's answer to SIGTERM
+        raise KeyboardInterrupt from error
     except (ConnectionError, ValueError, RuntimeError) as error:
         problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
         mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
         raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
-
-
-@contextmanager
-def _session_folder() -> Iterator[Path]:
-    """A folder for Ray's session files that is removed at the end; near the root, as Ray's sockets need short paths."""
-    folder = Path(tempfile.mkdtemp(prefix="pbt-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
