@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions, Task
 from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
+
+#: Seconds in which SIGTERM twice is SIGTERM once: `timeout` sends it to its child, and then to the whole group.
+_ONCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,14 @@ def _stoppable(run: Run, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
 
+    told = -math.inf  # when by SIGTERM
+
     def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if number == signal.SIGTERM:
+            before, told = told, time.monotonic()
+            if told - before < _ONCE_S:
+                return
         if is_asked_to_stop(run):
             raise KeyboardInterrupt(
                 f"stopped at once; what was recorded is kept. `pbt resume {run.path}` goes on, and trains again what "
@@ -108,11 +120,11 @@ def _stoppable(run: Run, say: Callable[[str], None]) -> Iterator[None]:
         ask_to_stop(run)
         say("Stopping: segments under way are finished and members saved. Ctrl-C again stops at once.")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

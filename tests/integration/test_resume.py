@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 import pbt
-from pbt import PBT, Budget, Checkpoints, Fixed, Hosts, Result, Sweep, control
+from pbt import PBT, Budget, Checkpoints, Fixed, Hosts, Result, Sweep, control, launch
 from pbt.errors import LedgerError, RunNotFound, SpecError
 from pbt.record.ledger import is_written
-from pbt.record.runs import rewrite_run
+from pbt.record.runs import Run, rewrite_run
 from searchspaces import Choice, Float, Int
 from tests.integration.test_sweep import SPACE
 from trainables import Quadratic
@@ -212,6 +212,28 @@ def test_one_interrupt_saves_and_stops(tmp_path: Path) -> None:
     result = pbt.load(only_run(tmp_path))
     assert result.status == "stopped"
     assert {row["member"] for row in result.rows["checkpoints"]} == set(range(7))
+
+
+def test_sigterm_twice_in_a_row_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` sends it to its child, and to the whole group at once; later it is the second, which stops at once."""
+    told: list[str] = []
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with launch._stoppable(Run(tmp_path, {}), told.append):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert 1 == len(told)
+        now[0] += 2.0
+        with pytest.raises(KeyboardInterrupt, match="stopped at once"):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_ctrl_c_twice_in_a_row_stops_at_once(tmp_path: Path) -> None:
+    """However fast a person is."""
+    with launch._stoppable(Run(tmp_path, {}), print):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="stopped at once"):
+            signal.raise_signal(signal.SIGINT)
 
 
 # --- extend
