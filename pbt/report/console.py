@@ -91,7 +91,8 @@ class Progress:
         """Failures and incidents in any case, generations where no table shows them, in the order they happened."""
         news = [(row["at"], _failure(member, row), "red") for member, row in self._population.failures.items()]
         news += [(row["at"], _tell(row), "yellow") for row in self._population.incidents]
-        news = [entry for entry in news if entry[1] not in self._told]
+        # Once, though a host that is lost is an incident of each of its stacks.
+        news = list({entry[1]: entry for entry in reversed(news) if entry[1] not in self._told}.values())
         self._told.update(line for _, line, _ in news)
         if not self._live:
             for row in self._population.ended(after=self._told_generations):

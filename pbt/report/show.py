@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -297,7 +298,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["ended_early"]:
         lines["ended early"] = facts["ended_early"]
     told = [incident for incident in facts["incidents"] if not is_routine(incident)]
-    words = [text.headline(incident) for incident in told]
+    words = [line for line, _ in itertools.groupby(map(text.headline, told))]  # one loss may concern several stacks
     if len(words) > _INCIDENTS:
         words = [f"{len(words) - _INCIDENTS} earlier ones are in --json", *words[-_INCIDENTS:]]
     for number, line in enumerate(words):

@@ -140,6 +140,19 @@ def test_failures_are_told_once_above_the_table(tmp_path: Path) -> None:
     assert _printed(console).count(ledgers.FAILURE) == 1
 
 
+def test_a_lost_host_is_told_once_however_many_stacks_it_had(tmp_path: Path) -> None:
+    """While the sweep runs, and afterwards."""
+    run, console, after = tmp_path / "run", _plain(), _plain()
+    ledgers.run_json(run, members=2, generations=2, steps=10)
+    ledger = Ledger(run)
+    for stack in (0, 1):
+        ledger.append("incidents", kind="host_lost", stack=stack, message="host 0: its node was lost")
+    ledger.close(finished=False)
+    show(load(run), after)
+    assert 1 == _told(run, console).count("Host 0: its node was lost")
+    assert 1 == _printed(after).count("host 0: its node was lost")
+
+
 # ------------------------------------------------------------------------------------------------------------ show
 
 
