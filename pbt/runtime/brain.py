@@ -293,7 +293,9 @@ class Brain:
         gone, lost = set(gone), set(stacks)
         self._tokens.gone(gone)
         for stack in sorted(lost):
-            self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason)
+            nth, most = self._losses[stack] + 1, self._plan.retries
+            often = "" if most is None else f"; loss {nth} of at most {most} in a row"
+            self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason + often)
             self._count_loss(stack, reason)
         # States that are gone are trained again in stacks that are lost; where there are none, in those that need them.
         self._bring_back(lost or {stack for stack, draft in self._drafts.items() if draft.fetched & gone})

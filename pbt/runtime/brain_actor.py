@@ -33,6 +33,13 @@ _LOOK_S = 0.5
 #: How many times as long as the longest order so far another may take.
 _PATIENCE = 10.0
 
+#: What Ray writes of an actor's end, and what that is in plain words.
+_ENDINGS = {
+    "Worker exit type: NODE_OUT_OF_MEMORY": "its process was ended by Ray, as the memory of its node was used up",
+    "its worker process has died": "its process was killed, or crashed",
+    "its node has died": "its node was lost",
+}
+
 #: Builds the brain, given what it does with published states, and whether Ray has restarted its actor.
 MakeBrain: TypeAlias = Callable[[States, bool], Brain]
 
@@ -385,7 +392,7 @@ class BrainActor:
 
 
 async def _ends(actor: Any) -> str:
-    """Wait until an actor is dead; returns why, as Ray has it.
+    """Wait until an actor is dead; returns why.
 
     A call waits behind whatever the actor is doing, and fails once the actor is dead.
     """
@@ -395,8 +402,14 @@ async def _ends(actor: Any) -> str:
         except ray.exceptions.ActorUnavailableError:
             pass  # for the moment, says Ray
         except ray.exceptions.RayError as error:
-            return first_line(error)
+            return _in_plain_words(error)
         await asyncio.sleep(_LOOK_S)
+
+
+def _in_plain_words(error: ray.exceptions.RayError) -> str:
+    """Why an actor has ended; as Ray has it, where we know no better."""
+    told = (words for mark, words in _ENDINGS.items() if mark in str(error))
+    return next(told, first_line(error))
 
 
 def wrap(state: State, staging: Staging | None = None) -> list[ray.ObjectRef]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pbt.errors import SpecError, first_line
@@ -116,7 +117,7 @@ def cluster(address: str | None) -> Iterator[None]:
     with session_folder() as folder:
         try:
             _connect(address or os.environ.get("RAY_ADDRESS"), folder)
-            with _terminating_like_an_interrupt():
+            with _terminating_like_an_interrupt(), _without_its_messages():
                 yield
         finally:
             ray.shutdown()
@@ -138,6 +139,16 @@ def _connect(address: str | None, folder: Path) -> None:
         problem = f"Ray cannot be reached at {address!r}" if address else "Ray cannot be started here"
         mend = "Start it with `ray start --head`, or leave the address out" if address else "Try hosts.kind: local"
         raise SpecError("hosts.address", f"{problem} ({first_line(error)})", mend) from error
+
+
+@contextmanager
+def _without_its_messages() -> Iterator[None]:
+    """Ray prints paragraphs about every process that dies, even where `log_to_driver` is off; the ledger says it."""
+    worker._worker_logs_enabled = False  # what Ray's own debugger does
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = True
 
 
 @contextmanager

@@ -181,10 +181,23 @@ def _wait(begun: Sequence[Any], timeout: float | None = None) -> list[Any]:
     try:
         found: list[Any] = ray.get(list(begun), timeout=timeout)
     except ray.exceptions.RayActorError as error:
-        raise Leaves("a rank of this gang was lost") from error
+        lost = f"a process of its gang was lost (rank {_lost_rank(begun)})"
+        raise Leaves(f"{lost}, and all of them are started anew") from error
     except ray.exceptions.RayTaskError as error:
         raise (error.cause or error) from error
     return found
+
+
+def _lost_rank(begun: Sequence[Any]) -> int:
+    """The first of the others that does not answer because it is gone."""
+    for rank, answer in enumerate(begun, start=1):
+        try:
+            ray.get(answer, timeout=0)
+        except ray.exceptions.RayActorError:
+            return rank
+        except ray.exceptions.RayError:  # no answer yet, or another's error
+            continue
+    raise ValueError("all are there")
 
 
 @dataclass(slots=True)

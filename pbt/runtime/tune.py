@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import ray
 import torch
@@ -122,10 +122,15 @@ class Host(tune.Trainable):
         if self._telemetry is None:
             self._begin()
         until = time.monotonic() + _RESULT_S
-        while True:
-            result = self._turn()
-            if result["done"] or time.monotonic() >= until:
-                return result
+        try:
+            while True:
+                result = self._turn()
+                if result["done"] or time.monotonic() >= until:
+                    return result
+        except Leaves as leaves:
+            self._await_announced()
+            ray.get(self._work.brain.leave.remote(self._host, self._life, self._reports, str(leaves)))
+            raise
 
     def _turn(self) -> dict[str, Any]:
         """Bring the last reports, take the next orders, carry them out."""
@@ -140,7 +145,7 @@ class Host(tune.Trainable):
         for stack in turn.drop:
             self._drop(stack)
         if self._notice.is_final and not (self._stacks or turn.done):
-            raise Leaves("the process was told to end, and its stacks were moved")
+            raise Leaves("its process was told to end, and its stacks were moved")
         for item in turn.build:
             self._try_to_build(item)
         self._reports = perform(self._stacks, turn.orders, self._exchange, self._telemetry)
@@ -148,21 +153,15 @@ class Host(tune.Trainable):
         for stack in troubled:
             del self._stacks[stack]  # what it holds nobody knows; its memory is free before another is built
         if any(trouble.is_lasting for trouble in troubled.values()):
-            self._leave("its process could use its device no more")
+            raise Leaves("its process could use its device no more")
         if troubled and self._gang is not None:  # other ranks have ended, or wait for a step that this one broke off
-            self._leave("all its processes are started anew, as one of them broke off")
+            raise Leaves("all its processes are started anew, as one of them broke off")
         self._segments += sum(len(report.segments) for report in self._reports)
         return self._result(turn)
 
     def _result(self, turn: Turn) -> dict[str, Any]:
         """What Tune hears of a turn, and its reporter shows."""
         return {"done": turn.done, "stacks": len(self._stacks), "segments": self._segments}
-
-    def _leave(self, reason: str) -> NoReturn:
-        """End this process, once the brain has the last reports; Tune starts another."""
-        self._await_announced()
-        ray.get(self._work.brain.leave.remote(self._host, self._life, self._reports, reason))
-        raise Leaves(reason)
 
     def _await_announced(self) -> None:
         """Ray may carry calls out in another order; what a report says was published must be known by then."""

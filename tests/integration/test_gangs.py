@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def test_a_rank_is_killed(ray_cluster: None, tmp_path: Path) -> None:
         result = sweep(tmp_path / "killed", generations=60, ranks=2).run(progress=False)
     assert result.finished
     assert alone.digest() == result.digest()
-    assert "host_lost" in kinds(result)
+    (lost,) = {row["message"] for row in result.rows["incidents"] if row["kind"] == "host_lost"}
+    assert re.match(r"host \d: a process of its gang was lost \(rank 1\).*; loss 1 of at most 5 in a row", lost)
     assert "exception" not in kinds(result)
 
 

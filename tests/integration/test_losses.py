@@ -24,13 +24,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return sweep(tmp_path_factory.mktemp("undisturbed"), "local").run(progress=False)
 
 
-def test_a_host_is_killed(ray_cluster: None, tmp_path: Path, undisturbed: Result) -> None:
+def test_a_host_is_killed(
+    ray_cluster: None, tmp_path: Path, undisturbed: Result, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Tune starts it anew; what it held is brought back."""
     with meanwhile(tmp_path, 8, lambda run: os.kill(hosts_of(tmp_path)[0], signal.SIGKILL)):
         result = sweep(tmp_path, "ray").run(progress=False)
+    assert "(raylet)" not in capfd.readouterr().out  # ours is told instead
     assert result.finished
     assert undisturbed.digest() == result.digest()
-    assert "host_lost" in kinds(result)
+    lost = {row["message"].partition(": ")[2] for row in result.rows["incidents"] if row["kind"] == "host_lost"}
+    assert {"its process was killed, or crashed; loss 1 of at most 5 in a row"} == lost
     assert "recovered" in kinds(result)
     assert "differs" not in kinds(result)
 

@@ -576,6 +576,23 @@ def test_a_host_that_dies_gives_back_what_it_had(make_actor: Any, quick: None) -
     assert (ToBuild(0, 1),) == taken.build
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "killed, or crashed"),
+        (
+            "The actor is dead because its worker process has died. Worker exit type: NODE_OUT_OF_MEMORY",
+            "memory of its node was used up",
+        ),
+        ("The actor died because its node has died. Node Id: 12", "its node was lost"),
+        ("Something else.\nMore of it.", "RayActorError: Something else"),
+    ],
+)
+def test_why_a_host_is_gone_is_told_in_plain_words(told: str, words: str) -> None:
+    """As far as Ray's are known."""
+    assert words in brain_actor._in_plain_words(ray.exceptions.RayActorError(None, told))
+
+
 def test_a_host_that_joins_again_is_another(make_actor: Any) -> None:
     """What the one before it had is lost; what that one still says is not heard."""
     actor = make_actor()

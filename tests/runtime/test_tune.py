@@ -33,6 +33,7 @@ class Remote:
         self.unreadable: list[str] = []
         self.left: list[StackReport] = []
         self.not_built: list[tuple[int, Trouble]] = []
+        self.why: list[str] = []
         self._turns, self._lives = iter(turns), iter("abc")
         for name in ("join", "exchange", "leave", "unbuilt", "publish", "fetch"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
@@ -45,8 +46,9 @@ class Remote:
         self.leaving.append(is_leaving)
         return next(self._turns)
 
-    def _leave(self, host: int, life: str, reports: Sequence[StackReport], reason: str) -> None:
+    def _leave(self, host: int, life: str, reports: Sequence[StackReport], why: str) -> None:
         self.left += reports
+        self.why.append(why)
 
     def _unbuilt(self, host: int, life: str, stack: int, trouble: Trouble) -> None:
         self.not_built.append((stack, trouble))
@@ -218,6 +220,7 @@ def test_a_host_that_is_told_to_end_gives_its_stacks_back_first(make_host: Any) 
     assert 1 == host.step()["stacks"]
     with pytest.raises(Leaves, match="its stacks were moved"):
         host.step()
+    assert ["its process was told to end, and its stacks were moved"] == remote.why
     assert [False, True, True] == remote.leaving
 
 
