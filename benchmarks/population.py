@@ -3,9 +3,10 @@
     python -m benchmarks.population [--quick] [--json FILE]
 
 First the strategies alone: `handle` is given the reports of whole generations of 1,000, 10,000 and 100,000 members, in
-random order, with random scores. If the cost of an event grew in proportion to the logarithm of the population, the
-ratio of two sizes would be the ratio of their logarithms: that bound is printed beside the measured ratio. Python's
-cyclic garbage collector is off meanwhile, as in `timeit`: it visits all there is, the benchmark's own events included.
+random order, with random scores; one by one, or as many together as a stack has where it is not synchronous. If the
+cost of an event grew in proportion to the logarithm of the population, the ratio of two sizes would be the ratio of
+their logarithms: that bound is printed beside the measured ratio. Python's cyclic garbage collector is off meanwhile,
+as in `timeit`: it visits all there is, the benchmark's own events included.
 
 Then the whole decision path on simulated hosts: strategy, brain, ledger with its write-ahead file and Parquet parts,
 exchange of states and checkpoints in memory.
@@ -33,7 +34,7 @@ from pbt.record.ledger import Ledger, LedgerReader
 from pbt.runtime.brain import Brain
 from pbt.runtime.plan import Plan
 from pbt.runtime.simulated import MemoryStore, SimulatedTrainable, World, simulate
-from pbt.strategy import ContinueUntil, SegmentReported, StrategyOptions, SweepStarted, Task
+from pbt.strategy import ContinueUntil, SegmentReported, StrategyOptions, SweepStarted, Task, Together
 from searchspaces import Float, Space
 
 SPACE = Space({"lr": Float(1e-4, 1e-1, log=True)})
@@ -75,10 +76,12 @@ def strategy_cost(options: StrategyOptions, members: int, generations: int) -> f
                     wall_s=1.0,
                 )
             )
+        stacks = [tuple(reports[first : first + _CAPACITY]) for first in range(0, members, _CAPACITY)]
+        told_as = reports if options.synchronous else [Together(reports=stack) for stack in stacks]
         gc.collect()
         gc.disable()
         began = time.perf_counter()
-        pending = [action for report in reports for action in strategy.handle([report])]
+        pending = [action for event in told_as for action in strategy.handle([event])]
         spent, events = spent + time.perf_counter() - began, events + len(reports)
         gc.enable()
     return 1e6 * spent / events

@@ -93,6 +93,22 @@ class MemberFailed:
     reason: str
 
 
+#: How a segment ended.
+Report: TypeAlias = SegmentReported | MemberFailed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Members that one stack trained came to their ends at the same moment: none of them was there first.
+
+    All of them are at rest. A strategy that does not wait for the whole population can compare each with all others,
+    and copy any as it is at that moment, also one that it replaces. In which order they stand makes no difference. A
+    synchronous strategy hears of them one by one, which makes none to it. The causes of actions are the reports' ids.
+    """
+
+    reports: tuple[Report, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationEnded:
     """An evaluation asked for with `Evaluate` came back.
@@ -142,7 +158,7 @@ class Extended:
     slots: tuple[Slot, ...]
 
 
-Event: TypeAlias = SweepStarted | SegmentReported | MemberFailed | EvaluationEnded | BudgetEnded | Extended
+Event: TypeAlias = SweepStarted | Report | Together | EvaluationEnded | BudgetEnded | Extended
 
 # -------------------------------------------------------------------------------------------------------- actions
 
@@ -162,7 +178,8 @@ class Start:
 class Copy:
     """Exploit: the donor's weights, optimizer state and age replace the receiver's.
 
-    What is copied is the state at the donor's last report, even if the donor has been told to train on since.
+    What is copied is the state at the donor's last report, even if the donor has been told to train on since, or is
+    itself replaced: of copies in one answer, in whatever order, each takes what its donor was before.
     `reason` is for people.
     """
 

@@ -22,9 +22,11 @@ from pbt.strategy import (
     Extended,
     Finish,
     MemberFailed,
+    Report,
     SegmentReported,
     SweepStarted,
     Task,
+    Together,
     task_from_dict,
     task_to_dict,
 )
@@ -37,16 +39,23 @@ class Pace(Protocol):
     def entry(self) -> int:
         """The generation that newcomers are to train to the end of first."""
 
-    def respond(
-        self, event: SegmentReported | MemberFailed | Extended, task: Task, roster: Roster, may_train: bool
-    ) -> list[Action]:
+    def respond(self, reports: Sequence[Report], task: Task, roster: Roster, may_train: bool) -> list[Action]:
         """Replace members and tell them to train on.
 
         Args:
-            event: What just happened; the roster knows of it already.
+            reports: What ended at one moment; the roster knows of it already.
             task: In force.
             roster: The members.
-            may_train: Whether training may be ordered. If not, the event is only to be noted.
+            may_train: Whether training may be ordered. If not, the reports are only to be noted.
+        """
+
+    def extend(self, cause: str, task: Task, roster: Roster) -> list[Action]:
+        """The same for those that stand idle when the sweep is extended.
+
+        Args:
+            cause: Id of that event.
+            task: In force from now on.
+            roster: The members, without those that are new.
         """
 
     def snapshot(self) -> dict[str, Any]:
@@ -108,10 +117,10 @@ class Evolution:
 
     def _handle(self, event: Event) -> list[Action]:
         match event:
-            case SegmentReported() if self._roster.reported(event, self._task.metric):
-                return self._go_on(event)
-            case MemberFailed(member=member) if self._roster.failed(member):
-                return self._go_on(event)
+            case SegmentReported() | MemberFailed():
+                return self._go_on([event])
+            case Together(reports=reports):
+                return self._go_on(reports)
             case EvaluationEnded():
                 return self._hear(event)
             case BudgetEnded() if self._is_news(event.id):
@@ -132,9 +141,19 @@ class Evolution:
     def _is_ending(self) -> bool:
         return self._finished or self._announced is not None
 
-    def _go_on(self, event: SegmentReported | MemberFailed) -> list[Action]:
-        actions = self._pace.respond(event, self._task, self._roster, may_train=self._stopped is None)
-        return actions + self._end_if_idle(event.id)
+    def _go_on(self, reports: Sequence[Report]) -> list[Action]:
+        """All that ended at one moment is entered before anything is decided."""
+        news = [report for report in reports if self._enter(report)]
+        if not news:
+            return []
+        actions = self._pace.respond(news, self._task, self._roster, may_train=self._stopped is None)
+        return actions + self._end_if_idle(news[-1].id)
+
+    def _enter(self, report: Report) -> bool:
+        """Enter a report in the roster; False if it is no news."""
+        if isinstance(report, MemberFailed):
+            return self._roster.failed(report.member)
+        return self._roster.reported(report, self._task.metric)
 
     def _stop(self, event: BudgetEnded) -> list[Action]:
         if self._stopped is None and not self._is_ending:
@@ -145,7 +164,7 @@ class Evolution:
         self._task = event.task
         self._stopped, self._announced, self._finished = None, None, False
         actions = self._finish_segments(event.id)
-        actions += self._pace.respond(event, self._task, self._roster, may_train=True)
+        actions += self._pace.extend(event.id, self._task, self._roster)
         actions += self._roster.enlist(event.id, self._task, event.slots, self._pace.entry)
         return actions + self._end_if_idle(event.id, cause=event.id)
 

@@ -1,17 +1,21 @@
 """No generations in common: a member is compared when it reports, and goes on at once.
 
-Nobody waits for a slower member, except at the very end. Two questions are asked of different scores:
+Nobody waits for a slower member, except at the very end. Members of one stack, which end at the same moment, are all
+taken down before the first of them is considered: none was there before the others. Two questions are asked of
+different scores:
 
-- *Is the member bad?* It is compared with every report that came in at its own age before, so that being behind is no
+- *Is the member bad?* It is compared with every report that came in at its own age by then, so that being behind is no
   fault and being ahead no merit. With the last scores of all, whatever their age, members on slow hosts would be
   replaced again and again and those on fast hosts never. Among the first k at an age, the k-th is one of the worst
   `n(k)` with probability `n(k) / k` if the order says nothing about quality: where `n(k)` is a share of k, summed over
-  a generation about as many are replaced as if all had been compared at its end, but for the first of each age. The
-  order does say something where the same members are always first: those that are bad then pass more often.
+  a generation about as many are replaced as if all had been compared at its end, but for the first of each age, if it
+  was alone. The order does say something where the same members are always first: those that are bad then pass more
+  often.
 - *Who is worth copying?* Those whose weights are best as they are: the last scores of all the living, whatever their
-  age. What is copied is the state that earned the score, though its owner may be under way since. To keep the states
-  of all would take as much memory as the population again, so only those lend theirs that were among the best at
-  their own age when they reported, the first included; others cannot be copied until they report again.
+  age. What is copied is the state that earned the score, though its owner may be under way since, or be replaced at
+  the same moment. To keep the states of all would take as much memory as the population again, so only those lend
+  theirs while they train on that were among the best at their own age when they reported, the first included; others
+  cannot be copied from then on until they report again.
 
 Age is what counts, not the member's own number of generations: who takes over older weights is compared with its like.
 It is counted in generations, to the nearest: weights that were cut short once have no others of exactly their age.
@@ -24,7 +28,7 @@ point before decide is from Li et al. 2018, "A System for Massively Parallel Hyp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -32,7 +36,7 @@ from pbt.population.ordered import Ordered
 from pbt.population.roster import Roster
 from pbt.population.verdicts import Standing, Verdict, badness
 from pbt.spec import Mode
-from pbt.strategy import Action, Extended, MemberFailed, SegmentReported, Task
+from pbt.strategy import Action, MemberFailed, Report, SegmentReported, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,16 @@ class Flow:
         """Newcomers begin at the beginning, and are compared with what others were at their age."""
         return 0
 
-    def respond(
-        self, event: SegmentReported | MemberFailed | Extended, task: Task, roster: Roster, may_train: bool
-    ) -> list[Action]:
-        """Consider the member that reported, or after an extension all that stand idle."""
-        match event:
-            case MemberFailed(member=member):
-                self._leave(member)
-                return []
-            case SegmentReported(member=member):
-                self._note(member, task, roster)
-                idle = [member]
-            case Extended():
-                idle = roster.idle()
-        last = task.budget.generations - 1
-        ready = [member for member in idle if may_train and roster[member].generation < last]
-        return [action for member in ready for action in self._go_on(event.id, member, task, roster)]
+    def respond(self, reports: Sequence[Report], task: Task, roster: Roster, may_train: bool) -> list[Action]:
+        """Consider those that reported, once all that ended with them has been noted."""
+        for report in reports:
+            self._note(report, task, roster)
+        causes = {report.member: report.id for report in reports if isinstance(report, SegmentReported)}
+        return self._go_on(causes, task, roster) if may_train else []
+
+    def extend(self, cause: str, task: Task, roster: Roster) -> list[Action]:
+        """Consider all that stand idle."""
+        return self._go_on(dict.fromkeys(roster.idle(), cause), task, roster)
 
     def snapshot(self) -> dict[str, Any]:
         """Scores by age, and who can be copied; ranks follow from the roster."""
@@ -108,9 +106,13 @@ class Flow:
         self._place = {place[1]: place for place in places}
         self._donors = Ordered(self._place[member] for member in snapshot["donors"])
 
-    def _note(self, member: int, task: Task, roster: Roster) -> None:
-        standing = _standing(member, roster)
+    def _note(self, report: Report, task: Task, roster: Roster) -> None:
+        """Others are compared with a member that reported, and may copy it; one that failed they may not."""
+        member = report.member
         self._leave(member)
+        if isinstance(report, MemberFailed):
+            return
+        standing = _standing(member, roster)
         if not math.isnan(standing.score):
             self._place[member] = _place(standing, task.mode)
             self._donors.add(self._place[member])
@@ -132,11 +134,19 @@ class Flow:
             self._donors.remove(own)
         return is_good
 
-    def _go_on(self, cause: str, member: int, task: Task, roster: Roster) -> list[Action]:
-        generation = roster[member].generation
-        verdict = self._consider(task, generation, _standing(member, roster), self._company(member, task, roster))
-        changes = [] if verdict is None else roster.carry_out(cause, verdict)
-        return [*changes, roster.train(cause, task, member, generation + 1, lends=self._lends(member, task, roster))]
+    def _go_on(self, causes: Mapping[int, str], task: Task, roster: Roster) -> list[Action]:
+        """All are considered before anybody trains on: till then, whoever is among them can be copied."""
+        generations = {member: roster[member].generation for member in causes}
+        ready = [member for member in causes if generations[member] < task.budget.generations - 1]
+        actions: list[Action] = []
+        for member in ready:
+            standing, company = _standing(member, roster), self._company(member, task, roster)
+            if (verdict := self._consider(task, generations[member], standing, company)) is not None:
+                actions += roster.carry_out(causes[member], verdict)
+        for member in ready:
+            lends = self._lends(member, task, roster)
+            actions.append(roster.train(causes[member], task, member, generations[member] + 1, lends))
+        return actions
 
     def _peers(self, standing: Standing, task: Task) -> Ordered[float]:
         steps = task.budget.steps

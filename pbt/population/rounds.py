@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from pbt.population.roster import Roster, report_id
 from pbt.population.verdicts import Replace, Standing, Verdict, rank
-from pbt.strategy import Action, Extended, MemberFailed, SegmentReported, Task
+from pbt.strategy import Action, Report, Task
 
 #: Given the task, the generation that just ended and its ranking (best first, NaN last): who is replaced.
 Evolve: TypeAlias = Callable[[Task, int, Sequence[Standing]], list[Verdict]]
@@ -34,16 +34,19 @@ class Rounds:
         """Newcomers catch up: they train to the end of the generation under way in one segment."""
         return self._generation
 
-    def respond(
-        self, event: SegmentReported | MemberFailed | Extended, task: Task, roster: Roster, may_train: bool
-    ) -> list[Action]:
+    def respond(self, reports: Sequence[Report], task: Task, roster: Roster, may_train: bool) -> list[Action]:
         """Once all the living have reported, begin the next generation."""
-        is_last = self._generation >= task.budget.generations - 1
-        if not may_train or is_last or roster.num_under_way or not roster.num_alive:
-            return []
         # Their own reports are the causes, not the last to come in: in which order they come in makes no difference.
-        extension = event.id if isinstance(event, Extended) else None
-        causes = {member: extension or report_id(member, roster[member]) for member in roster.idle()}
+        return self._begin({it: report_id(it, roster[it]) for it in roster.idle()}, task, roster) if may_train else []
+
+    def extend(self, cause: str, task: Task, roster: Roster) -> list[Action]:
+        """As if all the living had just reported."""
+        return self._begin(dict.fromkeys(roster.idle(), cause), task, roster)
+
+    def _begin(self, causes: Mapping[int, str], task: Task, roster: Roster) -> list[Action]:
+        is_last = self._generation >= task.budget.generations - 1
+        if is_last or roster.num_under_way or not roster.num_alive:
+            return []
         verdicts = self._decide(task, roster)
         self._generation += 1
         changes = [action for it in verdicts for action in roster.carry_out(causes[_about(it)], it)]

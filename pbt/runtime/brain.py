@@ -10,7 +10,6 @@ what is on record, and has the states that were lost trained again: see `history
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +27,10 @@ from pbt.runtime.history import (
     Extension,
     Happening,
     History,
+    Moment,
     SegmentEnded,
     Told,
+    moments,
     read_history,
 )
 from pbt.runtime.minutes import Minutes
@@ -69,6 +70,7 @@ from pbt.strategy import (
     Start,
     Strategy,
     SweepStarted,
+    Together,
 )
 
 #: Members that may break off alone, one after another, before the sweep ends: then it is not the members' fault.
@@ -84,6 +86,7 @@ class _Member:
         ended: The last segment that ended, `age` and `consumed` at its end, and what it was `trained` with.
         start: How the next segment starts, from which `parent`, at which age.
         until: Value of `consumed` at which the segment under way ends; None between two segments.
+        lends: Whether the state at the last report may be asked for while that segment is under way.
     """
 
     slot: Slot
@@ -98,6 +101,7 @@ class _Member:
     parent: SegmentKey | None = None
     start_age: int = 0
     until: int | None = None
+    lends: bool = True
     alive: bool = True
 
 
@@ -180,7 +184,7 @@ class Brain:
         self._open_session(history)
         self._minutes = Minutes(self._ledger, history.decided)
         self._states.keep(set(history.checkpoints.values()) | history.damaged)
-        self._tell(Told(SweepStarted(id="start", slots=self._plan.slots)))
+        self._tell((Told(SweepStarted(id="start", slots=self._plan.slots)),))
         extensions = self._tell_again(history)
         self._minutes.close()
         self._recover(range(self.num_stacks))
@@ -246,12 +250,12 @@ class Brain:
             self._ledger.append("usage", session=self._session, **self._purse.used_now())
         work = [report for report, known in fresh if known.draft is not None]
         happened = self._budget_events(work)
+        if any(report.segments for report in work):
+            happened += self._failed()  # before the reports: nobody is to copy them any more
         for report, known in fresh:
             happened += self._take_in(report) if known.draft is not None else self._rescued(report, known.order)
             if known.draft is not None:
                 self._went_well(report, known)
-        if any(report.segments for report in work):
-            happened += self._failed()
         self._ledger.commit()
         self._tell_all(happened)
         for report, known in answered:
@@ -260,8 +264,8 @@ class Brain:
         self._settle()
 
     def _tell_all(self, happened: Sequence[Happening]) -> None:
-        for happening in happened:  # one by one, as when they are told again: nobody stands where no event said so
-            self._tell(happening)
+        for moment in self._as_told(moments(happened)):  # as when they are told again
+            self._tell(moment)
         self._ledger.commit()  # before anyone can ask for the orders
 
     def _answered(self, report: StackReport) -> AtWork | None:
@@ -489,11 +493,7 @@ class Brain:
 
     def _take_in(self, report: StackReport) -> list[Happening]:
         share = report.joules / len(report.segments) if report.joules is not None and report.segments else None
-        results = list(report.segments)
-        if not self._plan.synchronous:
-            # All at the same moment; always in slot order, the first would never be compared with the others.
-            random.Random(report.order).shuffle(results)
-        happened: list[Happening] = [self._ended(result, report, share) for result in results]
+        happened: list[Happening] = [self._ended(result, report, share) for result in report.segments]
         just_ended = {result.member: result.segment for result in report.segments}
         for examination in report.examinations:
             segment = just_ended.get(examination.member, self._members[examination.member].ended)
@@ -576,15 +576,16 @@ class Brain:
     def _tell_again(self, history: History) -> int:
         """Tell the strategy what happened; returns how often the sweep has been extended."""
         extensions = 0
-        for happening in history.happened:
-            match happening:
-                case SegmentEnded():
-                    self._done_before(happening)
-                case Told(event):
-                    self._told_before(event)
-                case Extension():
-                    extensions += 1
-            self._tell(happening, extensions)
+        for moment in self._as_told(history.happened):
+            for happening in moment:
+                match happening:
+                    case SegmentEnded():
+                        self._done_before(happening)
+                    case Told(event):
+                        self._told_before(event)
+                    case Extension():
+                        extensions += 1
+            self._tell(moment, extensions)
         self._ledger.commit()
         return extensions
 
@@ -619,7 +620,7 @@ class Brain:
         number, data = self._plan.session.extension
         self._ledger.append("decisions", kind="extend", data=data, reason="asked for with `pbt extend`")
         self._ledger.commit()
-        self._tell(Extension(data), number)
+        self._tell((Extension(data),), number)
         self._ledger.commit()
 
     def _sit(self, members: Iterable[int]) -> None:
@@ -633,7 +634,11 @@ class Brain:
         assert self._plan.extend is not None
         task = self._plan.extend(told["spec"])
         self._slots = tuple(Slot(stack, index) for stack, index in told["slots"])
+        was_alone = self.num_stacks == 1
         self._sit(range(len(self._members), len(self._slots)))
+        if was_alone and self.num_stacks > 1:  # members elsewhere may ask from now on
+            for member in [member for member, known in self._members.items() if known.until is not None]:
+                self._hold(member)
         self._purse.extend(task.budget)
         for draft in self._drafts.values():
             draft.examine.clear()  # who was announced before is no winner any more
@@ -718,17 +723,25 @@ class Brain:
 
     # ---------------------------------------------------------------------------------------- what is to be done
 
-    def _tell(self, happening: Happening, extensions: int = 0) -> None:
+    def _as_told(self, happened: Iterable[Moment]) -> Iterable[Moment]:
+        """In synchronous mode one by one: it makes no difference, so how stacks are laid out makes none either."""
+        return ((it,) for moment in happened for it in moment) if self._plan.synchronous else happened
+
+    def _tell(self, moment: Moment, extensions: int = 0) -> None:
         """Something happened, now or before: the strategy is told, and its decisions are taken down."""
-        match happening:
-            case SegmentEnded(event=event):
+        for happening in moment:
+            if isinstance(happening, SegmentEnded):
                 self._stand(happening)
-            case Told(event):
-                pass
-            case Extension(data):
-                event = self._extended(extensions, data)
-        for action in self._strategy.handle([event]):
+        for action in self._strategy.handle([self._event(moment, extensions)]):
             self._take(action)
+
+    def _event(self, moment: Moment, extensions: int) -> Event:
+        match moment:
+            case (SegmentEnded(event=event),) | (Told(event),):
+                return event
+            case (Extension(data),):
+                return self._extended(extensions, data)
+        return Together(reports=tuple(it.event for it in moment if isinstance(it, SegmentEnded)))
 
     def _take(self, action: Action) -> None:
         match action:
@@ -815,14 +828,20 @@ class Brain:
         )
         slot, draft = member.slot.index, self._draft(member.slot)
         draft.train[slot] = Train(slot, action.member, member.segment, action.consumed, member.hparams)
-        if action.lends and not self._plan.synchronous and member.ended >= 0:
+        member.lends = action.lends
+        if self.num_stacks > 1:
             self._hold(action.member)
 
-    def _hold(self, member: int) -> None:
-        """Others may ask for the state at the member's last report while it trains on: keep it at hand."""
-        known, token = self._members[member], self._token(member)
-        self._draft(known.slot).publish[known.slot.index] = token
-        self._tokens.reads(token, "hold")
+    def _hold(self, number: int) -> None:
+        """Others may ask for the state at the member's last report while it trains on: keep it at hand.
+
+        Those of its own stack need not: when they have reported, it is at rest as they are, or has not begun.
+        """
+        member = self._members[number]
+        if self._plan.synchronous or not member.lends or member.ended < 0:
+            return
+        self._draft(member.slot).publish[member.slot.index] = self._token(number)
+        self._tokens.reads(self._token(number), "hold")
 
     def _decide(
         self,

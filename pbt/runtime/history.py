@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader
 from pbt.record.schema import canonical, to_rows
 from pbt.runtime.budget import Usage
-from pbt.strategy import BudgetEnded, EvaluationEnded, Event, MemberFailed, SegmentReported
+from pbt.strategy import BudgetEnded, EvaluationEnded, Event, MemberFailed, Report, SegmentReported
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ FROM_OUTSIDE = ("budget", "extend")
 #: Decisions of the hosts' planner, which a strategy knows nothing of.
 _PLAN = "plan"
 
-_TABLES = ("segments", "decisions", "outcomes", "evaluations", "checkpoints", "sessions", "usage")
+_TABLES = ("segments", "decisions", "orders", "outcomes", "evaluations", "checkpoints", "sessions", "usage")
 
 #: Metric rows that are Python objects at the same time: there may be tens of millions.
 _AT_ONCE = 65_536
@@ -34,12 +35,13 @@ _AT_ONCE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class SegmentEnded:
-    """A segment ended, well or not, and where that left the member."""
+    """A segment ended, well or not, where that left the member, and the order that trained it, if that is known."""
 
-    event: SegmentReported | MemberFailed
+    event: Report
     segment: int
     age: int
     consumed: int
+    order: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,26 @@ class Extension:
 
 Happening: TypeAlias = SegmentEnded | Told | Extension
 
+#: What happened at once: the ends of all segments that one order trained, or one of the other things.
+Moment: TypeAlias = tuple[Happening, ...]
+
+
+def moments(happened: Iterable[Happening]) -> Iterator[Moment]:
+    """What happened, moment by moment.
+
+    The order divides, not what was decided in between nor when it came in: so it is the same when it is told again.
+    """
+    for order, run in itertools.groupby(happened, key=lambda it: it.order if isinstance(it, SegmentEnded) else None):
+        together = tuple(run)
+        yield from [(it,) for it in together] if order is None else [together]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """A sweep so far.
 
     Attributes:
-        happened: What the strategy was told, in order.
+        happened: What happened, moment by moment: as the strategy was told.
         decided: What it decided, as `(table, row)`, in order.
         checkpoints: Digest of the checkpoint of each saved segment.
         damaged: Digests of checkpoints that could not be read.
@@ -74,7 +89,7 @@ class History:
         trained: Stacks that have trained a segment to its end.
     """
 
-    happened: Sequence[Happening] = ()
+    happened: Sequence[Moment] = ()
     decided: Sequence[tuple[str, Row]] = ()
     checkpoints: Mapping[SegmentKey, str] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
@@ -95,8 +110,9 @@ def read_history(reader: LedgerReader, metric: str, split: str) -> History:
     rows = reader.rows(_TABLES)
     told = [row for row in rows["decisions"] if row["kind"] in FROM_OUTSIDE]
     taken = [row for row in rows["decisions"] if row["kind"] not in (*FROM_OUTSIDE, _PLAN)]
+    metrics = _metrics(reader, split, rows["evaluations"])
     return History(
-        happened=tuple(_happened(rows, _metrics(reader, split, rows["evaluations"]), told, metric, split)),
+        happened=tuple(moments(_happened(rows, metrics, told, metric, split))),
         decided=_in_order(segments=rows["segments"], decisions=taken),
         checkpoints=_checkpoints(rows["checkpoints"]),
         damaged=frozenset(row["digest"] for row in rows["checkpoints"] if row.get("status") == "damaged"),
@@ -137,11 +153,16 @@ def _metrics(reader: LedgerReader, split: str, evaluations: Sequence[Row]) -> It
 
 
 def _happened(
-    rows: Mapping[str, Sequence[Row]], metrics: Iterable[tuple[str, Row]], told: Sequence[Row], metric: str, split: str
+    rows: Mapping[str, Sequence[Row]],
+    metrics: Iterable[tuple[str, Row]],
+    told: Sequence[Row],
+    metric: str,
+    split: str,
 ) -> Iterator[Happening]:
-    """Events as they were told. Metrics stand before the row of the segment or evaluation they belong to."""
+    """What happened, in order. Metrics stand before the row of the segment or evaluation they belong to."""
     fresh: dict[tuple[int, int, str], dict[str, float]] = {}
     num_told = 0
+    orders = _orders(rows["orders"])
     others = _in_order(outcomes=rows["outcomes"], evaluations=rows["evaluations"], told=told)
     for table, row in heapq.merge(metrics, others, key=lambda entry: entry[1]["at"]):
         if table == "told":
@@ -152,10 +173,16 @@ def _happened(
         if table == "metrics":
             fresh.setdefault((*where, row["split"]), {})[row["name"]] = row["value"]
         elif table == "outcomes":
-            yield _ended(row, fresh.pop((*where, split), {}), metric)
+            yield _ended(row, fresh.pop((*where, split), {}), metric, orders.get(where))
             fresh.pop((*where, "train"), None)
         else:
             yield Told(evaluation_ended(*where, row["split"], fresh.pop((*where, row["split"]), {})))
+
+
+def _orders(orders: Sequence[Row]) -> dict[tuple[int, int], str]:
+    """The order that trained each segment: the last, where those before were given up."""
+    work = (row for row in orders if row["kind"] == "work")
+    return {(member, segment): row["order"] for row in work for member, segment in json.loads(row["segments"])}
 
 
 def _told(row: Row, number: int) -> Happening:
@@ -164,7 +191,7 @@ def _told(row: Row, number: int) -> Happening:
     return Told(BudgetEnded(id=f"budget:{number}", reason=row["reason"]))
 
 
-def _ended(row: Row, evaluation: Mapping[str, float], metric: str) -> SegmentEnded:
+def _ended(row: Row, evaluation: Mapping[str, float], metric: str, order: str | None) -> SegmentEnded:
     score = row.get("score")
     return segment_ended(
         member=row["member"],
@@ -174,6 +201,7 @@ def _ended(row: Row, evaluation: Mapping[str, float], metric: str) -> SegmentEnd
         metrics={**evaluation, metric: math.nan if score is None else score},
         wall_s=row["wall_s"],
         failure=row.get("reason") if row["status"] == "failed" else None,
+        order=order,
     )
 
 
@@ -186,9 +214,10 @@ def segment_ended(
     metrics: Mapping[str, float],
     wall_s: float,
     failure: str | None,
+    order: str | None,
 ) -> SegmentEnded:
     """What the strategy is told of a segment's end: the same when it happens and when it is told again."""
-    event: SegmentReported | MemberFailed
+    event: Report
     if failure:
         event = MemberFailed(id=f"failed:{member}:{segment}", member=member, reason=failure)
     else:
@@ -201,7 +230,7 @@ def segment_ended(
             metrics=metrics,
             wall_s=wall_s,
         )
-    return SegmentEnded(event, segment, age, consumed)
+    return SegmentEnded(event, segment, age, consumed, order)
 
 
 def evaluation_ended(member: int, segment: int, split: str, metrics: Mapping[str, float]) -> EvaluationEnded:

@@ -61,6 +61,7 @@ class Results:
             metrics={**self._on_split(result), plan.metric: score},
             wall_s=report.wall_s,
             failure=failure,
+            order=report.order,
         )
 
     def examined(self, examination: Examination, segment: int) -> Told:

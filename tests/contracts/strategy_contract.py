@@ -39,6 +39,7 @@ from pbt.strategy import (
     Extended,
     Finish,
     MemberFailed,
+    Report,
     SegmentReported,
     Set,
     Start,
@@ -46,6 +47,7 @@ from pbt.strategy import (
     StrategyOptions,
     SweepStarted,
     Task,
+    Together,
 )
 from searchspaces import Choice, Float, Int, Simplex, Space
 from tests import strategies
@@ -115,6 +117,8 @@ class Case:
             heard first.
         news: What happens besides, each after so many events, or when nothing else does.
         is_forgetful: Whether evaluations under way are lost when the sweep is extended.
+        is_together: Whether what ends together in one stack is told together.
+        is_backwards: Whether the highest member then stands first.
     """
 
     task: Task
@@ -124,6 +128,8 @@ class Case:
     durations: Sequence[Sequence[int]] = ()
     news: Sequence[tuple[int, News]] = ()
     is_forgetful: bool = False
+    is_together: bool = False
+    is_backwards: bool = False
 
     @property
     def members(self) -> range:
@@ -181,7 +187,7 @@ class Told(NamedTuple):
     Attributes:
         event: What was told.
         actions: The answer.
-        generation: The generation of the segment that ended; None if none did.
+        generation: The generation of the segment that ended, of several the last; None if none did.
         task: In force when it was answered.
         scores: Last scores of the living when it was answered.
         under_way: Who was still training when it was told.
@@ -195,6 +201,11 @@ class Told(NamedTuple):
     scores: Mapping[int, float]
     under_way: frozenset[int]
     can_be_copied: frozenset[int]
+
+    @property
+    def parts(self) -> tuple[Event, ...]:
+        """The reports that were told together, or else the event alone."""
+        return self.event.reports if isinstance(self.event, Together) else (self.event,)
 
 
 @dataclass
@@ -257,7 +268,7 @@ class _World:
                 self.break_news(self.news.pop(0)[1])
                 continue
             self.now, member, _, evaluation = heapq.heappop(self.agenda)
-            self.end_evaluation(member, evaluation) if evaluation else self.end_segment(member)
+            self.end_evaluation(member, evaluation) if evaluation else self.end_segments(self.with_neighbours(member))
 
     def tell(self, event: Event, generation: int | None = None) -> None:
         under_way = frozenset(member for member, known in self.members.items() if known.until is not None)
@@ -310,18 +321,32 @@ class _World:
 
     # --- what happens
 
-    def end_segment(self, member: int) -> None:
+    def with_neighbours(self, member: int) -> list[int]:
+        """A member, and others of its stack whose segments end now as well."""
+        if not self.case.is_together:
+            return [member]
+        stack = self.slots[member].stack
+        ending = [it for it in self.agenda if it[0] == self.now and not it[3] and self.slots[it[1]].stack == stack]
+        self.agenda = [it for it in self.agenda if it not in ending]
+        heapq.heapify(self.agenda)
+        return sorted([member, *(it[1] for it in ending)], reverse=self.case.is_backwards)
+
+    def end_segments(self, members: Sequence[int]) -> None:
+        living = [member for member in members if self.members[member].is_alive]
+        reports = tuple(self.end_segment(member) for member in living)
+        if reports:
+            generation = max(self.members[member].generation for member in living)
+            self.tell(reports[0] if len(reports) == 1 else Together(reports=reports), generation)
+
+    def end_segment(self, member: int) -> Report:
         known = self.members[member]
-        if not known.is_alive:
-            return
         if self.case.fails.get(member) == known.generation:
-            self.fail(member, known.generation)
-            return
+            return self.die(member)
         assert known.until is not None
         known.age = known.start_age = known.start_age + known.until - known.consumed
         known.consumed, known.until = known.until, None
         known.score = score = self.case.score(member, known.generation)
-        report = SegmentReported(
+        return SegmentReported(
             id=f"report:{member}:{known.segment}",
             member=member,
             segment=known.segment,
@@ -330,7 +355,6 @@ class _World:
             metrics={"other": -score, METRIC: score},
             wall_s=float(member),
         )
-        self.tell(report, known.generation)
 
     def end_evaluation(self, member: int, evaluation: str) -> None:
         for other in self.late:
@@ -340,12 +364,14 @@ class _World:
             split = evaluation.split(":")[-1]
             self.tell(EvaluationEnded(id=evaluation, member=member, split=split, metrics={METRIC: 0.0}))
 
-    def fail(self, member: int, generation: int | None = None) -> None:
+    def fail(self, member: int) -> None:
+        if self.members[member].is_alive:
+            self.tell(self.die(member))
+
+    def die(self, member: int) -> MemberFailed:
         known = self.members[member]
-        if known.is_alive:
-            known.is_alive, known.until = False, None
-            failed = MemberFailed(id=f"failed:{member}:{known.segment}", member=member, reason="made up")
-            self.tell(failed, generation)
+        known.is_alive, known.until = False, None
+        return MemberFailed(id=f"failed:{member}:{known.segment}", member=member, reason="made up")
 
     def break_news(self, news: News) -> None:
         match news:
@@ -461,6 +487,7 @@ def cases(
         durations=draw(durations),
         news=draw(told(news)) if news is not None else (),
         is_forgetful=news is not None and draw(st.booleans()),
+        is_together=draw(st.booleans()),
     )
 
 
@@ -561,6 +588,38 @@ class StrategyContract:
         """Options that were pickled, as they are on their way to a brain elsewhere, decide the same."""
         assert play(options, case).actions == play(pickle.loads(pickle.dumps(options)), case).actions  # noqa: S301
 
+    # --- what ends together
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_one_that_is_told_as_together_is_one(self, options, case):
+        """A moment in which a single member ended is answered as its report."""
+        story = play(options, replace(case, is_together=False))
+        wrapped = [Together(reports=(it,)) if isinstance(it, Report) else it for it in story.events]
+        assert story.actions == options.begin(case.task).handle(wrapped)
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_what_was_told_together_is_no_news_one_by_one(self, options, case):
+        """Nor is the other way round."""
+        one_by_one = replace(case, is_together=False)
+        for known, again in ((replace(case, is_together=True), None), (one_by_one, Together)):
+            story = play(options, known)
+            reports = tuple(part for told in story.told for part in told.parts if isinstance(part, Report))
+            before = json.dumps(story.strategy.snapshot())
+            assert [] == story.strategy.handle([again(reports=reports)] if again else reports)
+            assert before == json.dumps(story.strategy.snapshot())
+
+    @EXAMPLES
+    @given(case=eventful())
+    def test_nobody_who_ended_together_was_first(self, options, case):
+        """In whatever order they stand in their moment, the same is done with each of them."""
+        together = replace(case, is_together=True)
+        assume(play(options, together).actions[-1].reason != "every member failed")  # of that the last is the cause
+        stories = [play(options, replace(together, is_backwards=it)) for it in (False, True)]
+        up, down = ([sorted(map(repr, told.actions)) for told in story.told] for story in stories)
+        assert up == down
+
     # --- what actions say
 
     @EXAMPLES
@@ -569,7 +628,7 @@ class StrategyContract:
         """The cause of an action is the id of an event seen by then."""
         seen = set()
         for told in play(options, case).told:
-            seen.add(told.event.id)
+            seen |= {event.id for event in told.parts}
             assert {action.cause for action in told.actions} <= seen
 
     @EXAMPLES
@@ -637,7 +696,7 @@ class StrategyContract:
         """Nothing is asked of a member that failed; it is no donor and no winner."""
         failed: set[int] = set()
         for told in play(options, case).told:
-            failed |= {told.event.member} if isinstance(told.event, MemberFailed) else set()
+            failed |= {event.member for event in told.parts if isinstance(event, MemberFailed)}
             assert [action for action in told.actions if addressed(action) & failed] == []
 
     @EXAMPLES
@@ -813,6 +872,7 @@ class SynchronousContract(StrategyContract):
     def test_the_order_of_reports_changes_nothing(self, options, case, data):
         """However long each member takes, the actions are the same, and the state whenever all have reported."""
         assume(case.survivors(case.generations))  # the last to fail is the cause of the end
+        case = replace(case, is_together=False)  # so that news comes after equally many reports
         shuffled = data.draw(st.lists(st.lists(st.integers(1, 9), max_size=7), max_size=9))
         stories, states = [], []
         for durations in (case.durations, shuffled):
@@ -827,6 +887,14 @@ class SynchronousContract(StrategyContract):
             states.append(seen)
         assert stories[0].actions == stories[1].actions
         assert states[0] == states[1]
+
+    @EXAMPLES
+    @given(case=cases(failures=True))
+    def test_together_or_one_by_one_makes_no_difference(self, options, case):
+        """The actions are the same, and so is the state at the end."""
+        stories = [play(options, replace(case, is_together=it)) for it in (False, True)]
+        alone, together = ((story.actions, json.dumps(story.strategy.snapshot())) for story in stories)
+        assert alone == together
 
     @EXAMPLES
     @given(case=cases(failures=True))

@@ -71,7 +71,7 @@ def evaluated(answer):
 
 
 class Sweep:
-    """A strategy, told things one by one."""
+    """A strategy, told things as a test wants it."""
 
     def __init__(self, options, task):
         self.strategy = options.begin(task)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pbt.population import PBT
 from pbt.population.flow import Company
 from pbt.population.verdicts import Keep, Standing
-from pbt.strategy import ContinueUntil, Copy, Decline, Evaluate, SegmentReported, Set, Start
+from pbt.strategy import ContinueUntil, Copy, Decline, Evaluate, MemberFailed, SegmentReported, Set, Start, Together
 from searchspaces import Float, Space
 from tests.contracts.strategy_contract import (
     EXAMPLES,
+    METRIC,
     Case,
     StrategyContract,
     cases,
@@ -62,15 +63,18 @@ def test_it_says_so():
 @EXAMPLES
 @given(case=cases(failures=True))
 def test_each_goes_on_at_once(case):
-    """A report is answered for the member that reported, and for no other, until its last."""
+    """Reports are answered for the members that reported, and for no other, until their last."""
+    last, steps = case.generations - 1, case.task.budget.steps
     for told in play(FLOW, case).told:
         trains = of_kind(told.actions, ContinueUntil)
-        if isinstance(told.event, SegmentReported):
-            until = (told.generation + 2) * case.task.budget.steps
-            is_last = told.generation == case.generations - 1
-            expected = [] if is_last else [(told.event.member, until, told.generation + 1)]
+        reports = {event.member: event for event in told.parts if isinstance(event, SegmentReported)}
+        if reports:
+            generations = {member: report.consumed // steps for member, report in reports.items()}
+            expected = [(member, (n + 1) * steps, n) for member, n in generations.items() if n <= last]
             assert expected == [(action.member, action.consumed, action.generation) for action in trains]
-            assert {action.cause for action in of_kind(told.actions, Copy | Set | Start)} <= {told.event.id}
+            for action in of_kind(told.actions, Copy | Set | Start | ContinueUntil):
+                member = action.receiver if isinstance(action, Copy) else action.member
+                assert reports[member].id == action.cause
 
 
 def test_a_slow_member_is_waited_for_at_the_end_alone():
@@ -84,6 +88,73 @@ def test_a_slow_member_is_waited_for_at_the_end_alone():
     expected = ["start", "report:0:0", "report:0:1", "report:0:2", "report:1:0", "report:1:1", "report:1:2"]
     assert [*expected, "evaluation:1:2:test"] == [event.id for event in story.events]
     assert [Evaluate(cause="report:1:2", member=1, split="test")] == story.told[6].actions
+
+
+# --- who ended together
+
+
+@EXAMPLES
+@given(
+    scores=st.lists(st.floats(-1, 1), min_size=1, max_size=12, unique=True),
+    quantile=st.sampled_from([0.1, 0.2, 0.4, 0.5]),
+    mode=st.sampled_from(["min", "max"]),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_where_all_are_in_one_stack_it_is_as_in_rounds(scores, quantile, mode, seed, data):
+    """Though nobody waits, all stand there: the same are replaced, by the same donors, with the same values."""
+    members = len(scores)
+    task = make_task(members=members, generations=2, mode=mode, seed=seed)
+    in_rounds = Sweep(PBT(quantile=quantile), task)
+    in_flow = Sweep(PBT(quantile=quantile, synchronous=False), task)
+    reports = [aged(member, 0, score, 10) for member, score in enumerate(scores)]
+    expected = in_rounds.tell(*reports)
+    found = in_flow.tell(Together(reports=tuple(data.draw(st.permutations(reports)))))
+
+    def changes(actions):
+        told = [replace(action, reason="") if isinstance(action, Copy) else action for action in actions]
+        return sorted(map(repr, of_kind(told, Copy | Set | Start)))
+
+    assert changes(expected) == changes(found)
+    assert len(of_kind(found, Copy)) == (max(1, math.floor(quantile * members)) if members > 1 else 0)
+
+
+def test_all_that_ended_together_can_be_copied():
+    """Also who is replaced at that very moment: 3 takes over from 0 or 1, the best two, and 0 takes over from 1.
+
+    For at its own age 0 is the worst of three, though two of the others have a worse score by now.
+    """
+    drawn = set()
+    for seed in range(10):
+        sweep = Sweep(PBT(synchronous=False, quantile=0.4), make_task(members=5, generations=9, seed=seed))
+        sweep.tell(*(aged(member, 0, 0.0, 10) for member in (0, 1, 2, 4)))
+        sweep.tell(aged(1, 1, 0.97, 20), aged(2, 1, 0.96, 20), aged(2, 2, 0.5, 30))
+        actions = sweep.tell(Together(reports=(aged(0, 1, 0.95, 20), aged(3, 0, NAN, 10))))
+        assert [Copy, Set, Copy, Set, ContinueUntil, ContinueUntil] == [type(action) for action in actions]
+        donors = {copy.receiver: copy.donor for copy in of_kind(actions, Copy)}
+        assert {0: 1, 3: donors[3]} == donors
+        assert [False, False] == [action.lends for action in of_kind(actions, ContinueUntil)]
+        drawn.add(donors[3])
+    assert {0, 1} == drawn
+
+
+def test_who_failed_at_the_same_moment_is_not_copied():
+    """Wherever it stands among the reports, and though it was the best so far."""
+    task = make_task(members=3, generations=3)
+    for place in range(3):
+        sweep = Sweep(FLOW, task)
+        sweep.tell(aged(0, 0, 0.9, 10), aged(1, 0, 0.1, 10), aged(2, 0, 0.2, 10))
+        reports = [aged(1, 1, 0.3, 20), aged(2, 1, NAN, 20)]
+        reports.insert(place, MemberFailed(id="failed:0:1", member=0, reason="made up"))
+        (copy,) = of_kind(sweep.tell(Together(reports=tuple(reports))), Copy)
+        assert (1, 2) == (copy.donor, copy.receiver)
+
+
+def test_the_end_is_announced_once_for_all_that_ended_together():
+    """After the last of them, the best of all."""
+    sweep = Sweep(FLOW, make_task(members=3, generations=1))
+    answer = sweep.tell(Together(reports=tuple(aged(member, 0, member / 10, 10) for member in (2, 0, 1))))
+    assert [Evaluate(cause="report:2:0", member=2, split="test")] == answer
 
 
 # --- who is replaced
@@ -282,11 +353,12 @@ def test_weights_that_were_cut_short_are_compared_too():
 def test_nobody_goes_on_diverged(case, quantile):
     """Who reports NaN takes over from another, or begins again where nobody can be copied whose last score is not."""
     for told in play(PBT(synchronous=False, quantile=quantile), case).told:
-        if not isinstance(told.event, SegmentReported) or not of_kind(told.actions, ContinueUntil):
-            continue
-        if math.isnan(told.scores[told.event.member]):
-            others = [member for member in told.can_be_copied if not math.isnan(told.scores.get(member, NAN))]
-            assert [Copy if others else Start] == [type(a) for a in told.actions if isinstance(a, Copy | Start)]
+        for going_on in of_kind(told.actions, ContinueUntil):
+            report = next((it for it in told.parts if it.id == going_on.cause), None)
+            if isinstance(report, SegmentReported) and math.isnan(report.metrics[METRIC]):
+                others = [member for member in told.can_be_copied if not math.isnan(told.scores.get(member, NAN))]
+                own = [type(a) for a in told.actions if isinstance(a, Copy | Start) and a.cause == report.id]
+                assert own == [Copy if others else Start]
 
 
 def test_who_diverged_counts_among_those_of_its_age():

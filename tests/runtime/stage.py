@@ -15,7 +15,7 @@ from pbt.runtime.exchange import LocalExchange
 from pbt.runtime.orders import SegmentResult, StackReport, WorkOrder, carry_out, publish
 from pbt.runtime.plan import Session
 from pbt.spec import Budget, Checkpoints
-from pbt.strategy import Action, Event, StrategyOptions, Task
+from pbt.strategy import Action, Event, StrategyOptions, Task, Together
 from searchspaces import Space
 from tests.runtime.miniature import SPACE, Clear, ClearStack, make_plan
 
@@ -31,15 +31,23 @@ class Clock:
 
 
 class Script:
-    """A strategy that answers each event by its id, from a script, and remembers what it heard."""
+    """A strategy that answers each event by its id, from a script, and remembers what it heard.
+
+    Attributes:
+        heard: Every event.
+        moments: Their ids, those that were told together in one tuple.
+    """
 
     def __init__(self, answers: Mapping[str, Sequence[Action]]) -> None:
         self._answers = answers
         self.heard: list[Event] = []
+        self.moments: list[tuple[str, ...]] = []
 
     def handle(self, events: Sequence[Event]) -> list[Action]:
-        self.heard += events
-        return [action for event in events for action in self._answers.get(event.id, ())]
+        told = [event.reports if isinstance(event, Together) else (event,) for event in events]
+        self.heard += [event for moment in told for event in moment]
+        self.moments += [tuple(event.id for event in moment) for moment in told]
+        return [action for moment in told for event in moment for action in self._answers.get(event.id, ())]
 
 
 class Shelf:

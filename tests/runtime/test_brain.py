@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import pytest
 
@@ -785,17 +785,6 @@ def test_what_may_be_copied_later_is_kept_at_hand(make_brain):
     assert {"0:0", "1:0", "2:0", "3:0"} == set(brain.shelf.asked("drop"))
 
 
-@pytest.mark.parametrize("synchronous", [True, False])
-def test_no_slot_is_always_first(tmp_path, synchronous):
-    """Where members are compared as they come, those of one report come in any order, which is the one on record."""
-    sweep = {"members": 4, "stacks": 1, "generations": 40}
-    stage = Stage(new_run(tmp_path), PBT(synchronous=synchronous), **sweep).play()
-    ends = [row["member"] for row in stage.rows("outcomes")]
-    first = Counter(ends[::4])
-    assert ({0: 40} == first) if synchronous else (min(first[member] for member in range(4)) > 2)
-    assert Stage(stage.run, PBT(synchronous=synchronous), **sweep).play().digest() == stage.digest()
-
-
 def test_a_donor_under_way_is_copied_as_it_reported(make_brain, tmp_path):
     """Its stack is busy and is asked for nothing: the state is at hand, and stays so until the receiver has it."""
     copy = [Copy(cause="report:2:1", donor=0, receiver=2, reason=""), go_on(2, 30, 2, "report:2:1")]
@@ -815,21 +804,53 @@ def test_a_donor_under_way_is_copied_as_it_reported(make_brain, tmp_path):
     assert 1 == brain.shelf.asked("drop").count("0:0")
 
 
-def test_a_donor_whose_report_is_in_the_same_batch_is_copied_as_it_was_told(make_brain, tmp_path):
+#: Member 0 takes over from a member of the other stack, and the others train on.
+FROM_ELSEWHERE = {
+    "report:0:1": [Copy(cause="report:0:1", donor=2, receiver=0, reason=""), go_on(0, 30, 2, "report:0:1")],
+    **{f"report:{member}:1": [go_on(member, 30, 2, f"report:{member}:1")] for member in (1, 2, 3)},
+}
+
+
+def parents(run):
+    """From what each segment begins: parent, its segment, and the age."""
+    return {
+        (row["member"], row["segment"]): (row["parent_member"], row["parent_segment"], row["age_start"])
+        for row in rows(run, "segments")
+    }
+
+
+def test_a_donor_of_another_stack_whose_report_is_in_the_same_batch_is_copied_as_it_was_told(make_brain, tmp_path):
     """The strategy has not heard of the donor's second report when it decides, so the first is meant."""
+    brain, orders = second_round(make_brain, FROM_ELSEWHERE)
+    brain.report([ended(orders[stack], dict.fromkeys(range(4), 0.1)) for stack in (0, 1)])
+    (order,) = brain.orders([0])
+    assert ((), ["2:0"]) == (order.copy, [item.token for item in order.fetch])
+    found = parents(tmp_path)
+    assert {(0, 2): (2, 0, 10), (2, 2): (2, 1, 20)} == {key: found[key] for key in ((0, 2), (2, 2))}
+    assert "2:0" not in brain.shelf.asked("drop")
+    brain.report([ended(order, {0: 0.1, 1: 0.2})])
+    assert "2:0" in brain.shelf.asked("drop")
+
+
+def test_a_donor_of_the_same_stack_that_reported_too_is_copied_as_it_stands(make_brain, tmp_path):
+    """The strategy has heard of both when it decides: the donor is at rest, and is copied on the device."""
     copy = [Copy(cause="report:0:1", donor=1, receiver=0, reason=""), go_on(0, 30, 2, "report:0:1")]
     brain, orders = second_round(make_brain, {"report:0:1": copy, "report:1:1": [go_on(1, 30, 2, "report:1:1")]})
     brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
     (order,) = brain.orders([0])
-    assert ((), ["1:0"]) == (order.copy, [item.token for item in order.fetch])
-    parents = {
-        (row["member"], row["segment"]): (row["parent_member"], row["parent_segment"], row["age_start"])
-        for row in rows(tmp_path, "segments")
-    }
-    assert {(0, 2): (1, 0, 10), (1, 2): (1, 1, 20)} == {key: parents[key] for key in ((0, 2), (1, 2))}
-    assert "1:0" not in brain.shelf.asked("drop")
-    brain.report([ended(order, {0: 0.1, 1: 0.2})])
-    assert "1:0" in brain.shelf.asked("drop")
+    assert (((1, 0),), ()) == (order.copy, order.fetch)
+    assert (1, 1, 20) == parents(tmp_path)[0, 2]
+
+
+def test_two_that_take_over_from_each_other_change_places(make_brain, tmp_path):
+    """Each gets what the other was: the stack reads both before it writes."""
+    answers = {f"report:{m}:1": [Copy(cause="c", donor=1 - m, receiver=m, reason=""), go_on(m, 30, 2)] for m in (0, 1)}
+    brain, orders = second_round(make_brain, answers)
+    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
+    (order,) = brain.orders([0])
+    assert ({(0, 1), (1, 0)}, ()) == (set(order.copy), order.fetch)
+    found = parents(tmp_path)
+    assert {(0, 2): (1, 1, 20), (1, 2): (0, 1, 20)} == {key: found[key] for key in ((0, 2), (1, 2))}
 
 
 def test_a_neighbour_that_was_told_to_train_on_is_copied_on_the_device(make_brain, tmp_path):
@@ -866,15 +887,13 @@ def rebuilt(make_brain, brain, answers, plan=ASYNC):
 
 def test_a_brain_that_is_built_again_copies_a_donor_as_it_was_told_then(make_brain):
     """The donor's second report is known by now; what is copied is its first, which is brought back too."""
-    copy = [Copy(cause="report:0:1", donor=1, receiver=0, reason=""), go_on(0, 30, 2, "report:0:1")]
-    answers = {"report:0:1": copy, "report:1:1": [go_on(1, 30, 2, "report:1:1")]}
-    brain, orders = second_round(make_brain, answers)
-    brain.report([ended(orders[0], {0: 0.1, 1: 0.2})])
-    again, orders = rebuilt(make_brain, brain, answers)
-    assert ((), ["1:0"]) == (orders[0].copy, [item.token for item in orders[0].fetch])
-    assert "1:0" not in again.shelf.asked("drop")
+    brain, orders = second_round(make_brain, FROM_ELSEWHERE)
+    brain.report([ended(orders[stack], dict.fromkeys(range(4), 0.1)) for stack in (0, 1)])
+    again, orders = rebuilt(make_brain, brain, FROM_ELSEWHERE)
+    assert ((), ["2:0"]) == (orders[0].copy, [item.token for item in orders[0].fetch])
+    assert "2:0" not in again.shelf.asked("drop")
     again.report([ended(orders[0], {0: 0.1, 1: 0.2})])
-    assert "1:0" in again.shelf.asked("drop")
+    assert "2:0" in again.shelf.asked("drop")
 
 
 def test_every_slot_reads_for_itself(make_brain):
@@ -1086,13 +1105,18 @@ def test_what_a_lost_host_held_is_trained_again(tmp_path, lost, at_work, checkpo
         assert [(stack, "the node is gone") for stack in lost] == told
 
 
-def test_members_of_one_stack_may_copy_what_others_were_before_they_reported_too(tmp_path):
-    """All report at once and are told of one by one: the donor's state is that of its report before, which is kept."""
+def test_members_of_one_stack_copy_each_other_as_they_stand(tmp_path):
+    """All end at once: every donor is copied where it stands, on the device, and nothing is kept for others."""
     for seed in range(5):
         options = PBT(quantile=0.25, synchronous=False)
         stage = Stage(new_run(tmp_path), options, members=8, generations=10, stacks=1, seed=seed)
         assert stage.play().brain.best is not None
         assert is_sound(stage)
+        copied = [row for row in stage.rows("segments") if row["start"] == "copied"]
+        assert len(copied) > 9
+        assert all(row["parent_segment"] == row["segment"] - 1 for row in copied)
+        assert {()} == {order.fetch for order in stage.released}
+        assert {()} == {order.publish for order in stage.released if order.train}
 
 
 @pytest.mark.parametrize("at_work", [False, True], ids=["idle", "at-work"])

@@ -20,6 +20,7 @@ from pbt.strategy import (
     SegmentReported,
     SweepStarted,
     Task,
+    Together,
 )
 from tests.runtime.miniature import SPACE, Clear, ClearStack
 from tests.runtime.stage import Stage, new_run
@@ -78,10 +79,19 @@ def troubled():
     return trainable
 
 
-def told(history, extended=()):
+def told(history, extended=(), together=False):
     """The events of a history, as the strategy is told them."""
     extended = iter(extended)
-    return [next(extended) if isinstance(it, Extension) else it.event for it in history.happened]
+    events = []
+    for moment in history.happened:
+        parts = tuple(next(extended) if isinstance(it, Extension) else it.event for it in moment)
+        events += [Together(reports=parts)] if together and len(parts) > 1 else parts
+    return events
+
+
+def parts(events):
+    """Events, those that were told together one by one."""
+    return [part for event in events for part in (event.reports if isinstance(event, Together) else (event,))]
 
 
 def read(stage):
@@ -91,27 +101,33 @@ def read(stage):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("options", [PBT(quantile=0.4), PBT(quantile=0.4, synchronous=False), Fixed()], ids=repr)
 def test_events_are_those_the_strategy_heard(tmp_path, options, seed):
-    """The same, in the same order, with the same numbers, NaN too: before the parts are sealed, and after."""
+    """The same, in the same order, with the same numbers, NaN too: before the parts are sealed, and after.
+
+    Where members do not wait for each other, those that were told together stand together.
+    """
     sweep = {"members": 6, "generations": 4, "seed": 0, "trainable": troubled()}
     stage = Stage(new_run(tmp_path), Spying(options), **sweep)
-    choose = random.Random(seed).choice
+    choose, together = random.Random(seed).choice, not options.synchronous
     while not stage.brain.done:
         stage.turn(choose)
         heard = stage.strategy.heard[1:]
-        assert repr(heard) == repr(told(read(stage)))
+        assert repr(heard) == repr(told(read(stage), together=together))
     stage.brain.close()
-    assert repr(heard) == repr(told(read(stage)))
+    assert repr(heard) == repr(told(read(stage), together=together))
     assert isinstance(stage.strategy.heard[0], SweepStarted)
-    assert {SegmentReported, MemberFailed, EvaluationEnded} == {type(event) for event in heard}
-    assert {True, False} == {math.isnan(event.metrics["Q"]) for event in heard if isinstance(event, SegmentReported)}
+    assert together == (Together in {type(event) for event in heard})
+    assert {SegmentReported, MemberFailed, EvaluationEnded} == {type(event) for event in parts(heard)}
+    reports = [event for event in parts(heard) if isinstance(event, SegmentReported)]
+    assert {True, False} == {math.isnan(event.metrics["Q"]) for event in reports}
 
 
-def test_the_end_of_a_budget_is_told_where_it_was_told(tmp_path):
+@pytest.mark.parametrize("options", [Fixed(), PBT(synchronous=False)], ids=["synchronous", "asynchronous"])
+def test_the_end_of_a_budget_is_told_where_it_was_told(tmp_path, options):
     """Before the reports after which there was not enough; each time under its own number."""
-    limit = 4 * 2 * 10 * 7
-    stage = Stage(new_run(tmp_path), Spying(Fixed()), tokens=limit).play()
+    limit, together = 4 * 2 * 10 * 7, not options.synchronous
+    stage = Stage(new_run(tmp_path), Spying(options), tokens=limit).play()
     heard = stage.strategy.heard[1:]
-    assert repr(heard) == repr(told(read(stage)))
+    assert repr(heard) == repr(told(read(stage), together=together))
     assert ["budget:1"] == [event.id for event in heard if isinstance(event, BudgetEnded)]
 
     def extend(spec):
@@ -119,12 +135,12 @@ def test_the_end_of_a_budget_is_told_where_it_was_told(tmp_path):
         return Task(space=SPACE, metric="Q", mode="max", budget=budget, seed=0)
 
     data = canonical({"spec": {}, "slots": [[0, 0], [0, 1], [1, 0], [1, 1]]})
-    again = Stage(stage.run, Spying(Fixed()), tokens=limit, extension=(1, data), extend=extend).play()
+    again = Stage(stage.run, Spying(options), tokens=limit, extension=(1, data), extend=extend).play()
     heard = again.strategy.heard[1:]
     (extended,) = [event for event in heard if isinstance(event, Extended)]
     history = read(again)
-    assert repr(heard) == repr(told(history, [extended]))
-    assert [data] == [it.data for it in history.happened if isinstance(it, Extension)]
+    assert repr(heard) == repr(told(history, [extended], together))
+    assert [data] == [it.data for (it, *_) in history.happened if isinstance(it, Extension)]
     assert ["budget:1", "budget:2"] == [event.id for event in heard if isinstance(event, BudgetEnded)]
 
 
@@ -139,7 +155,7 @@ def test_what_training_itself_saw_is_told_where_that_split_decides(tmp_path):
 def test_where_a_segment_left_its_member(tmp_path):
     """Beside the event: which segment it was, and how far the member had come."""
     stage = Stage(new_run(tmp_path), PBT(quantile=0.4), members=5, trainable=troubled()).play()
-    happened = read(stage).happened
+    happened = [it for moment in read(stage).happened for it in moment]
     ended = [it for it in happened if isinstance(it, SegmentEnded)]
     rows = [(row["member"], row["segment"], row["age_end"], row["consumed_end"]) for row in stage.rows("outcomes")]
     assert rows == [(it.event.member, it.segment, it.age, it.consumed) for it in ended]
@@ -273,3 +289,40 @@ def test_a_commit_that_lacks_its_outcome_is_no_news(write):
     """Metrics alone are not an end."""
     at = {"member": 0, "segment": 0, "split": "validation", "age": 10, "consumed": 10}
     assert () == write(("metrics", at | {"name": "Q", "value": 1.0})).happened
+
+
+# --- at one moment
+
+
+def order(number, *segments, kind="work"):
+    return "orders", {"order": f"order:{number}", "stack": 0, "kind": kind, "segments": canonical(segments)}
+
+
+def outcome(member, segment=0):
+    row = {"member": member, "segment": segment, "status": "ended", "age_end": 10, "consumed_end": 10}
+    return "outcomes", row | {"wall_s": 1.0, "score": 0.5}
+
+
+EVALUATION = "evaluations", {"member": 0, "segment": 0, "split": "test", "age": 10, "consumed": 10}
+DECISION = "decisions", {"kind": "set", "member": 0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "together"),
+    [
+        ([order(1, [0, 0], [1, 0]), outcome(0), outcome(1)], [2]),
+        ([order(1, [0, 0]), order(2, [1, 0]), outcome(0), outcome(1)], [1, 1]),  # two stacks
+        ([order(1, [0, 0], [1, 0]), outcome(0), DECISION, outcome(1)], [2]),
+        ([order(1, [0, 0], [1, 0]), outcome(0), outcome(1), EVALUATION], [2, 1]),
+        ([order(1, [0, 0]), outcome(0), order(2, [0, 1]), outcome(0, 1)], [1, 1]),  # the same stack again
+        # One that was given up, then in halves.
+        ([order(1, [0, 0], [1, 0]), order(2, [0, 0]), outcome(0), order(3, [1, 0]), outcome(1)], [1, 1]),
+        # What was trained again after is no news.
+        ([order(1, [0, 0], [1, 0]), outcome(0), outcome(1), order(2, [0, 0], kind="recovery")], [2]),
+        ([outcome(0), outcome(1)], [1, 1]),  # before orders were on record
+    ],
+    ids=["one", "stacks", "decided", "evaluated", "again", "halves", "recovery", "unknown"],
+)
+def test_what_one_order_trained_ended_at_one_moment(write, rows, together):
+    """Whatever stands in between, or does not."""
+    assert together == [len(moment) for moment in write(*rows).happened]

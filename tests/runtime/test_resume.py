@@ -481,25 +481,25 @@ def test_a_run_that_is_being_trained_is_not_taken_up(tmp_path):
 
 
 def test_events_come_in_one_order_live_and_again(tmp_path):
-    """Members that report together stand where they are told to stand one by one, live as when it is told again."""
+    """Members that one order trained stand where it left them when they are told of, live as when it is told again."""
     told = []
 
     class Watching(Brain):
-        def _tell(self, happening, *arguments):
-            told[-1].append(repr(happening))
-            super()._tell(happening, *arguments)
+        def _tell(self, moment, *arguments):
+            told[-1].append(repr(moment))
+            super()._tell(moment, *arguments)
             places = {number: (it.segment, it.ended, it.until, it.parent) for number, it in self._members.items()}
             told[-1].append(json.dumps(places, default=repr, sort_keys=True))
 
     options = PBT(quantile=0.5, synchronous=False)
-    run = new_run(tmp_path)
+    run, sweep = new_run(tmp_path), SWEEP | {"generations": 8}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.runtime.stage.Brain", Watching)
         told.append([])
-        stage = Stage(run, options, checkpoints=EVERY, **SWEEP)
+        stage = Stage(run, options, checkpoints=EVERY, **sweep)
         stage.play(random.Random(1).choice)
         told.append([])
-        Stage(run, options, checkpoints=EVERY, **SWEEP).play()
+        Stage(run, options, checkpoints=EVERY, **sweep).play()
     live, again = told
     assert len(live) > 30
     assert live == again
