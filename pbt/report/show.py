@@ -159,6 +159,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
         "place": _place(result.rows["stacks"]),
+        "ranks": info["spec"].get("hosts", {}).get("ranks", 1),
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
@@ -289,6 +290,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     lines |= _system_lines(facts["system"])
     if place := facts["place"]:
         lines["place"] = f"{place['device']}, {place['dtype']}, compile {place['compile']}"
+        lines["place"] += f", {facts['ranks']} processes share a member" if facts["ranks"] > 1 else ""
     for number, plan in enumerate(facts["plans"]):
         stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
