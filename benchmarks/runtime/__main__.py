@@ -85,13 +85,20 @@ def main(quick: bool, output: Path | None, only: str) -> None:
     """Measure, print, and write the record."""
     record: dict[str, Any] = {"git_commit": git_commit(Path.cwd()), "software": software(), "hardware": hardware()}
     rows: list[dict[str, Any]] = []
+
+    def keep(**more: Any) -> None:
+        """At once: the whole takes half an hour."""
+        record.update(more)
+        if output:
+            output.write_text(json.dumps(record, indent=1) + "\n")
+
     for case in cases(quick):
         if only in f"{case.impl} {case.where}":
             with cluster(None):  # another each time: after Ray's own trials, Ray may think a core is still taken
                 rows.append(measure(case))
             click.echo(line(rows[-1]))
-    record |= {"rows": rows, "ratios": ratios(rows)}
-    for found in record["ratios"]:
+            keep(rows=rows, ratios=ratios(rows))
+    for found in ratios(rows):
         pace = "synchronous" if found["synchronous"] else "asynchronous"
         click.echo(
             f"{found['over']} has {found['times']:,.0f} times the overhead of ours ({found['where']}), "
@@ -99,14 +106,12 @@ def main(quick: bool, output: Path | None, only: str) -> None:
         )
     if not only:
         with cluster(None):
-            record |= weak_scaling(rounds=1 if quick else 5, generations=5 if quick else 12)
+            keep(**weak_scaling(rounds=1 if quick else 5, generations=5 if quick else 12))
         for name in ("weak_scaling", "weak_scaling_synchronous"):
             click.echo(f"{name}: {record[name]}")
         with cluster(None):
-            record["many_hosts"] = many_hosts(100 if quick else 1_000, 100, 3)
+            keep(many_hosts=many_hosts(100 if quick else 1_000, 100, 3))
         click.echo(json.dumps(record["many_hosts"]))
-    if output:
-        output.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

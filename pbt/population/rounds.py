@@ -36,17 +36,20 @@ class Rounds:
 
     def respond(self, reports: Sequence[Report], task: Task, roster: Roster, may_train: bool) -> list[Action]:
         """Once all the living have reported, begin the next generation."""
+        if not may_train or self._is_to_wait(task, roster):
+            return []
         # Their own reports are the causes, not the last to come in: in which order they come in makes no difference.
-        return self._begin({it: report_id(it, roster[it]) for it in roster.idle()}, task, roster) if may_train else []
+        return self._begin({it: report_id(it, roster[it]) for it in roster.idle()}, task, roster)
 
     def extend(self, cause: str, task: Task, roster: Roster) -> list[Action]:
         """As if all the living had just reported."""
-        return self._begin(dict.fromkeys(roster.idle(), cause), task, roster)
+        return [] if self._is_to_wait(task, roster) else self._begin(dict.fromkeys(roster.idle(), cause), task, roster)
+
+    def _is_to_wait(self, task: Task, roster: Roster) -> bool:
+        is_last = self._generation >= task.budget.generations - 1
+        return is_last or roster.num_under_way > 0 or not roster.num_alive
 
     def _begin(self, causes: Mapping[int, str], task: Task, roster: Roster) -> list[Action]:
-        is_last = self._generation >= task.budget.generations - 1
-        if is_last or roster.num_under_way or not roster.num_alive:
-            return []
         verdicts = self._decide(task, roster)
         self._generation += 1
         changes = [action for it in verdicts for action in roster.carry_out(causes[_about(it)], it)]

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from pbt.population import Fixed
+from pbt.population.roster import Roster
 from pbt.population.verdicts import Standing, rank
 from pbt.strategy import Evaluate, EvaluationEnded, Finish, MemberFailed, SegmentReported
 from tests.contracts.strategy_contract import Case, make_task, of_kind, play
@@ -84,3 +85,12 @@ def test_a_failure_may_complete_a_generation():
     assert last.event.id == "failed:2:0"
     assert [action.member for action in last.actions] == [0, 1]
     assert of_kind(story.actions_of(0), Finish) == []
+
+
+def test_all_members_are_looked_at_once_a_generation(monkeypatch):
+    """Not after every report: with a hundred thousand members that would take hours."""
+    looks = []
+    idle = Roster.idle
+    monkeypatch.setattr(Roster, "idle", lambda roster: looks.append(roster) or idle(roster))
+    play(Fixed(), Case(task=make_task(members=9, generations=4), scores=[[0.0] * 4] * 9))
+    assert 3 == len(looks)
