@@ -35,6 +35,8 @@ from pbt.strategy import StrategyOptions, Task
 from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
 
+#: Seconds that storage may be full, or out of reach, before a sweep ends.
+_PATIENCE_S = 300.0
 #: Seconds in which SIGTERM twice is SIGTERM once: `timeout` sends it to its child, and then to the whole group.
 _ONCE_S = 1.0
 
@@ -353,7 +355,8 @@ def _make_brain(
     """The brain is built where it lives, which under Ray is another process, and another one after a crash."""
     if is_restarted:
         plan = dataclasses.replace(plan, session=dataclasses.replace(plan.session, reason="restart"))
-    ledger = Ledger(run, archive=archive) if plan.session.reason == "start" else Ledger(run, existing=True)
+    is_new = plan.session.reason == "start"
+    ledger = Ledger(run, archive=archive if is_new else None, existing=not is_new, patience_s=_PATIENCE_S)
     try:
         return Brain(plan, strategy.begin(task), ledger, states)
     except BaseException:

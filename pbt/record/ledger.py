@@ -77,6 +77,9 @@ SEAL_S = 300.0
 #: Seconds until sealing is tried again, after it failed.
 RETRY_S = 10.0
 
+#: Seconds between attempts to write what the disk did not take.
+AGAIN_S = 1.0
+
 _WAL = re.compile(r"wal-(\d{6,})\.jsonl")
 
 
@@ -91,6 +94,8 @@ class Ledger:
         existing: Take up the ledger that the run has, closed or not; otherwise it must have none yet.
         archive: Where sealed parts and manifest are kept: an address (`s3://BUCKET/PATH`) or a folder; None is the
             run's folder. Each run needs a place of its own. The write-ahead file is always in the run's folder.
+        patience_s: Seconds that a commit goes on trying while the disk does not take it: it may be full, or not be
+            reachable, for a while.
 
     Attributes:
         run: The run's folder.
@@ -108,8 +113,10 @@ class Ledger:
         *,
         existing: bool = False,
         archive: str | Path | Archive | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         self.run = run
+        self._patience_s = patience_s
         self._folder = run / "ledger"
         self._clock = clock
         self._at_us = 0
@@ -214,9 +221,26 @@ class Ledger:
         try:
             self._wal.append(line)
         except OSError as error:
-            raise self._not_written(error) from error
+            self._insist(error)
         if self._is_due():
             self._try_to_seal()
+
+    def _insist(self, error: OSError) -> None:
+        """Try again until the disk takes what was to be written, and take down that it did not."""
+        began = time.monotonic()
+        while True:
+            if (waited_s := time.monotonic() - began) >= self._patience_s:
+                self._patience_s = 0.0  # it has ended
+                raise self._not_written(error) from error
+            time.sleep(min(AGAIN_S, self._patience_s - waited_s))
+            try:
+                self._wal.append(b"")
+            except OSError as another:
+                error = another
+            else:
+                break
+        waited = f"for {time.monotonic() - began:.0f} s the ledger could not be written ({error.strerror})"
+        self.append("incidents", kind="storage", message=f"{waited}; everybody waited, and nothing is lost")
 
     def sync(self) -> None:
         """Commit, and wait until the disk has everything.

@@ -14,6 +14,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -1264,6 +1265,45 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, call):
         ledger.commit()
         assert numbers(LedgerReader(tmp_path).rows()) == [1, 2, 3]
     assert numbers(LedgerReader(tmp_path).rows()) == [1, 2, 3]
+
+
+def test_a_disk_that_has_no_room_for_a_while_is_waited_for(tmp_path, monkeypatch):
+    """Every row is there once, and how long it took is on record."""
+    attempts = []
+
+    def recovers(*args):
+        attempts.append(args)
+        return no_room() if len(attempts) < 4 else write(*args)
+
+    write = os.pwrite
+    monkeypatch.setattr("pbt.record.ledger.AGAIN_S", 0.01)
+    with opened(tmp_path, patience_s=60.0) as ledger:
+        note(ledger, 1)
+        ledger.commit()
+        monkeypatch.setattr(os, "pwrite", recovers)
+        note(ledger, 2)
+        ledger.commit()
+        note(ledger, 3)
+        ledger.commit()
+    rows = LedgerReader(tmp_path).rows()
+    assert numbers(rows) == [1, 2, 3]
+    assert [row["message"] for row in rows["incidents"]] == [
+        "for 0 s the ledger could not be written (No space left on device); everybody waited, and nothing is lost"
+    ]
+
+
+def test_patience_with_a_disk_has_an_end(tmp_path, monkeypatch):
+    """And nobody is patient a second time."""
+    monkeypatch.setattr("pbt.record.ledger.AGAIN_S", 0.01)
+    with opened(tmp_path, patience_s=0.2) as ledger:
+        note(ledger, 1)
+        monkeypatch.setattr(os, "pwrite", no_room)
+        with pytest.raises(StorageError, match="No space left"):
+            ledger.commit()
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited again"))
+        with pytest.raises(StorageError, match="No space left"):
+            ledger.commit()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20])

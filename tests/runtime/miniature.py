@@ -197,6 +197,7 @@ def train(
     again: Path | None = None,
     is_to_stop: Callable[[], bool] = lambda: False,
     checkpoints: Checkpoints | None = None,
+    patience_s: float = 0.0,
     **limits: Any,
 ) -> Result:
     """Run a sweep on the host of this process, through the real brain and ledger.
@@ -204,6 +205,7 @@ def train(
     Args:
         storage: Where the run's folder is made.
         again: A run's folder, to go on with that run instead.
+        patience_s: Of the ledger.
         limits: Of the budget.
         (others): As in a sweep.
     """
@@ -221,7 +223,9 @@ def train(
         synchronous=getattr(options, "synchronous", True),
     )
     run_local(
-        lambda states: Brain(plan, options.begin(task), Ledger(path, existing=again is not None), states),
+        lambda states: Brain(
+            plan, options.begin(task), Ledger(path, existing=again is not None, patience_s=patience_s), states
+        ),
         run=path,
         trainable=trainable,
         bucket=trainable.bucket({}),

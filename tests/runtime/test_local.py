@@ -1,6 +1,7 @@
 """Whole sweeps on the host of this process: the real brain, ledger and checkpoint store."""
 
 import math
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -277,6 +278,28 @@ def test_a_brain_that_cannot_be_built_is_news_at_once(tmp_path):
     with pytest.raises(ValueError, match="no such plan"):
         train(tmp_path, Impossible())
     assert before == set(threading.enumerate())
+
+
+def test_storage_that_takes_nothing_for_a_while_is_waited_for(tmp_path, monkeypatch):
+    """Then training goes on as if nothing had happened."""
+    alone, full = tmp_path / "alone", tmp_path / "full"
+    for storage in (alone, full):
+        storage.mkdir()
+    undisturbed = train(alone, GAINS, members=4, stacks=2)
+    write, attempts = os.pwrite, []
+
+    def takes_nothing_for_a_while(*args):
+        attempts.append(args)
+        if 5 < len(attempts) < 9:
+            raise OSError(28, "No space left on device")
+        return write(*args)
+
+    monkeypatch.setattr("pbt.record.ledger.AGAIN_S", 0.01)
+    monkeypatch.setattr(os, "pwrite", takes_nothing_for_a_while)
+    result = train(full, GAINS, members=4, stacks=2, patience_s=60.0)
+    assert result.finished
+    assert undisturbed.digest() == result.digest()
+    assert ["storage"] == [row["kind"] for row in result.rows["incidents"]]
 
 
 # --- stopping
