@@ -46,7 +46,7 @@ from trainables.errors import TrainableError, nearest
 
 _BUCKET = "module"
 _DROPOUT = site("module.draws")
-#: Modules draw from random numbers that all threads of a process share.
+#: Modules draw from random numbers that all threads of a process share: one at a time.
 _DRAWING = threading.Lock()
 _HPARAMS: Mapping[str, HparamSpec] = {
     "lr": HparamSpec(kind="live", default=1e-3, low=0.0, doc="learning rate"),
@@ -67,8 +67,7 @@ class Module:
     Attributes:
         make: Builds the module with fresh weights, drawn from torch's random numbers. Under `fsdp`, each of its
             children is gathered as a whole when it is its turn; of a child that is a list, each of what it holds. What
-            it draws in training (dropout) follows from seed and steps where a process has one stack at a time, as under
-            Ray.
+            it draws in training (dropout) follows from seed and steps; stacks of one process train in turns for that.
         loss: The mean loss of a module on a batch whose tensors have the examples first: `(module, batch)`. It calls
             the module as a whole: that is how ranks hear of each other.
         feed: Builds, on a device, what batches come from: `batch` and `evaluation` as `trainables.core.model.Feed` has
@@ -286,10 +285,11 @@ class ModuleStack:
         seed, consumed = (torch.tensor([n], device=self._device) for n in (member.seed, member.consumed))
         draws = Draws(seed, consumed)
         batch = self._own(self._feed.batch(draws))
-        torch.manual_seed(int(draws.key(_DROPOUT)) + self._place.rank)  # other draws on each rank, the same each time
         self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss_on(batch)
-        loss.backward()
+        with _DRAWING:
+            torch.manual_seed(int(draws.key(_DROPOUT)) + self._place.rank)  # others on each rank, the same each time
+            loss = self._loss_on(batch)
+            loss.backward()
         if self._clip_norm:
             nn.utils.clip_grad_norm_(self._module.parameters(), self._clip_norm)
         self._optimizer.step()

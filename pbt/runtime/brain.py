@@ -298,7 +298,7 @@ class Brain:
         self._tokens.gone(gone)
         for stack in sorted(lost):
             nth, most = self._losses[stack] + 1, self._plan.retries
-            often = "" if most is None else f"; loss {nth} of at most {most} in a row"
+            often = "" if most is None else f"; lost {nth} of at most {most} times in a row"
             self._ledger.append("incidents", kind="host_lost", stack=stack, message=reason + often)
             self._count_loss(stack, reason)
         # States that are gone are trained again in stacks that are lost; where there are none, in those that need them.
@@ -696,7 +696,8 @@ class Brain:
 
     def _leave_recovery(self, rescue: Rescue) -> None:
         """What is not back yet is left to the next session, which finds all as this one did."""
-        self._ledger.append("incidents", kind="recovery_stopped", message=rescue.rest)
+        if rescue.rest is not None:
+            self._ledger.append("incidents", kind="recovery_stopped", message=rescue.rest)
         self._tokens.read_all(map(token_of, rescue.read), "rescue")
         self._drafts.clear()
         self._rescue, self._is_closing = None, True

@@ -74,11 +74,11 @@ class Rescue:
         return f"{trained} segments had not been saved and are trained again" if trained else None
 
     @property
-    def rest(self) -> str:
-        """What is not done yet, for people."""
-        rest = self._recovery.waves[self._wave :]
-        left = sum(len(part.steps) for wave in rest for part in wave.values())
-        return f"stopped before all that was lost was back: {left} segments are still to be trained again"
+    def rest(self) -> str | None:
+        """What is left to do where it is stopped, for people: all, as nothing of it was saved; None if only to load."""
+        trained = len(self._recovery.trained)
+        told = f"stopped before all that was lost was back: {trained} segments are still to be trained again"
+        return told if trained else None
 
     def order(self, stack: int) -> dict[str, Any] | None:
         """The stack's part of the present wave, as parts of a work order; None if it has to wait for others."""

@@ -90,7 +90,7 @@ def test_a_rank_is_killed(ray_cluster: None, tmp_path: Path) -> None:
     assert result.finished
     assert alone.digest() == result.digest()
     (lost,) = {row["message"] for row in result.rows["incidents"] if row["kind"] == "host_lost"}
-    assert re.match(r"host \d: a process of its gang was lost \(rank 1\).*; loss 1 of at most 5 in a row", lost)
+    assert re.match(r"host \d: a process of its gang was lost \(rank 1\).*; lost 1 of at most 5 times in a row", lost)
     assert "exception" not in kinds(result)
 
 

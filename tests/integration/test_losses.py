@@ -34,7 +34,7 @@ def test_a_host_is_killed(
     assert result.finished
     assert undisturbed.digest() == result.digest()
     lost = {row["message"].partition(": ")[2] for row in result.rows["incidents"] if row["kind"] == "host_lost"}
-    assert {"its process was killed, or crashed; loss 1 of at most 5 in a row"} == lost
+    assert {"its process was killed, or crashed; lost 1 of at most 5 times in a row"} == lost
     assert "recovered" in kinds(result)
     assert "differs" not in kinds(result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,29 @@ def test_the_example_of_the_guide_trains(tmp_path, monkeypatch):
     before = stack.evaluate("validation", [0])["loss"][0]
     stack.run([50])
     assert stack.evaluate("validation", [0])["loss"][0] < before / 2
+
+
+def drops(network, batch):
+    """A loss that draws."""
+    points, values = batch
+    return functional.mse_loss(network(functional.dropout(points, 0.5, network.training)), values)
+
+
+def test_members_of_one_process_draw_what_each_would_alone():
+    """Though they train at the same time, and others are made meanwhile: torch's random numbers are everybody's."""
+    dropping = dataclasses.replace(module(), loss=f"{__name__}:drops")
+
+    def life(seed):
+        stack = dropping.build("module", 1, Place(dtype="float64"))
+        stack.admit(0, HPARAMS, seed)
+        stack.run([60])
+        return values_of(stack.state(0))["params.head.weight"]
+
+    alone = [life(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(life, range(4)))
+    for expected, found in zip(alone, together, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
 
 
 def by_parts(network, batch):
