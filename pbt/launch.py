@@ -183,20 +183,28 @@ def find_place(hosts: Hosts) -> Place:
     return Place(device=device, compile=hosts.compile, precision=hosts.precision)
 
 
-def with_stacks(spec: SweepSpec, place: Place) -> SweepSpec:
-    """The spec with the number of stacks settled, so that the run can be repeated elsewhere."""
+def with_stacks(spec: SweepSpec, place: Place, max_capacity: int | None) -> SweepSpec:
+    """The spec with the number of stacks settled, so that the run can be repeated elsewhere.
+
+    Args:
+        spec: The sweep.
+        place: Where it trains.
+        max_capacity: Most members that a stack of its trainable takes; None for any number.
+
+    Raises:
+        SpecError: So many stacks cannot be, or the cluster has no room for one.
+    """
     members = spec.budget.members
-    if spec.hosts.ranks > 1:
-        _num_devices(spec.hosts, place)  # is there room for one?
-        require(
-            spec.hosts.stacks in (None, members),
-            "hosts.stacks",
-            f"is {spec.hosts.stacks}, but with {spec.hosts.ranks} ranks each of {members} members has its own",
-            "Leave it out",
-        )
-        stacks = members
-    else:
-        stacks = spec.hosts.stacks or min(_num_devices(spec.hosts, place), members)
+    most = 1 if spec.hosts.ranks > 1 else max_capacity or members
+    fewest = math.ceil(members / most)
+    room = _num_devices(spec.hosts, place)
+    stacks = spec.hosts.stacks or max(fewest, min(room, members))
+    require(
+        stacks >= fewest,
+        "hosts.stacks",
+        f"is {stacks}, but {members} members need {fewest}, as a stack takes {most} of them at most",
+        "Leave it out",
+    )
     require(
         stacks <= members,
         "hosts.stacks",

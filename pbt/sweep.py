@@ -139,7 +139,7 @@ class Sweep:
         with started(self.spec.hosts, storage):
             place = find_place(self.spec.hosts)
             warn_if_not_compiled(place)
-            spec = with_stacks(self.spec, place)
+            spec = with_stacks(self.spec, place, self.resolved.capabilities.max_capacity)
             check_budget(spec.budget, self.resolved.capabilities, place)
             info = describe_run(spec, self.resolved, place) | {"imports": str(imports) if imports else None}
             run = make_run(storage, spec.name, info)

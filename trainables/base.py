@@ -82,6 +82,7 @@ class Capabilities:
         rng: What turns (seed, consumed) into random numbers: as long as the name stays, so do the numbers. Empty
             where nothing is drawn.
         data: Provenance of the data: names, sizes and hashes, recorded with every sweep.
+        max_capacity: Most members that a stack takes; None for any number.
     """
 
     metrics: Mapping[str, MetricSpec]
@@ -92,6 +93,7 @@ class Capabilities:
     flops_per_step: float | None = None
     rng: str = ""
     data: Mapping[str, str | int | float] = field(default_factory=dict)
+    max_capacity: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,7 @@ class Module:
             tokens_per_step=num_examples(_tried(self.feed)),
             rng="splitmix64 v1",
             data=self.data,
+            max_capacity=1,
         )
 
     def bucket(self, hparams: Hparams) -> str:

@@ -103,9 +103,20 @@ def test_gangs_copy_from_each_other(tmp_path: Path, alone: Result) -> None:
     assert [] == result.rows["incidents"]
 
 
+def test_without_gangs_every_member_has_a_stack_of_its_own_too(tmp_path: Path) -> None:
+    """Nobody has to say so; fewer stacks are refused before anything is begun."""
+    budget = {"members": 3, "generations": 2, "steps": 2}
+    common: dict[str, Any] = {"trainable": TRAINABLE, "space": {"lr": Float(1e-4, 1e-1, log=True)}, "objective": "loss"}
+    common |= {"budget": budget, "tracking": False}
+    result = Sweep(**common, hosts=Hosts(kind="local"), storage=tmp_path / "own").run(progress=False)
+    assert {0, 1, 2} == {row["stack"] for row in result.rows["segments"]}
+    with pytest.raises(SpecError, match=r"hosts\.stacks: is 2, but 3 members need 3"):
+        Sweep(**common, hosts=Hosts(kind="local", stacks=2), storage=tmp_path / "two").run(progress=False)
+
+
 def test_members_that_share_a_stack_cannot_be_shared(ray_cluster: None, tmp_path: Path) -> None:
     """Said before anything is begun."""
-    with pytest.raises(SpecError, match=r"hosts\.stacks: is 2, but with 2 ranks each of 3 members has its own"):
+    with pytest.raises(SpecError, match=r"hosts\.stacks: is 2, but 3 members need 3, as a stack takes 1"):
         Sweep(
             trainable=module(),
             space={"lr": Float(1e-4, 1e-1, log=True)},
