@@ -197,7 +197,7 @@ def with_stacks(spec: SweepSpec, place: Place, max_capacity: int | None) -> Swee
     members = spec.budget.members
     most = 1 if spec.hosts.ranks > 1 else max_capacity or members
     fewest = math.ceil(members / most)
-    room = _num_devices(spec.hosts, place)
+    room = _num_devices(spec.hosts, place)  # at least one, whatever was asked for
     stacks = spec.hosts.stacks or max(fewest, min(room, members))
     require(
         stacks >= fewest,

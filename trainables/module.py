@@ -178,8 +178,7 @@ class ModuleStack:
     capacity = 1
 
     def __init__(self, owner: Module, place: Place) -> None:
-        self._place, self._parallel = place, owner.parallel
-        self._owner = owner
+        self._owner, self._place = owner, place
         self._make, self._loss = (pkgutil.resolve_name(name) for name in (owner.make, owner.loss))
         self._device = torch.device(place.device)
         self._dtype = getattr(torch, place.dtype)
@@ -343,7 +342,7 @@ class ModuleStack:
     def _shared(self, module: nn.Module) -> nn.Module:
         if self._place.world_size == 1:
             return module
-        if self._parallel == "ddp":
+        if self._owner.parallel == "ddp":
             return DistributedDataParallel(module)
         for unit in _units(module):
             fully_shard(unit)

@@ -696,8 +696,8 @@ class Brain:
 
     def _leave_recovery(self, rescue: Rescue) -> None:
         """What is not back yet is left to the next session, which finds all as this one did."""
-        if rescue.rest is not None:
-            self._ledger.append("incidents", kind="recovery_stopped", message=rescue.rest)
+        if (rest := rescue.rest) is not None:
+            self._ledger.append("incidents", kind="recovery_stopped", message=rest)
         self._tokens.read_all(map(token_of, rescue.read), "rescue")
         self._drafts.clear()
         self._rescue, self._is_closing = None, True

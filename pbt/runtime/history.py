@@ -153,11 +153,7 @@ def _metrics(reader: LedgerReader, split: str, evaluations: Sequence[Row]) -> It
 
 
 def _happened(
-    rows: Mapping[str, Sequence[Row]],
-    metrics: Iterable[tuple[str, Row]],
-    told: Sequence[Row],
-    metric: str,
-    split: str,
+    rows: Mapping[str, Sequence[Row]], metrics: Iterable[tuple[str, Row]], told: Sequence[Row], metric: str, split: str
 ) -> Iterator[Happening]:
     """What happened, in order. Metrics stand before the row of the segment or evaluation they belong to."""
     fresh: dict[tuple[int, int, str], dict[str, float]] = {}

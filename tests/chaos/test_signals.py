@@ -15,29 +15,12 @@ import pytest
 import yaml
 
 import pbt
-from searchspaces import Space
+from pbt.spec import to_dict
 from tests.integration.nodes import num_generations
 from tests.integration.test_resume import only_run
-from tests.integration.toys import GENERATIONS, SPACE, sweep
+from tests.integration.toys import sweep
 
 pytestmark = pytest.mark.ray
-
-#: `tests.integration.toys.sweep`, as a file.
-SWEEP = {
-    "name": "toy",
-    "space": Space(SPACE).to_json(),
-    "objective": {"metric": "Q"},
-    "strategy": {"name": "pbt", "options": {"quantile": 0.3}},
-    "budget": {"members": 7, "generations": GENERATIONS, "steps": 10},
-    "checkpoints": {"every_steps": 30},
-    "hosts": {"stacks": 2},
-    "tracking": {"enabled": False},
-}
-
-
-def trainable(storage):
-    """Takes its time."""
-    return {"name": "tests.integration.toys:Slow", "options": {"folder": str(storage / "processes"), "seconds": 0.05}}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +33,7 @@ def undisturbed(tmp_path_factory):
 def running(storage):
     """`pbt run` in a process group of its own, some generations old, and what it prints."""
     told, spec = storage / "told", storage / "sweep.yaml"
-    (storage / "processes").mkdir()
-    spec.write_text(yaml.safe_dump(SWEEP | {"storage": str(storage), "trainable": trainable(storage)}))
+    spec.write_text(yaml.safe_dump(to_dict(sweep(storage, "ray").spec)))
     command = [sys.executable, "-c", "from pbt.cli import main; main()", "run", str(spec)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     with open(told, "wb") as out:
