@@ -105,7 +105,8 @@ class Progress:
 
     def _render(self) -> RenderableType:
         rows = self._population.ranked()
-        rate = together(self._population.throughput.latest())
+        throughput = self._population.throughput
+        rate = together(throughput.latest(), throughput.at_once(is_latest=True))
         room = max(3, self._console.height - _FRAME_LINES - bool(rate))
         shown = rows if len(rows) <= room else rows[: room - 1]
         best = self._population.best

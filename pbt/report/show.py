@@ -189,8 +189,8 @@ def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _system(result: Result, population: Population) -> dict[str, Any]:
     """Speed, memory and energy: null where they are not known."""
-    stacks = population.throughput.typical()
-    rate = together(stacks)
+    stacks, at_once = population.throughput.typical(), population.throughput.at_once()
+    rate = together(stacks, at_once)
     used = {row["session"]: row.get("joules") for row in result.rows["usage"]}  # the last row of a session counts
     flops = [row.get("flops") for row in result.rows["outcomes"]]
     measured = [population.row(member).system for member in result.lineage.members]
@@ -203,6 +203,7 @@ def _system(result: Result, population: Population) -> dict[str, Any]:
         "tokens_per_s": rate.tokens_per_s if rate else None,
         "mfu": rate.mfu if rate else None,
         "stacks": [{"stack": stack, **asdict(each)} for stack, each in stacks.items()],
+        "stacks_at_once": at_once,
         "flops": None if None in flops else sum(flops),
         "member_bytes": highest("memory_bytes"),
         "peak_memory_bytes": highest("peak_memory_bytes"),

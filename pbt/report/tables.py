@@ -214,6 +214,7 @@ class Population:
             begun.copies += 1
 
     def _outcome(self, row: Row) -> None:
+        self.throughput.add_outcome(row)
         own = self._own[row["member"]]
         own.outcome = row
         own.flops, own.joules = _plus(own.flops, row.get("flops")), _plus(own.joules, row.get("joules"))

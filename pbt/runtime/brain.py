@@ -360,6 +360,7 @@ class Brain:
         if self._is_closing:  # who has nothing to save any more needs no states
             lost &= self._closing.keys()
         self._recover(lost)
+        self._withdraw()
         self._ledger.commit()
 
     def _broke_off(self, report: StackReport, known: AtWork, trouble: Trouble) -> None:
@@ -1011,6 +1012,14 @@ class Brain:
         about = {"member": key.member, "segment": key.index, "bucket": self._plan.bucket, "hparams": hparams}
         self._tokens.reads(token_of(key), "save")
         self._saving.begin(key, self._members[key.member].consumed, about)
+
+    def _withdraw(self) -> None:
+        """What was to be saved, was lost before it was read, and is not published again: nobody is to wait for it."""
+        drafts = (*self._drafts.values(), *self._closing.values())
+        drafted = {token for draft in drafts for token in draft.publish.values()}
+        for token in sorted(map(token_of, self._saving.pending)):
+            if token not in drafted and not self._is_coming(token):
+                self._states.withdraw(token)
 
     def _tidy(self) -> None:
         """Remove the checkpoints that no living member's ancestry needs."""

@@ -32,6 +32,8 @@ _GRACE_S = 60.0
 _LOOK_S = 0.5
 #: How many times as long as the longest order so far another may take.
 _PATIENCE = 10.0
+#: Seconds that a state may take from its node to this one, to be saved; then others have their turn.
+_PULL_S = 600.0
 
 #: What Ray writes of an actor's end, and what that is in plain words.
 _ENDINGS = {
@@ -104,7 +106,7 @@ class BrainActor:
         store = CheckpointStore(Path(run) / "checkpoints")
         store.sweep_leftovers()
         self._published = LocalExchange()
-        self._states = StoredStates(self._published, store, self._wake, wrap, unwrap)
+        self._states = StoredStates(self._published, store, self._wake, wrap, pull)
         self._brain = make_brain(self._states, ray.get_runtime_context().was_current_actor_reconstructed)
         self._is_to_stop, self._is_stopping = is_to_stop, False
         self._num_hosts, self._hang_s = num_hosts, hang_s
@@ -417,6 +419,18 @@ def wrap(state: State, staging: Staging | None = None) -> list[ray.ObjectRef]:
     return [ray.put(pack(state, staging))]
 
 
-def unwrap(reference: list[ray.ObjectRef]) -> State:
+def unwrap(reference: list[ray.ObjectRef], patience_s: float | None = None) -> State:
     """The state again; its tensors are read-only views into the object store."""
-    return unpack(ray.get(reference[0]))
+    return unpack(ray.get(reference[0], timeout=patience_s))
+
+
+def pull(reference: list[ray.ObjectRef], patience_s: float = _PULL_S) -> State:
+    """As `unwrap`, for those behind whom others wait.
+
+    Raises:
+        HostError: It takes too long: the node it is on is out of reach, and Ray has not given it up.
+    """
+    try:
+        return unwrap(reference, patience_s)
+    except ray.exceptions.GetTimeoutError as error:
+        raise HostError(f"the state did not get here from its node in {patience_s / 60.0:.3g} minutes.") from error

@@ -50,12 +50,14 @@ class LocalExchange:
 
     def __init__(self) -> None:
         self._states: dict[str, Any] = {}
+        self._withdrawn: set[str] = set()
         self._changed = threading.Condition()
         self._is_closed = False
 
     def publish(self, token: str, state: Any) -> None:
         """Make a state available."""
         with self._changed:
+            self._withdrawn.discard(token)
             self._states[token] = state
             self._changed.notify_all()
 
@@ -63,14 +65,24 @@ class LocalExchange:
         """Wait for a state and read it.
 
         Raises:
-            HostError: It is not there, and the exchange is closed.
+            HostError: It is not there, and was withdrawn, or the exchange is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: token in self._states or self._is_closed)
+            self._changed.wait_for(lambda: token in self._states or token in self._withdrawn or self._is_closed)
+            if token in self._withdrawn:
+                self._withdrawn.discard(token)
+                raise HostError(f"the state of segment {token} was lost with its host before it was saved.")
             if token not in self._states:
                 problem = f"the state of segment {token} was not published before the sweep ended"
                 raise HostError(f"{problem}. `pbt resume` trains it again.")
             return self._states[token]
+
+    def withdraw(self, token: str) -> None:
+        """A state that is not there will not come: who waits for it, or is the next to do so, hears that."""
+        with self._changed:
+            if token not in self._states:
+                self._withdrawn.add(token)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Nothing more will be published: let nobody wait."""

@@ -376,6 +376,12 @@ class _Exchange:
         self._jobs.append((token, about))
         self._look()
 
+    def withdraw(self, token: str) -> None:
+        """A state that is to be saved will not come."""
+        if token not in self._states:
+            self._jobs = deque(job for job in self._jobs if job[0] != token)
+            self._events.after(0.0, lambda: self._not_saved(token))
+
     def drop(self, token: str) -> None:
         """Forget a state."""
         self._states.drop(token)
@@ -392,6 +398,10 @@ class _Exchange:
         if not self._is_writing and self._jobs and self._jobs[0][0] in self._states:
             self._is_writing = True
             self._events.after(self._world.save_s, self._written)
+
+    def _not_saved(self, token: str) -> None:
+        if self.brain is not None:
+            self.brain.not_saved(token, f"the state of segment {token} was lost with its host before it was saved.")
 
     def _written(self) -> None:
         if self.brain is None:  # it was lost, and with it all this

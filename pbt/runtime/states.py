@@ -24,6 +24,9 @@ class States(Protocol):
     def save(self, token: str, about: Mapping[str, Any]) -> None:
         """Begin to save a published state, or one about to be; `Brain.saved` or `Brain.not_saved` hears of it."""
 
+    def withdraw(self, token: str) -> None:
+        """A state that is to be saved was lost before it was read: let nobody wait for it."""
+
     def drop(self, token: str) -> None:
         """Nobody will read the state again."""
 
@@ -83,6 +86,10 @@ class StoredStates:
     def save(self, token: str, about: Mapping[str, Any]) -> None:
         """Begin to save a state."""
         self._saver.save(token, lambda: self._unwrap(self._exchange.fetch(token)), about)
+
+    def withdraw(self, token: str) -> None:
+        """A state that is to be saved will not come."""
+        self._exchange.withdraw(token)
 
     def drop(self, token: str) -> None:
         """Forget a state."""

@@ -267,6 +267,7 @@ def test_speed_memory_and_energy_are_in_the_json(tmp_path: Path) -> None:
     assert facts["summary"]["system"] == {
         "device": "cuda",
         "tokens_per_s": 700.0,
+        "stacks_at_once": 1.0,
         "mfu": 0.25,
         "stacks": [{"stack": 0, "tokens_per_s": 700.0, "mfu": 0.25}],
         "flops": 24e9,

@@ -57,6 +57,7 @@ class Shelf:
         calls: Everything the brain asked for, as `(what, token or digest)`.
         told: What was to be remembered with each state that was to be saved, by token.
         is_full: Whether nothing can be saved.
+        is_slow: Whether nothing is saved for the time being.
     """
 
     def __init__(self, run: Path) -> None:
@@ -66,7 +67,8 @@ class Shelf:
         self.calls: list[tuple[str, str]] = []
         self.told: dict[str, Mapping[str, Any]] = {}
         self.waiting: list[str] = []
-        self.is_full = False
+        self.withdrawn: set[str] = set()
+        self.is_full = self.is_slow = False
 
     def offer(self, token: str, digest: str) -> None:
         self.calls.append(("offer", token))
@@ -76,6 +78,10 @@ class Shelf:
         self.calls.append(("save", token))
         self.told[token] = about
         self.waiting.append(token)
+
+    def withdraw(self, token: str) -> None:
+        self.calls.append(("withdraw", token))
+        self.withdrawn.add(token)
 
     def drop(self, token: str) -> None:
         self.calls.append(("drop", token))
@@ -90,9 +96,13 @@ class Shelf:
 
     def tell(self, brain: Brain) -> None:
         """Save what is there, and say so."""
-        for token in [token for token in self.waiting if token in self.exchange]:
+        there = () if self.is_slow else self.exchange
+        for token in [token for token in self.waiting if token in there or token in self.withdrawn]:
             self.waiting.remove(token)
-            if self.is_full:
+            if token not in self.exchange:
+                self.withdrawn.discard(token)
+                brain.not_saved(token, "it was lost.")
+            elif self.is_full:
                 brain.not_saved(token, "cannot write: the disk is full.")
             else:
                 brain.saved(token, self.store.save(self.exchange.fetch(token), self.told[token]))

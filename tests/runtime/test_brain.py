@@ -1318,6 +1318,32 @@ def test_states_may_be_lost_with_who_published_them(tmp_path, seed, moment, lost
         assert Stage(new_run(tmp_path), options, **sweep).play().digest() == stage.digest()
 
 
+@pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("moment", range(2, 10))
+def test_states_may_be_lost_before_they_are_saved(tmp_path, moment, lost, synchronous):
+    """Then they are not, which is on record; nobody waits for them, neither the end nor a stack that is to be moved."""
+    options = PBT(quantile=0.4, synchronous=synchronous)
+    stage = Stage(new_run(tmp_path), options, members=5, generations=4, checkpoints=Checkpoints(every_steps=10))
+    stage.shelf.is_slow = True
+    for _ in range(moment):
+        stage.turn(max if moment % 2 else min)
+    stage.take()
+    to_save = [token for token in stage.shelf.waiting if stage.publisher[token] in lost]
+    ordered = {item.token for order in stage.taken.values() if order.stack in lost for item in order.publish}
+    stage.lose(*lost, with_states=True)
+    stage.shelf.is_slow = False
+    stage.move(0, 1)
+    stage.play()
+    assert is_sound(stage)
+    assert stage.brain.finished
+    incidents = [row for row in stage.rows("incidents") if row["kind"] == "checkpoint_failed"]
+    failed = {f"{row['member']}:{row['segment']}" for row in incidents}
+    assert failed == set(stage.shelf.asked("withdraw"))
+    assert failed == set(to_save) - ordered
+    assert "moved" in [row["kind"] for row in stage.rows("incidents")]
+
+
 # --- stopping
 
 

@@ -593,6 +593,20 @@ def test_why_a_host_is_gone_is_told_in_plain_words(told: str, words: str) -> Non
     assert words in brain_actor._in_plain_words(ray.exceptions.RayActorError(None, told))
 
 
+def test_a_state_to_be_saved_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other states are to be saved, too; and a stack to be moved waits until that has been tried."""
+
+    def never(reference: str, *, timeout: float) -> None:
+        waited.append((reference, timeout))
+        raise ray.exceptions.GetTimeoutError
+
+    waited: list[tuple[str, float]] = []
+    monkeypatch.setattr(brain_actor.ray, "get", never)
+    with pytest.raises(HostError, match=r"the state did not get here from its node in 10 minutes\."):
+        brain_actor.pull(["far"])  # type: ignore[list-item]
+    assert [("far", 600.0)] == waited
+
+
 def test_a_host_that_joins_again_is_another(make_actor: Any) -> None:
     """What the one before it had is lost; what that one still says is not heard."""
     actor = make_actor()

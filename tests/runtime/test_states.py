@@ -117,6 +117,37 @@ def test_what_cannot_be_saved_is_told(make, exchange, store, woken, monkeypatch)
     assert ("2:0", {digest}) == (second, store.digests())
 
 
+@pytest.mark.parametrize("is_first", [False, True], ids=["while others are read", "while it is waited for"])
+def test_a_state_that_was_lost_keeps_nobody_waiting(make, exchange, woken, is_first):
+    """It is told that it was lost; what comes after is saved; and it is saved itself where it comes again."""
+    states = make()
+    names = ["1:0", "2:0"] if is_first else ["2:0", "1:0"]
+    for token in names:
+        states.save(token, {})
+    states.withdraw("1:0")
+    exchange.publish("2:0", make_state(2.0))
+    heard = dict(told(states, woken, 2))
+    assert list(heard) == names
+    assert "the state of segment 1:0 was lost with its host before it was saved." == heard["1:0"]
+    states.save("1:0", {})
+    exchange.publish("1:0", make_state(1.0))
+    ((token, digest),) = told(states, woken)
+    assert "1:0" == token
+    assert 1.0 == weight_of(states._store.load(digest))
+
+
+def test_a_state_that_is_there_cannot_be_withdrawn(make, exchange, woken):
+    """Nor is it lost to those who ask for it later."""
+    states = make()
+    exchange.publish("1:0", make_state(1.0))
+    states.withdraw("1:0")
+    exchange.drop("1:0")
+    states.save("1:0", {})
+    exchange.publish("1:0", make_state(1.0))
+    ((_, digest),) = told(states, woken)
+    assert 1.0 == weight_of(states._store.load(digest))
+
+
 def test_a_checkpoint_is_offered_as_it_was(make, exchange, store):
     """Under the token it is asked for."""
     digest = store.save(make_state(7.0, age=1, consumed=2, seed=3), {}).digest
