@@ -140,18 +140,21 @@ def _show_end(result: Result) -> None:
 def _hosts_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where a run that is there already goes on."""
     command = click.option("--device", help="Go on with another device than it was begun on.")(command)
+    command = click.option("--ranks", type=int, help="Processes that share a member from now on.")(command)
     command = click.option("--address", help="Ray cluster to join, for example auto.")(command)
     return click.option("--local", is_flag=True, help="Go on in this process, without Ray.")(command)
 
 
-def _find(run: str, storage: Path, local: bool, address: str | None, device: str | None) -> tuple[Run, dict[str, Any]]:
+def _find(
+    run: str, storage: Path, local: bool, address: str | None, ranks: int | None, device: str | None
+) -> tuple[Run, dict[str, Any]]:
     """A run to be taken up again, and where."""
     from pbt.record.runs import find_run
 
     found = find_run(run, storage)
     if found.info.get("imports"):
         _make_importable(Path(found.info["imports"]))
-    hosts = {"kind": "local" if local else None, "address": address, "device": device}
+    hosts = {"kind": "local" if local else None, "address": address, "ranks": ranks, "device": device}
     return found, {name: value for name, value in hosts.items() if value is not None}
 
 
@@ -160,12 +163,12 @@ def _find(run: str, storage: Path, local: bool, address: str | None, device: str
 @_STORAGE
 @_hosts_options
 @_explained
-def resume(run: str, storage: Path, local: bool, address: str | None, device: str | None) -> None:
+def resume(run: str, storage: Path, local: bool, address: str | None, ranks: int | None, device: str | None) -> None:
     """Go on with a run that was stopped or killed. RUN is its name, the beginning of it, its folder, or `latest`.
 
     It ends as it would have without the interruption. What was not saved is trained again.
     """
-    found, hosts = _find(run, storage, local, address, device)
+    found, hosts = _find(run, storage, local, address, ranks, device)
     from pbt.control import resume as go_on
 
     _show_end(go_on(found, hosts=hosts))
@@ -189,6 +192,7 @@ def extend(
     space: str | None,
     local: bool,
     address: str | None,
+    ranks: int | None,
     device: str | None,
     **budget: float | None,
 ) -> None:
@@ -198,7 +202,7 @@ def extend(
     pbt extend latest --generations 12
     pbt extend latest --members 32 --space wider.yaml
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
-    found, hosts = _find(run, storage, local, address, device)
+    found, hosts = _find(run, storage, local, address, ranks, device)
     from pbt.config import read_space
     from pbt.control import extend as go_on
 

@@ -50,7 +50,7 @@ def resume(
         progress: Show a live table, or plain lines where there is no terminal.
         trainable: The very object the sweep was begun with, where it cannot be found by its name.
         strategy: Likewise.
-        hosts: Fields of `Hosts` that are to be others than at the beginning: `{"kind": "local"}`.
+        hosts: Fields of `Hosts` that are to be others than at the beginning: `{"kind": "local"}`, `{"ranks": 4}`.
 
     Raises:
         RunNotFound: It is not a run folder.
@@ -280,7 +280,7 @@ def _remember(run: Run, spec: SweepSpec) -> Run:
 
 def _with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
     if changes.get("kind") == "local":
-        changes = {"address": None, **changes}
+        changes = {"address": None, "ranks": 1, **changes}
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, **changes))
 
 

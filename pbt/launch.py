@@ -327,7 +327,10 @@ def _plan(job: Job) -> Plan:
 
 
 def _session(job: Job) -> Session:
-    spec = to_dict(job.spec) if job.extension is None else json.loads(job.extension[1])["spec"]
+    spec = to_dict(job.spec)
+    if job.extension is not None:
+        extended = json.loads(job.extension[1])["spec"]
+        spec = {**extended, "hosts": {**spec["hosts"], "stacks": extended["hosts"]["stacks"]}}
     # The dtype of parameters, and what computes with them where that is another.
     dtype = job.place.dtype if job.place.precision == "fp32" else f"{job.place.dtype} {job.place.precision}"
     place = {"device": job.place.device, "dtype": dtype, "compile": job.place.compile}

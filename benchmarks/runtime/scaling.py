@@ -39,19 +39,21 @@ _TRAINABLE = Vision(width=8, batch=16)
 # ------------------------------------------------------------------------------------------------------- weak scaling
 
 
-def weak_scaling(rounds: int, generations: int) -> dict[str, Any]:
-    """Member-steps per second of two hosts over those of two bare processes, which take turns."""
+def weak_scaling(rounds: int, generations: int, paces: Sequence[bool]) -> dict[str, Any]:
+    """Member-steps per second of two hosts over those of two bare processes, which take turns.
+
+    Args:
+        rounds: Turns of each.
+        generations: Segments of a turn.
+        paces: Whether ours is synchronous; each is compared.
+    """
     steps = max(1, round(2.0 * _bare_rate(16, 3) / (_HOSTS * _CAPACITY)))
-    sides = {
-        "bare": lambda: _bare_rate(steps, generations),
-        "ours": lambda: _our_rate(steps, generations, synchronous=False),
-        "ours, synchronous": lambda: _our_rate(steps, generations, synchronous=True),
-    }
-    rates = take_turns(sides, rounds)
-    found = {name: ratio(rates[name], rates["bare"]) for name in sides if name != "bare"}
+    names = {pace: "ours, synchronous" if pace else "ours" for pace in paces}
+    sides = {name: partial(_our_rate, steps, generations, synchronous=pace) for pace, name in names.items()}
+    rates = take_turns({"bare": partial(_bare_rate, steps, generations), **sides}, rounds)
+    found = {"weak_scaling_synchronous" if pace else "weak_scaling": rates[name] for pace, name in names.items()}
     return {
-        "weak_scaling": asdict(found["ours"]),
-        "weak_scaling_synchronous": asdict(found["ours, synchronous"]),
+        **{key: asdict(ratio(ours, rates["bare"])) for key, ours in found.items()},
         "member_steps_per_s": rates,
         "weak_scaling_segments": {"steps": steps, "generations": generations},
     }

@@ -150,6 +150,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "seconds": population.elapsed,
         "trainable": info["spec"]["trainable"]["name"],
         "strategy": info["spec"]["strategy"]["name"],
+        "synchronous": info["spec"]["strategy"].get("options", {}).get("synchronous", True),
         "objective": dict(objective) | {"unit": info["metrics"].get(objective["metric"], {}).get("unit", "")},
         "budget": dict(budget),
         "best_member": best.member if best else None,
@@ -159,7 +160,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
         "place": _place(result.rows["stacks"]),
-        "ranks": info["spec"].get("hosts", {}).get("ranks", 1),
+        "ranks": _ranks(result),
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
@@ -173,6 +174,13 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
 def _place(stacks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Where the sweep was trained last, and with which arithmetic."""
     return {name: stacks[-1].get(name) or "" for name in ("device", "dtype", "compile")} if stacks else {}
+
+
+def _ranks(result: Result) -> int:
+    """Processes that shared a member in the last session."""
+    specs = [row.get("spec") for row in result.rows["sessions"]]
+    spec = json.loads(specs[-1]) if specs and specs[-1] else result.run.info["spec"]
+    return int(spec.get("hosts", {}).get("ranks", 1))
 
 
 def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -276,7 +284,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     lines = {
         "run": f"{facts['run']}, {facts['status']}",
         "started": f"{_when(facts['created'])} UTC, took {text.duration(facts['seconds'])}",
-        "trained": f"{facts['trainable']} under {facts['strategy']}",
+        "trained": f"{facts['trainable']} under {facts['strategy']}{'' if facts['synchronous'] else ', asynchronous'}",
         "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
         "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps"
         + "".join(f", at most {budget[name]:g} {words}" for name, words in _LIMITS.items() if budget.get(name)),

@@ -315,11 +315,11 @@ class Brain:
         Raises:
             HostError: Nothing has been trained yet, and neither memory nor the device is to blame: so it will remain.
         """
-        message = f"stack {stack} could not be built: {trouble.message}\n{trouble.traceback}"
+        message = f"stack {stack} could not be built: {trouble.told}\n{trouble.traceback}"
         self._ledger.append("incidents", kind="exception", stack=stack, message=message)
         self._ledger.commit()
         if not (self.num_trained or trouble.is_memory or trouble.is_lasting):
-            raise _with(trouble, unbuilt(stack, trouble.message))
+            raise _with(trouble, unbuilt(stack, trouble.told))
 
     def release(self, stack: int) -> None:
         """Have a stack ready to be built elsewhere: it is ordered nothing more until its members are saved."""
@@ -382,10 +382,10 @@ class Brain:
         item = self._culprit(known)
         at = {} if item is None else {"member": item.member, "segment": item.segment}
         who = f"stack {stack}" if item is None else f"member {item.member}, trained alone,"
-        message = f"{who} broke off: {trouble.message}\n{trouble.traceback}"
+        message = f"{who} broke off: {trouble.told}\n{trouble.traceback}"
         self._ledger.append("incidents", kind="exception", stack=stack, **at, message=message)
         if known.draft is None or not known.order.train:
-            self._count_loss(stack, trouble.message)
+            self._count_loss(stack, trouble.told)
         self._bring_back({stack})
         if item is not None:
             self._blame(item, report, trouble)
@@ -403,7 +403,7 @@ class Brain:
         self._blamed.append((item, report, trouble))
         if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
             problem = HostError(
-                f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.message}. "
+                f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.told}. "
                 "`pbt show --json` shows where; mend that, then `pbt resume`."
             )
             raise _with(trouble, problem)
@@ -424,7 +424,7 @@ class Brain:
                 age=member.start_age,
                 consumed=member.consumed,
                 held={},
-                failure=trouble.message,
+                failure=trouble.told,
             )
             happened.append(self._ended(result, report, None))
         return happened
@@ -440,7 +440,16 @@ class Brain:
         if self._is_coming(token):
             return True
         self._take_back(stack)
+        if self._rescue is None and self._unpublished():  # lost with a host that had no stacks any more
+            self._bring_back({stack})
         return False
+
+    def forgo(self, orders: Iterable[tuple[int, str]]) -> None:
+        """A host has not begun with these orders, `(stack, id)`, and will not: they may be given again."""
+        for stack, order in orders:
+            if self._outstanding.get(stack, order) is not None:
+                self._take_back(stack)
+        self._settle()
 
     def _take_back(self, stack: int) -> None:
         known = self._outstanding.take(stack)
@@ -672,8 +681,8 @@ class Brain:
                 self._give_up_checkpoint(*broken)
 
     def _unpublished(self) -> set[SegmentKey]:
-        """States that drafts will fetch, and that nobody publishes for them any more."""
-        read = {token for draft in self._drafts.values() for token in draft.fetched}
+        """States to be fetched that nobody publishes any more; that some have been by now, nobody here can know."""
+        read = self._outstanding.fetched | {token for draft in self._drafts.values() for token in draft.fetched}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
         return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
@@ -889,17 +898,27 @@ class Brain:
             return self._save_to_go(stack)
         draft = self._drafts.get(stack, Draft())
         if draft.is_empty:
-            return None
+            return self._save_meanwhile(stack)
         if self._is_stopping or not self._can_fetch(draft):
-            return self._publish_early(stack, draft)
+            return self._publish_early(stack, draft) or self._save_meanwhile(stack)
         del self._drafts[stack]
         if (suspects := self._suspects.next(stack)) is not None:
             draft, rest = self._apart(stack, draft, suspects)
             self._drafts[stack] = rest.joined(self._drafts.get(stack))
+        self._save_due(stack, draft)
+        return self._carry_out(stack, draft)
+
+    def _save_due(self, stack: int, draft: Draft) -> None:
         for key in self._unsafe(stack):
             if self._saving.is_due(key, self._members[key.member].consumed):
                 self._save(key, draft)
-        return self._carry_out(stack, draft)
+
+    def _save_meanwhile(self, stack: int) -> WorkOrder | None:
+        """While a stack waits for others, those of its members that are due are saved."""
+        draft = Draft()
+        if not (self._is_stopping or self.finished):  # then all are
+            self._save_due(stack, draft)
+        return None if draft.is_empty else self._carry_out(stack, draft)
 
     def _save_to_go(self, stack: int) -> WorkOrder | None:
         """Before a stack is released its members are saved, once: where that fails, older checkpoints must do."""
@@ -987,7 +1006,7 @@ class Brain:
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""
-        members = [(number, self._members[number]) for number in self._in_stack[stack]]
+        members = [(number, self._members[number]) for number in self._in_stack.get(stack, ())]
         keys = [SegmentKey(number, member.ended) for number, member in members if member.alive and member.ended >= 0]
         return [key for key in keys if not self._saving.is_safe(key)]
 

@@ -57,6 +57,7 @@ class Turn:
         is_known: False if the brain does not know the host, because it is another brain, or has given the host up. The
             host then holds nothing that anybody knows of, and joins anew.
         drop: Stacks that are somebody else's now.
+        is_stopping: Whether orders that the host has not begun are to be given back.
     """
 
     build: tuple[ToBuild, ...] = ()
@@ -64,6 +65,7 @@ class Turn:
     done: bool = False
     is_known: bool = True
     drop: tuple[int, ...] = ()
+    is_stopping: bool = False
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class _Guest:
         stacks: Stacks it has.
         published: Tokens of the states that would go with it.
         is_leaving: Whether its node is going to be taken away.
+        is_busy: Whether it has orders that it has not reported.
     """
 
     host: int
@@ -85,6 +88,7 @@ class _Guest:
     stacks: set[int] = field(default_factory=set)
     published: set[str] = field(default_factory=set)
     is_leaving: bool = False
+    is_busy: bool = False
 
 
 class BrainActor:
@@ -130,7 +134,9 @@ class BrainActor:
             self._later(self._watch(host, life, actor))
         return life
 
-    async def exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool = False) -> Turn:
+    async def exchange(
+        self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool = False, is_busy: bool = False
+    ) -> Turn:
         """Take a host's reports and answer with its next turn; waits a while if there is nothing to do.
 
         Args:
@@ -138,25 +144,33 @@ class BrainActor:
             life: Name of its life.
             reports: What it has done.
             is_leaving: Whether its node is going to be taken away: its stacks are moved, and it is given no others.
+            is_busy: Whether it has more to do: it is answered at once, and given no other stacks.
         """
         self._loop = asyncio.get_running_loop()
         if (guest := self._guest(host, life)) is None:
             return Turn(is_known=False)
         self._take_in(guest, reports)
-        guest.is_leaving = is_leaving
+        guest.is_leaving, guest.is_busy = is_leaving, is_busy
         turn = self._turn(guest)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LONG_POLL_S):
-                while not (turn.orders or turn.build or turn.drop or turn.done):
+                while not (is_busy or turn.orders or turn.build or turn.drop or turn.done):
                     await self._askers.wait(host)
                     if self._guest(host, life) is None:
                         return Turn(is_known=False)
                     turn = self._turn(guest)
         if turn.drop or any(order.publish for order in turn.orders):
             self._look_again()  # others may have waited for the stacks, or for what is published
-        if turn.orders or turn.build:
+        if turn.orders or turn.build or is_busy:
             guest.since = time.monotonic()
         return turn
+
+    async def forgo(self, host: int, life: str, orders: Sequence[tuple[int, str]]) -> None:
+        """A host will not carry out these orders, `(stack, id)`, of which it has only published."""
+        if self._guest(host, life) is not None:
+            with self._guard():
+                self._brain.forgo(orders)
+            self._look_again()
 
     async def leave(self, host: int, life: str, reports: Sequence[StackReport], reason: str) -> None:
         """Take a host's last reports: its process ends."""
@@ -169,7 +183,7 @@ class BrainActor:
         if self._guest(host, life) is not None:
             with self._guard():
                 self._brain.unbuilt(stack, trouble)
-            self._lose(host, f"it could not build stack {stack} ({trouble.message})")
+            self._lose(host, f"it could not build stack {stack} ({trouble.told})")
 
     async def publish(self, host: int, life: str, token: str, reference: list[ray.ObjectRef]) -> None:
         """Make a packed state, already in the object store, known to those who wait for it."""
@@ -262,8 +276,9 @@ class BrainActor:
                 self._brain.release(stack)
         orders = self._brain.orders(guest.stacks)
         drop = self._drop(guest)
-        if orders or drop or guest.is_leaving or self._brain.done or (guest.stacks and self._is_expecting_hosts()):
-            return Turn(orders=tuple(orders), done=self._brain.done, drop=drop)
+        is_to_keep = guest.is_leaving or guest.is_busy or (guest.stacks and self._is_expecting_hosts())
+        if orders or drop or is_to_keep or self._brain.done:  # it is given no other stack
+            return Turn(orders=tuple(orders), done=self._brain.done, drop=drop, is_stopping=self._is_stopping)
         free = [stack for stack in self._free if self._promised.get(stack, guest.host) == guest.host]
         if not free:
             self._ask_for_another(guest)
@@ -419,9 +434,9 @@ def wrap(state: State, staging: Staging | None = None) -> list[ray.ObjectRef]:
     return [ray.put(pack(state, staging))]
 
 
-def unwrap(reference: list[ray.ObjectRef], patience_s: float | None = None) -> State:
+def unwrap(reference: list[ray.ObjectRef]) -> State:
     """The state again; its tensors are read-only views into the object store."""
-    return unpack(ray.get(reference[0], timeout=patience_s))
+    return unpack(ray.get(reference[0]))
 
 
 def pull(reference: list[ray.ObjectRef], patience_s: float = _PULL_S) -> State:
@@ -431,6 +446,6 @@ def pull(reference: list[ray.ObjectRef], patience_s: float = _PULL_S) -> State:
         HostError: It takes too long: the node it is on is out of reach, and Ray has not given it up.
     """
     try:
-        return unwrap(reference, patience_s)
+        return unpack(ray.get(reference[0], timeout=patience_s))
     except ray.exceptions.GetTimeoutError as error:
         raise HostError(f"the state did not get here from its node in {patience_s / 60.0:.3g} minutes.") from error

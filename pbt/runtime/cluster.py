@@ -87,7 +87,8 @@ def num_devices(place: Place, gpus: float = 1.0) -> int:
     room = min(int(there.get(name, 0) / amount / ranks + 1e-9) for name, amount in wanted.items())
     if room == 0:
         needed = " and ".join(f"{amount * ranks:g} {name}" for name, amount in wanted.items())
-        problem = f"the Ray cluster has no room for a host: each needs {needed}"
+        has = " and ".join(f"{there.get(name, 0):g} {name}" for name in wanted)
+        problem = f"the Ray cluster has no room for a host: each needs {needed}, and there are {has}"
         mend = "Set fewer hosts.ranks, or add a node" if ranks > 1 else "Add a node, or set hosts.device"
         raise SpecError("hosts", problem, mend)
     return room

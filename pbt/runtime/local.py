@@ -12,11 +12,10 @@ from typing import ClassVar
 
 import torch
 
-from pbt.errors import first_line
 from pbt.runtime.brain import Brain
 from pbt.runtime.checkpoints import CheckpointStore
 from pbt.runtime.exchange import LocalExchange, Withdrawn
-from pbt.runtime.orders import WorkOrder, attempt, publish
+from pbt.runtime.orders import WorkOrder, attempt, publish, trouble_of
 from pbt.runtime.planning import settled, unbuilt
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
@@ -71,7 +70,7 @@ def run_local(
                 try:
                     return trainable.build(bucket, item.capacity, own)
                 except Exception as error:
-                    raise unbuilt(number, first_line(error)) from error
+                    raise unbuilt(number, trouble_of(error).told) from error
 
             host.run({number: build(number) for number in range(brain.num_stacks)}, build, is_to_stop)
 

@@ -1,7 +1,7 @@
 """What the brain tells a stack to do, what the stack says back, and how an order is carried out.
 
-Hosts of every kind share `perform`: publish what others will need, then change, verify, train and evaluate. They keep
-no state of their own besides the stacks.
+Hosts of every kind share `publish`, what others will need, which is done as soon as the order is given, and `attempt`:
+change, verify, train and evaluate. They keep no state of their own besides the stacks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -19,6 +19,7 @@ import torch
 from pbt.errors import HostError, HparamMismatch, first_line
 from pbt.member import Hparams
 from pbt.runtime.exchange import Exchange, Withdrawn
+from pbt.runtime.frames import users_frame
 from trainables.base import Lending, Metrics, Sized, Stack
 
 
@@ -155,6 +156,12 @@ class Trouble:
     is_memory: bool = False
     is_lasting: bool = False
 
+    @property
+    def told(self) -> str:
+        """The exception in a line, with where in the user's code it came from."""
+        frame = users_frame(self.traceback)
+        return self.message if frame is None else f"{self.message} ({frame})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackReport:
@@ -193,9 +200,6 @@ class Leaves(Exception):
     """A host's process ends, through no fault of what it trains; another is started in its place."""
 
 
-Stacks: TypeAlias = Mapping[int, Stack]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What a device tells of itself; the fields are those of `StackReport`."""
@@ -210,30 +214,6 @@ class Telemetry(Protocol):
 
     def take(self) -> Reading:
         """What it used since it was last asked, whoever asked."""
-
-
-def perform(
-    stacks: Stacks,
-    orders: Sequence[WorkOrder],
-    exchange_of: Callable[[WorkOrder], Exchange],
-    telemetry: Telemetry | None = None,
-) -> list[StackReport]:
-    """Carry out orders on stacks of one host, one after another; one that breaks off does not concern the others.
-
-    All stacks publish first: an order may fetch what another order of the same host publishes. Orders whose states do
-    not come are forgotten, for the brain gives them again.
-
-    Args:
-        stacks: The host's stacks by number.
-        orders: At most one for each stack.
-        exchange_of: Where an order's states are published and fetched.
-        telemetry: Reads the stacks' device.
-    """
-    since = time.monotonic()
-    for order in orders:
-        publish(stacks[order.stack], order, exchange_of(order))
-    found = (attempt(stacks[order.stack], order, exchange_of(order), telemetry, since) for order in orders)
-    return [report for report in found if report is not None]
 
 
 def attempt(

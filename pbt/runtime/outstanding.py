@@ -70,6 +70,11 @@ class Outstanding:
         """Whether an order fetches this state."""
         return token in self._fetched
 
+    @property
+    def fetched(self) -> Set[str]:
+        """Tokens of the states that orders fetch, or have fetched."""
+        return self._fetched.keys()
+
     def busy_s(self, now: float) -> float:
         """Seconds that all orders have been at work so far, summed."""
         return len(self) * now - self._released_s

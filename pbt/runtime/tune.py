@@ -12,7 +12,8 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,12 @@ from pbt.runtime.cluster import num_devices, resources
 from pbt.runtime.exchange import Staging, Withdrawn
 from pbt.runtime.gang import Gang
 from pbt.runtime.notice import Notice
-from pbt.runtime.orders import Leaves, StackReport, WorkOrder, perform, trouble_of
+from pbt.runtime.orders import Leaves, StackReport, WorkOrder, attempt, publish, trouble_of
 from pbt.runtime.planning import ToBuild, settled
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
 
-#: Seconds that a host takes turns before Tune hears of them.
+#: Seconds that a host takes turns before Tune hears of them, and works on orders before the brain hears of those done.
 _RESULT_S = 1.0
 
 
@@ -111,6 +112,7 @@ class Host(tune.Trainable):
         self._notice = Notice()
         self._staging, self._announced = Staging(), list[Any]()
         self._stacks: dict[int, Stack] = {}
+        self._orders: deque[tuple[WorkOrder, float]] = deque()  # to be carried out, and when they were given
         self._reports: list[StackReport] = []
         self._segments = 0
 
@@ -133,11 +135,14 @@ class Host(tune.Trainable):
             raise
 
     def _turn(self) -> dict[str, Any]:
-        """Bring the last reports, take the next orders, carry them out."""
+        """Bring the last reports, take the next orders, carry out those there is time for."""
         work = self._work
         self._await_announced()
+        if self._notice.is_given:
+            self._forgo()
         reports, self._reports = self._reports, []
-        asked = work.brain.exchange.remote(self._host, self._life, reports, self._notice.is_given)
+        is_busy = bool(self._orders)
+        asked = work.brain.exchange.remote(self._host, self._life, reports, self._notice.is_given, is_busy)
         turn: Turn = ray.get(asked)
         if not turn.is_known:
             self._join()
@@ -148,16 +153,48 @@ class Host(tune.Trainable):
             raise Leaves("its process was told to end, and its stacks were moved")
         for item in turn.build:
             self._try_to_build(item)
-        self._reports = perform(self._stacks, turn.orders, self._exchange, self._telemetry)
-        troubled = {report.stack: report.trouble for report in self._reports if report.trouble is not None}
-        for stack in troubled:
-            del self._stacks[stack]  # what it holds nobody knows; its memory is free before another is built
-        if any(trouble.is_lasting for trouble in troubled.values()):
-            raise Leaves("its process could use its device no more")
-        if troubled and self._gang is not None:  # other ranks have ended, or wait for a step that this one broke off
-            raise Leaves("all its processes are started anew, as one of them broke off")
-        self._segments += sum(len(report.segments) for report in self._reports)
+        if turn.is_stopping:
+            self._forgo()
+        self._take(turn.orders)
+        self._carry_out()
         return self._result(turn)
+
+    def _forgo(self) -> None:
+        """Give back what is not begun: there may not be time for it, or nobody wants it any more."""
+        names = [(order.stack, order.id) for order, _ in self._orders]
+        self._orders.clear()
+        if names:
+            ray.get(self._work.brain.forgo.remote(self._host, self._life, names))
+
+    def _take(self, orders: Sequence[WorkOrder]) -> None:
+        """Publish at once: an order may fetch what another, of this host or elsewhere, publishes."""
+        now = time.monotonic()
+        self._orders += [(order, now) for order in orders]
+        for order in orders:
+            publish(self._stacks[order.stack], order, self._exchange(order))
+
+    def _carry_out(self) -> None:
+        """One order after another, until the brain should hear of those that are done."""
+        until = time.monotonic() + _RESULT_S
+        while self._orders:
+            order, given = self._orders.popleft()
+            report = attempt(self._stacks[order.stack], order, self._exchange(order), self._telemetry, given)
+            if report is not None:  # otherwise it is forgotten: a state did not come, and the brain gives it again
+                self._reports.append(report)
+                self._segments += len(report.segments)
+                self._heed(report)
+            if time.monotonic() >= until:
+                return
+
+    def _heed(self, report: StackReport) -> None:
+        """Draw the consequences of an order that broke off; it does not concern other stacks."""
+        if report.trouble is None:
+            return
+        del self._stacks[report.stack]  # what it holds nobody knows; its memory is free before another is built
+        if report.trouble.is_lasting:
+            raise Leaves("its process could use its device no more")
+        if self._gang is not None:  # other ranks have ended, or wait for a step that this one broke off
+            raise Leaves("all its processes are started anew, as one of them broke off")
 
     def _result(self, turn: Turn) -> dict[str, Any]:
         """What Tune hears of a turn, and its reporter shows."""
@@ -182,6 +219,7 @@ class Host(tune.Trainable):
 
     def _join(self) -> None:
         self._stacks = {}
+        self._orders.clear()
         actor = ray.get_runtime_context().current_actor
         self._life = ray.get(self._work.brain.join.remote(self._host, actor))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import pbt
 from benchmarks.processes import of_actors
 from pbt import PBT, Budget, Checkpoints, Hosts, Result, Sweep
 from pbt.errors import HostError, SpecError
+from pbt.report.show import as_json
 from searchspaces import Float
 from tests.integration.test_resume import meanwhile, only_run
 from tests.integration.toys import kinds
@@ -92,6 +94,20 @@ def test_a_rank_is_killed(ray_cluster: None, tmp_path: Path) -> None:
     (lost,) = {row["message"] for row in result.rows["incidents"] if row["kind"] == "host_lost"}
     assert re.match(r"host \d: a process of its gang was lost \(rank 1\).*; lost 1 of at most 5 times in a row", lost)
     assert "exception" not in kinds(result)
+
+
+@pytest.mark.full
+def test_a_sweep_of_gangs_goes_on_in_this_process(ray_cluster: None, tmp_path: Path) -> None:
+    """Checkpoints are whole, whoever wrote them; and what is shown is how it was trained last."""
+    alone = sweep(tmp_path / "alone", "local", generations=30).run(progress=False)
+    with meanwhile(tmp_path / "stopped", 8, lambda run: pbt.stop(run, wait=False)), pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "stopped", generations=30, ranks=2).run(progress=False)
+    run = only_run(tmp_path / "stopped")
+    assert 2 == json.loads(as_json(pbt.load(run)))["summary"]["ranks"]
+    result = pbt.resume(run, progress=False, hosts={"kind": "local"})
+    assert alone.digest() == result.digest()
+    assert 1 == json.loads(as_json(result))["summary"]["ranks"]
+    assert not {"differs", "checkpoint_damaged"} & set(kinds(result))
 
 
 @pytest.mark.full

@@ -213,14 +213,26 @@ class Stage:
             self.taken.pop(stack, None)
             self.leaving.discard(stack)
             self.stacks[stack] = self._build(stack)
-        gone = [token for token, stack in self.publisher.items() if stack in stacks and token in self.shelf.exchange]
-        for token in gone if with_states else ():
+        self._lose(stacks, {token for token, stack in self.publisher.items() if with_states and stack in stacks})
+
+    def lose_states(self) -> None:
+        """What was published by orders that are done is gone, with hosts that have no stacks any more."""
+        at_work = {item.token for order in self.taken.values() for item in order.publish}
+        self._lose((), self.publisher.keys() - at_work)
+
+    def _lose(self, stacks: Sequence[int], tokens: Set[str]) -> None:
+        gone = sorted(token for token in tokens if token in self.shelf.exchange)
+        for token in gone:
             self.shelf.exchange.drop(token)
-        self.brain.lost(stacks, "the node is gone", gone if with_states else ())
+        self.brain.lost(stacks, "the node is gone", gone)
         for stack, order in list(self.taken.items()):
             missing = [item.token for item in order.fetch if item.token not in self.shelf.exchange]
             if not all(self.brain.is_to_wait(order.stack, order.id, token) for token in missing):
                 del self.taken[stack]
+
+    def forgo(self, *stacks: int) -> None:
+        """Have the hosts of these stacks give the orders back that they have taken."""
+        self.brain.forgo([(stack, self.taken.pop(stack).id) for stack in stacks])
 
     def move(self, *stacks: int) -> None:
         """Have stacks built elsewhere, as soon as they can go."""

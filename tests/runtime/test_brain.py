@@ -979,12 +979,12 @@ def test_energy_that_is_not_read_is_not_known(make_brain, tmp_path):
 
 
 def test_members_are_saved_while_they_train_on(tmp_path):
-    """At the ends of segments, once they are due; the order that trains on has them published first."""
+    """At the ends of segments, once they are due: by the next order, or one of its own where the stack has to wait."""
     checkpoints = Checkpoints(every_steps=20, every_minutes=None)
     stage = Stage(new_run(tmp_path), Fixed(), generations=5, checkpoints=checkpoints).play()
     saving = [order for order in stage.released if order.publish]
     trained = [{item.segment for item in order.train} for order in saving]
-    assert [{2}, {2}, {4}, {4}, set(), set()] == trained
+    assert [set(), {2}, set(), {4}, set(), set()] == trained
     assert [{"1"}, {"1"}, {"3"}, {"3"}, {"4"}, {"4"}] == [
         {item.token.split(":")[1] for item in order.publish} for order in saving
     ]
@@ -1019,6 +1019,28 @@ def test_a_checkpoint_is_recorded_as_removed_before_its_file_goes(tmp_path):
     assert 4 * 8 == len(removed)
     last = {row["member"]: row["digest"] for row in stage.rows("checkpoints") if row["status"] == "saved"}
     assert set(last.values()) == stage.shelf.store.digests()
+
+
+@pytest.mark.parametrize("every_steps", [10, 20, None])
+def test_members_are_saved_while_their_stack_waits_for_others(tmp_path, every_steps):
+    """At the end of their segment: the other stack may have the host for hours. Those who are not due are not."""
+    options = Checkpoints(every_steps=every_steps, every_minutes=None if every_steps else 5.0)
+    stage = Stage(new_run(tmp_path), PBT(quantile=0.4), members=4, generations=4, checkpoints=options)
+    stage.take()
+    stage.do(0)
+    saving = stage.take([0])
+    stage.shelf.tell(stage.brain)
+    if every_steps == 10:
+        (order,) = saving
+        assert ({"0:0", "1:0"}, ()) == ({item.token for item in order.publish}, order.train)
+        stage.do(0)
+        assert [] == stage.take([0])
+        assert 2 == len(stage.rows("checkpoints"))
+    else:
+        assert [] == saving
+    stage.play()
+    assert is_sound(stage)
+    assert Stage(new_run(tmp_path), PBT(quantile=0.4), members=4, generations=4).play().digest() == stage.digest()
 
 
 def test_checkpoints_are_removed_while_the_sweep_goes_on(tmp_path):
@@ -1133,6 +1155,64 @@ def test_a_stack_that_is_moved_loses_nothing(tmp_path, moved, at_work):
         assert ended == set(told)
         assert len(told) == len(ended)
     assert moments > 6
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("moment", range(12))
+def test_orders_that_are_given_back_are_given_again(tmp_path, moment, synchronous):
+    """Where the stack is built next, with all that they publish; what was recovered goes on being so."""
+    options = PBT(quantile=0.4, synchronous=synchronous)
+    sweep = {"members": 5, "generations": 5, "checkpoints": Checkpoints(every_steps=20)}
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    for turn in range(moment):
+        if turn == 5:
+            stage.lose(1)
+        stage.turn(max if moment % 2 else min)
+    stage.take()
+    stage.forgo(*stage.taken)
+    stage.move(0)
+    stage.play()
+    assert is_sound(stage)
+    assert "moved" in [row["kind"] for row in stage.rows("incidents")]
+    if synchronous:
+        assert Stage(new_run(tmp_path), options, **sweep).play().digest() == stage.digest()
+
+
+def test_an_order_that_was_answered_cannot_be_given_back(tmp_path):
+    """Nor one that was given up before: nothing changes."""
+    stage = Stage(new_run(tmp_path), PBT(quantile=0.4))
+    (order, _) = stage.take()
+    stage.do(order.stack)
+    stage.brain.forgo([(order.stack, order.id)])
+    stage.play()
+    assert is_sound(stage)
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("moment", range(12))
+def test_a_sweep_that_is_to_stop_does_not_wait_for_what_is_not_begun(tmp_path, moment, synchronous):
+    """A host may have eight stacks, and have begun with the first. All is saved, and goes on as if nothing had been."""
+    options = PBT(quantile=0.4, synchronous=synchronous)
+    sweep = {"members": 5, "generations": 5, "checkpoints": Checkpoints(every_steps=20)}
+    run = new_run(tmp_path)
+    stage = Stage(run, options, **sweep)
+    for turn in range(moment):
+        if turn == 5:
+            stage.lose(1)
+        stage.turn(max if moment % 2 else min)
+    stage.take()
+    trained = len(stage.rows("outcomes"))
+    stage.brain.stop()
+    stage.forgo(*stage.taken)
+    stage.play()
+    assert trained == len(stage.rows("outcomes"))
+    assert not stage.brain.finished
+    again = Stage(run, options, **sweep).play()
+    assert is_sound(again)
+    assert again.brain.finished
+    assert "recovering" not in [row["kind"] for row in again.rows("incidents")][len(stage.rows("incidents")) :]
+    if synchronous:
+        assert Stage(new_run(tmp_path), options, **sweep).play().digest() == again.digest()
 
 
 def test_a_stack_whose_members_cannot_be_saved_is_moved_all_the_same(tmp_path):
@@ -1311,6 +1391,25 @@ def test_states_may_be_lost_with_who_published_them(tmp_path, seed, moment, lost
         stage.turn(max if moment % 2 else min)
     stage.take()
     stage.lose(*lost, with_states=True)
+    stage.play()
+    assert is_sound(stage)
+    assert stage.brain.finished
+    if synchronous:
+        assert Stage(new_run(tmp_path), options, **sweep).play().digest() == stage.digest()
+
+
+@pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("seed", [0, 3])
+def test_states_may_be_lost_with_who_has_no_stack_any_more(tmp_path, seed, moment, synchronous):
+    """Also those that an order at work is still to fetch: it is taken back, and they are trained again."""
+    options = PBT(quantile=0.4, synchronous=synchronous)
+    sweep = {"members": 5, "generations": 4, "seed": seed, "checkpoints": Checkpoints(every_steps=20)}
+    stage = Stage(new_run(tmp_path), options, **sweep)
+    for _ in range(moment):
+        stage.turn(max if moment % 2 else min)
+    stage.take()
+    stage.lose_states()
     stage.play()
     assert is_sound(stage)
     assert stage.brain.finished

@@ -77,6 +77,9 @@ class Quiet:
     def is_to_wait(self, stack: int, order: str, token: str) -> bool:
         return order not in self.withdrawn
 
+    def forgo(self, orders: Any) -> None:
+        self.open |= {stack for stack, _ in orders}
+
     def orders(self, stacks: Any) -> list[WorkOrder]:
         ready = sorted(self.open & set(stacks))
         self.open -= set(ready)
@@ -131,8 +134,8 @@ class Caller:
         self.life = await self.actor.join(self.number, process)
         return self
 
-    async def ask(self, *reports: Any, is_leaving: bool = False) -> Turn:
-        return await self.actor.exchange(self.number, self.life, reports, is_leaving)
+    async def ask(self, *reports: Any, is_leaving: bool = False, is_busy: bool = False) -> Turn:
+        return await self.actor.exchange(self.number, self.life, reports, is_leaving, is_busy)
 
     async def publish(self, token: str, reference: Any) -> None:
         await self.actor.publish(self.number, self.life, token, reference)
@@ -286,6 +289,26 @@ async def with_all_stacks(actor: BrainActor, number: int = 0) -> Caller:
     return host
 
 
+def test_a_host_that_has_more_to_do_is_answered_at_once(make_actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what there is for the stacks it has; it takes no others, and is still at work."""
+    monkeypatch.setattr(brain_actor, "_LONG_POLL_S", 60.0)
+    actor = make_actor(num_stacks=3)
+
+    async def play() -> tuple[Turn, Turn, float | None]:
+        host = await Caller(actor).join()
+        await host.ask()
+        await host.ask()  # has stacks 0 and 1
+        nothing = await asyncio.wait_for(host.ask(report(0), is_busy=True), timeout=5.0)
+        actor._brain.open.add(0)
+        more = await host.ask(is_busy=True)
+        return nothing, more, actor._guests[0].since
+
+    nothing, more, since = asyncio.run(play())
+    assert Turn() == nothing
+    assert turn((), (0,)) == more
+    assert since is not None
+
+
 def test_a_host_that_comes_later_is_given_a_stack_of_the_one_that_has_most(make_actor: Any) -> None:
     """As soon as that has saved it; nobody else gets it meanwhile, nor he that gave it back."""
     actor = make_actor(num_stacks=3, num_hosts=1)
@@ -360,6 +383,21 @@ def test_a_host_that_is_leaving_gives_all_its_stacks_back(make_actor: Any) -> No
 
 
 # --- a brain that is no more
+
+
+def test_orders_are_given_back_by_those_who_have_them_only(make_actor: Any) -> None:
+    """Another life of the host has had others."""
+    actor = make_actor()
+
+    async def play() -> list[Turn]:
+        host = await Caller(actor).join()
+        await host.ask()
+        await actor.forgo(0, "another", [(0, "o0")])
+        first = await host.ask()
+        await actor.forgo(0, host.life, [(0, "o0")])
+        return [first, await host.ask()]
+
+    assert [Turn(), turn((), (0,))] == asyncio.run(play())
 
 
 def test_a_host_the_brain_does_not_know_is_told_so(make_actor: Any) -> None:
@@ -723,6 +761,18 @@ def test_somebody_who_wants_it_to_stop_is_heard_once(make_actor: Any) -> None:
     actor = make_actor(num_stacks=2, num_hosts=1, is_to_stop=lambda: True)
     ask(actor, 0, 0)
     assert ["start", "stop"] == actor._brain.calls
+
+
+def test_a_host_that_has_more_to_do_hears_that_the_sweep_is_to_stop(make_actor: Any) -> None:
+    """It gives back what it has not begun."""
+    wishes = iter([False, False, True])
+    actor = make_actor(num_stacks=2, num_hosts=1, is_to_stop=lambda: next(wishes))
+
+    async def play() -> list[bool]:
+        host = await Caller(actor).join()
+        return [(await host.ask(is_busy=is_busy)).is_stopping for is_busy in (False, True, True)]
+
+    assert [False, False, True] == asyncio.run(play())
 
 
 def test_closing_tells_the_brain_what_was_saved_last(make_actor: Any) -> None:

@@ -20,7 +20,9 @@ from pbt.runtime.orders import (
     SegmentResult,
     Train,
     WorkOrder,
+    attempt,
     mismatch,
+    publish,
 )
 from tests.runtime.miniature import ClearStack, in_time, weight_of
 
@@ -40,8 +42,11 @@ def train(slot, member, until=20, segment=1, **hparams):
 
 
 def perform(stacks, orders, exchange, telemetry=None):
-    """Every order with the same exchange."""
-    return orders_module.perform(stacks, orders, lambda order: exchange, telemetry)
+    """As a host does that is given all of them together."""
+    for order in orders:
+        publish(stacks[order.stack], order, exchange)
+    found = [attempt(stacks[order.stack], order, exchange, telemetry) for order in orders]
+    return [report for report in found if report is not None]
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def test_a_stack_lends_its_state_where_that_is_copied_at_once(journal, copies):
     stack, published = make_stack(0, journal, [1.0]), {}
     stack.lend = lambda slot: ("lent", slot)
     exchange = SimpleNamespace(copies=copies, publish=published.__setitem__)
-    orders_module.publish(stack, WorkOrder(id="o", stack=0, split="validation", publish=(Publish(0, "1:0"),)), exchange)
+    publish(stack, WorkOrder(id="o", stack=0, split="validation", publish=(Publish(0, "1:0"),)), exchange)
     assert copies == (("lent", 0) == published["1:0"])
     assert ([] if copies else [(0, "state", 0)]) == journal
 

@@ -29,22 +29,28 @@ class Remote:
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.asked: list[tuple[int, str, int]] = []
         self.leaving: list[bool] = []
+        self.busy: list[bool] = []
         self.references: dict[str, Any] = {}
         self.unreadable: list[str] = []
         self.left: list[StackReport] = []
         self.not_built: list[tuple[int, Trouble]] = []
         self.why: list[str] = []
         self._turns, self._lives = iter(turns), iter("abc")
-        for name in ("join", "exchange", "leave", "unbuilt", "publish", "fetch"):
+        self.forgone: list[tuple[int, str]] = []
+        for name in ("join", "exchange", "forgo", "leave", "unbuilt", "publish", "fetch"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _join(self, host: int, actor: Any) -> str:
         return next(self._lives)
 
-    def _exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool) -> Turn:
+    def _exchange(self, host: int, life: str, reports: Sequence[StackReport], is_leaving: bool, is_busy: bool) -> Turn:
         self.asked.append((host, life, len(reports)))
         self.leaving.append(is_leaving)
+        self.busy.append(is_busy)
         return next(self._turns)
+
+    def _forgo(self, host: int, life: str, orders: Sequence[tuple[int, str]]) -> None:
+        self.forgone += orders
 
     def _leave(self, host: int, life: str, reports: Sequence[StackReport], why: str) -> None:
         self.left += reports
@@ -74,7 +80,7 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture
 def make_host(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A host, its trainable and what it asks, without Tune, which hears of every turn."""
+    """A host, its trainable and what it asks, without Tune, which hears of every turn; every order takes long."""
     monkeypatch.setattr(hosts, "_RESULT_S", 0.0)
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(ray, "put", lambda value: value)
@@ -98,15 +104,46 @@ def order(stack: int, **parts: Any) -> WorkOrder:
 def test_a_host_builds_what_it_is_given_and_brings_its_reports(make_host: Any) -> None:
     """With the next question, to the brain that gave the orders."""
     turns = (
-        Turn((ToBuild(0, 2), ToBuild(1, 1)), (order(0), order(1))),
+        Turn((ToBuild(0, 2), ToBuild(1, 1)), (order(0),)),
         Turn(),
         Turn(done=True),
     )
     host, remote, trainable = make_host(*turns)
     both = {"stacks": 2, "segments": 0}
     assert [{"done": False, **both}, {"done": False, **both}, {"done": True, **both}] == [host.step() for _ in turns]
-    assert [(3, "a", 0), (3, "a", 2), (3, "a", 0)] == remote.asked
+    assert [(3, "a", 0), (3, "a", 1), (3, "a", 0)] == remote.asked
     assert [2, 1] == [stack.capacity for stack in trainable.built]
+
+
+def test_a_report_does_not_wait_for_the_other_stacks_of_its_host(make_host: Any) -> None:
+    """What others may read is published when the order is given, whatever is to be done before."""
+    give = {"publish": (Publish(0, "0:0"),)}
+    fresh = {"admit": (Admit(0, {"gain": 1.0}, 1, 0),), "train": (Train(0, 0, 0, 10, {"gain": 1.0}),)}
+    host, remote, _ = make_host(
+        Turn((ToBuild(0, 1), ToBuild(1, 1), ToBuild(2, 1)), tuple(order(stack, **fresh) for stack in range(3))),
+        Turn(orders=(order(0, **give),)),
+        Turn(),
+        Turn(),
+        Turn(),
+    )
+    host.step()
+    assert [0] == [report.stack for report in host._reports]
+    host.step()
+    assert {"0:0"} == remote.references.keys()
+    assert [1] == [report.stack for report in host._reports]
+    for stack in (2, 0):
+        host.step()
+        assert [stack] == [report.stack for report in host._reports]
+    host.step()
+    assert [False, True, True, True, False] == remote.busy
+
+
+def test_orders_that_take_no_time_are_reported_together(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question takes as long as they do."""
+    host, remote, _ = make_host(Turn((ToBuild(0, 1), ToBuild(1, 1)), (order(0), order(1))), Turn(), Turn(done=True))
+    monkeypatch.setattr(hosts, "_RESULT_S", 60.0)
+    host.step()
+    assert [0, 2, 0] == [reports for _, _, reports in remote.asked]
 
 
 def test_tune_hears_of_many_turns_together(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +158,7 @@ def test_tune_hears_of_many_turns_together(make_host: Any, monkeypatch: pytest.M
 def test_a_host_that_is_not_known_gives_up_its_stacks_and_joins_anew(make_host: Any) -> None:
     """By another brain, or because it was given up: nobody knows what they hold. What it is given is built anew."""
     turns = (
-        Turn((ToBuild(0, 2), ToBuild(1, 2)), (order(0),)),
+        Turn((ToBuild(0, 2), ToBuild(1, 2)), (order(1), order(0))),
         Turn(is_known=False),
         Turn((ToBuild(1, 2),), (order(1),)),
         Turn(done=True),
@@ -137,12 +174,13 @@ def test_an_order_whose_state_does_not_come_is_forgotten(make_host: Any) -> None
     """The brain gives it again; the stack is as it was, and the host's other orders are carried out."""
     fetch = Fetch(0, "9:9", {}, 0, 0)
     turns = (
-        Turn((ToBuild(0, 1), ToBuild(1, 1)), (order(1), order(0, fetch=(fetch,)))),
+        Turn((ToBuild(0, 1), ToBuild(1, 1)), (order(0, fetch=(fetch,)), order(1))),
+        Turn(),
         Turn(),
     )
     host, remote, _ = make_host(*turns)
-    assert [2, 2] == [host.step()["stacks"] for _ in turns]
-    assert [(3, "a", 0), (3, "a", 1)] == remote.asked
+    assert [2, 2, 2] == [host.step()["stacks"] for _ in turns]
+    assert [(3, "a", 0), (3, "a", 0), (3, "a", 1)] == remote.asked
 
 
 def test_a_state_that_is_lost_is_said_to_be_so(make_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +218,13 @@ def test_a_stack_that_breaks_off_is_reported_and_let_go(make_host: Any) -> None:
     host.step()
     trainable.built[0].run = broken(RuntimeError("no such layer"))
     assert 1 == host.step()["stacks"]
-    assert 1 == host._segments
-    first, second = host._reports
+    (first,) = host._reports
+    assert 0 == first.stack
     assert "RuntimeError: no such layer" == first.trouble.message
     assert "Traceback" in first.trouble.traceback
-    assert (0, 1) == (first.stack, second.stack)
+    host.step()
+    (second,) = host._reports
+    assert 1 == second.stack == host._segments
     assert second.trouble is None
     assert [10] == [result.consumed for result in second.segments]
 
@@ -222,6 +262,42 @@ def test_a_host_that_is_told_to_end_gives_its_stacks_back_first(make_host: Any) 
         host.step()
     assert ["its process was told to end, and its stacks were moved"] == remote.why
     assert [False, True, True] == remote.leaving
+
+
+def test_a_host_that_is_told_to_end_leaves_what_it_has_not_begun_to_others(make_host: Any) -> None:
+    """It may have minutes; what it has done is reported, and its members are saved."""
+    fresh = {"admit": (Admit(0, {"gain": 1.0}, 1, 0),)}
+    give = {"publish": (Publish(0, "0:0"),)}
+    turns = (
+        Turn((ToBuild(0, 1), ToBuild(1, 1), ToBuild(2, 1)), (order(0, **fresh), order(1), order(2))),
+        Turn(orders=(order(0, **give),)),
+        Turn(drop=(0, 1, 2)),
+    )
+    host, remote, _ = make_host(*turns)
+    host.step()
+    signal.raise_signal(signal.SIGTERM)
+    host.step()
+    assert [(1, "order:1:1"), (2, "order:1:2")] == remote.forgone
+    assert {"0:0"} == remote.references.keys()
+    with pytest.raises(Leaves, match="its stacks were moved"):
+        host.step()
+    assert [0, 1, 1] == [reports for _, _, reports in remote.asked]
+    assert [False, False, False] == remote.busy
+
+
+def test_a_host_gives_back_what_it_has_not_begun_when_the_sweep_is_to_stop(make_host: Any) -> None:
+    """And does what it is given from then on: members are saved, or brought back to be."""
+    fresh, give = {"admit": (Admit(0, {"gain": 1.0}, 1, 0),)}, {"publish": (Publish(0, "0:0"),)}
+    turns = (
+        Turn((ToBuild(0, 1), ToBuild(1, 1)), (order(0, **fresh), order(1))),
+        Turn(orders=(order(0, **give),), is_stopping=True),
+        Turn(is_stopping=True, done=True),
+    )
+    host, remote, _ = make_host(*turns)
+    for _ in turns:
+        host.step()
+    assert [(1, "order:1:1")] == remote.forgone
+    assert [0, 1, 1] == [reports for _, _, reports in remote.asked]
 
 
 def test_a_file_is_notice_as_long_as_it_is_there(
