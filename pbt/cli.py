@@ -149,8 +149,11 @@ def _find(
     run: str, storage: Path, local: bool, address: str | None, ranks: int | None, device: str | None
 ) -> tuple[Run, dict[str, Any]]:
     """A run to be taken up again, and where."""
+    from pbt.errors import SpecError
     from pbt.record.runs import find_run
 
+    if local and (address is not None or ranks not in (None, 1)):
+        raise SpecError("--local", "goes on in this process alone", "Leave it out, or --address and --ranks")
     found = find_run(run, storage)
     if found.info.get("imports"):
         _make_importable(Path(found.info["imports"]))

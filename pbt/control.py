@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt.errors import LedgerError, RunNotFound, SpecError
-from pbt.launch import Job, Resolved, check_budget, find_place, launch, load_space, started
+from pbt.launch import Job, Resolved, check_budget, find_place, launch, load_space, num_devices, started
 from pbt.member import Slot, lay_out
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
@@ -237,6 +237,7 @@ def _brought_back(
     with started(spec.hosts, run.path.parent):
         place = find_place(spec.hosts)
         _check_device(run, place.device, hosts)
+        num_devices(spec.hosts, place)
         warn_if_not_compiled(place)
         check_budget(budget, resolved.capabilities, place)
         yield resolved, place

@@ -197,7 +197,7 @@ def with_stacks(spec: SweepSpec, place: Place, max_capacity: int | None) -> Swee
     members = spec.budget.members
     most = 1 if spec.hosts.ranks > 1 else max_capacity or members
     fewest = math.ceil(members / most)
-    room = _num_devices(spec.hosts, place)  # at least one, whatever was asked for
+    room = num_devices(spec.hosts, place)  # at least one, whatever was asked for
     stacks = spec.hosts.stacks or max(fewest, min(room, members))
     require(
         stacks >= fewest,
@@ -214,11 +214,16 @@ def with_stacks(spec: SweepSpec, place: Place, max_capacity: int | None) -> Swee
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, stacks=stacks))
 
 
-def _num_devices(hosts: Hosts, place: Place) -> int:
-    if hosts.kind == "ray":
-        from pbt.runtime.cluster import num_devices
+def num_devices(hosts: Hosts, place: Place) -> int:
+    """How many hosts there is room for.
 
-        return num_devices(place, hosts.gpus)
+    Raises:
+        SpecError: For none.
+    """
+    if hosts.kind == "ray":
+        from pbt.runtime import cluster
+
+        return cluster.num_devices(place, hosts.gpus)
     return 1 if place.device != "cpu" else num_cores()
 
 

@@ -160,7 +160,6 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
         "place": _place(result.rows["stacks"]),
-        "ranks": _ranks(result),
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
@@ -174,13 +173,6 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
 def _place(stacks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Where the sweep was trained last, and with which arithmetic."""
     return {name: stacks[-1].get(name) or "" for name in ("device", "dtype", "compile")} if stacks else {}
-
-
-def _ranks(result: Result) -> int:
-    """Processes that shared a member in the last session."""
-    specs = [row.get("spec") for row in result.rows["sessions"]]
-    spec = json.loads(specs[-1]) if specs and specs[-1] else result.run.info["spec"]
-    return int(spec.get("hosts", {}).get("ranks", 1))
 
 
 def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -225,7 +217,9 @@ _INCIDENT = ("at", "kind", "member", "segment", "stack", "message")
 def _session(row: Mapping[str, Any]) -> dict[str, Any]:
     """When and why the sweep was taken up, and with what."""
     facts = {name: json.loads(row[name] or "{}") for name in ("software", "hardware")}
-    return {"at": row["at"], "reason": row["reason"], "git_commit": row.get("git_commit"), **facts}
+    spec = json.loads(row.get("spec") or "{}")
+    ranks = spec.get("hosts", {}).get("ranks", 1)
+    return {"at": row["at"], "reason": row["reason"], "git_commit": row.get("git_commit"), "ranks": ranks, **facts}
 
 
 def _files(run: Path) -> list[dict[str, Any]]:
@@ -299,7 +293,9 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     lines |= _system_lines(facts["system"])
     if place := facts["place"]:
         lines["place"] = f"{place['device']}, {place['dtype']}, compile {place['compile']}"
-        lines["place"] += f", {facts['ranks']} processes share a member" if facts["ranks"] > 1 else ""
+        ranks = [ranks for ranks, _ in itertools.groupby(session["ranks"] for session in facts["sessions"])]
+        if any(number > 1 for number in ranks):
+            lines["place"] += f", {', then '.join(map(str, ranks))} processes share a member"
     for number, plan in enumerate(facts["plans"]):
         stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"

@@ -35,10 +35,14 @@ class Rate:
 
 
 class Throughput:
-    """Collects what was measured of members, and tells it of their stacks."""
+    """Collects what was measured of members since the sweep was last taken up, and tells it of their stacks.
+
+    It may have been taken up elsewhere, or with other numbers of hosts and processes.
+    """
 
     def __init__(self) -> None:
         self._orders: dict[tuple[int, int], tuple[int, str]] = {}
+        self._session = ""
         self._given: dict[str, float] = {}
         self._turns: list[tuple[float, float, float]] = []  # when an order was given and reported, seconds at work
         self._rates: dict[int, dict[str, dict[str, float]]] = defaultdict(dict)
@@ -47,6 +51,11 @@ class Throughput:
         """Take in a row of `orders`, before the metrics of its segments."""
         if row.get("kind") != "work":  # a recovery trains again what was measured before
             return
+        session, _, _ = row["order"].rpartition(":")
+        if session != self._session:
+            self._session = session
+            self._rates.clear()
+            self._turns.clear()
         for member, segment in json.loads(row.get("segments") or "[]"):
             self._orders[member, segment] = (row["stack"], row["order"])
             self._given[row["order"]] = row["at"]

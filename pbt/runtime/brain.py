@@ -319,7 +319,7 @@ class Brain:
         self._ledger.append("incidents", kind="exception", stack=stack, message=message)
         self._ledger.commit()
         if not (self.num_trained or trouble.is_memory or trouble.is_lasting):
-            raise _with(trouble, unbuilt(stack, trouble.told))
+            raise _with(trouble, unbuilt(stack, trouble.told, self._ledger.run))
 
     def release(self, stack: int) -> None:
         """Have a stack ready to be built elsewhere: it is ordered nothing more until its members are saved."""
@@ -343,7 +343,8 @@ class Brain:
             times = self._losses[stack]
             raise HostError(
                 f"stack {stack} was lost {times} times without training anything in between, the last time because "
-                f"{reason}. What is recorded is kept: mend that, then `pbt resume`; or allow more with hosts.retries."
+                f"{reason}. What is recorded is kept: mend that, then `pbt resume {self._ledger.run}`; or allow more "
+                "with hosts.retries."
             )
 
     def _bring_back(self, lost: set[int]) -> None:
@@ -404,7 +405,7 @@ class Brain:
         if len(self._blamed) >= min(_MOST_BLAMED, len(self._members)):
             problem = HostError(
                 f"{len(self._blamed)} members in a row could not be trained, the last because of {trouble.told}. "
-                "`pbt show --json` shows where; mend that, then `pbt resume`."
+                f"Mend that, then `pbt resume {self._ledger.run}`; `pbt show {self._ledger.run} --json` shows where."
             )
             raise _with(trouble, problem)
         draft = self._drafts[report.stack]
@@ -989,7 +990,7 @@ class Brain:
             if not self._is_drafted:
                 raise HostError(
                     "the strategy neither orders anything nor ends the sweep: that is a mistake in it. Correct it so "
-                    "that `handle` answers the last report with Finish; `pbt resume` then goes on."
+                    f"that `handle` answers the last report with Finish; `pbt resume {self._ledger.run}` then goes on."
                 )
             return
         self._is_closing = True

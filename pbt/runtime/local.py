@@ -70,7 +70,7 @@ def run_local(
                 try:
                     return trainable.build(bucket, item.capacity, own)
                 except Exception as error:
-                    raise unbuilt(number, trouble_of(error).told) from error
+                    raise unbuilt(number, trouble_of(error).told, run) from error
 
             host.run({number: build(number) for number in range(brain.num_stacks)}, build, is_to_stop)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pbt.errors import HostError
 from pbt.record.schema import canonical
@@ -74,14 +75,16 @@ def less_at_once(plan: str | None, capacity: int, place: Mapping[str, str]) -> s
     return canonical(dataclasses.asdict(dataclasses.replace(known, chunk=known.chunk // 2, rates={})))
 
 
-def unbuilt(stack: int, problem: str) -> HostError:
+def unbuilt(stack: int, problem: str, run: Path) -> HostError:
     """What ends a sweep whose trainable cannot be built.
 
     Args:
         stack: The one that was to be.
         problem: The exception, in a line.
+        run: The run's folder.
     """
-    return HostError(f"stack {stack} could not be built: {problem}. Mend that, then `pbt resume`; --debug shows where.")
+    mend = f"Mend that, then `pbt resume {run}`; --debug shows where."
+    return HostError(f"stack {stack} could not be built: {problem}. {mend}")
 
 
 def in_words(plan: str) -> str:

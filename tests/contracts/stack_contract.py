@@ -52,6 +52,8 @@ class StackContract:
     SAMPLES: ClassVar[tuple[Mapping[str, HparamValue], ...]]
     #: Whether training, validation and test data differ.
     SPLITS_DIFFER: ClassVar[bool] = True
+    #: Part of the names of tensors that a float32 step fills with rounding; None if there are none.
+    ROUNDING: ClassVar[str | None] = None
 
     @pytest.fixture
     def trainable(self) -> Trainable:
@@ -141,7 +143,7 @@ class StackContract:
             alone = self._empty(trainable, place, 1)
             self._admit(alone, 0, member, state)
             alone.run([21])
-            assert_close(alone.state(0), stacked.state(member), 1e-5)
+            assert_close(alone.state(0), stacked.state(member), 1e-5, but=self.ROUNDING)
 
     # --- members do not touch each other
 

@@ -247,6 +247,8 @@ def test_extend_goes_on_beyond_the_end(folder: Path) -> None:
         (("extend", "latest", "--tokens", "0"), ["budget.tokens", "0"]),
         (("extend", "latest", "--gpu-hours", "1"), ["budget.gpu_hours", "cpu"]),
         (("resume", "nothing"), ["nothing"]),
+        (("resume", "latest", "--local", "--ranks", "2"), ["--local", "--ranks"]),
+        (("resume", "latest", "--local", "--address", "auto"), ["--local", "--address"]),
     ],
     ids=" ".join,
 )

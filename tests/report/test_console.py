@@ -206,17 +206,22 @@ def test_plans_are_shown_once_for_stacks_that_are_alike(tmp_path: Path) -> None:
     assert "stack 2: 2 members train together\n" in re.sub(" +\n", "\n", out.getvalue())
 
 
-def test_the_place_of_a_gang_says_how_many_share_a_member(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "says"),
+    [([2, 2], ", 2 processes share a member"), ([2, 1], ", 2, then 1 processes share a member"), ([1, 1], "")],
+)
+def test_the_place_of_a_gang_says_how_many_share_a_member(tmp_path: Path, ranks: list[int], says: str) -> None:
+    """In one session after another."""
     ledgers.run_json(tmp_path / "run", members=2, generations=2, steps=10)
-    info = json.loads((tmp_path / "run/run.json").read_text())
-    info["spec"]["hosts"]["ranks"] = 2
-    (tmp_path / "run/run.json").write_text(json.dumps(info))
     ledger = Ledger(tmp_path / "run")
+    for session, number in enumerate(ranks, start=1):
+        spec = json.dumps({"hosts": {"ranks": number}})
+        ledger.append("sessions", session=session, reason="start" if session == 1 else "resume", spec=spec)
     ledger.append("stacks", session=1, stack=0, capacity=1, device="cuda", dtype="float32", compile="auto")
     ledger.close(finished=False)
     console = _plain(width=120)
     show(load(tmp_path / "run"), console)
-    assert "cuda, float32, compile auto, 2 processes share a member" in _printed(console)
+    assert f"cuda, float32, compile auto{says}\n" in re.sub(" +\n", "\n", _printed(console))
 
 
 def _end(ledger: Ledger, member: int, segment: int, system: dict[str, float], used: dict[str, float]) -> None:

@@ -98,6 +98,16 @@ def test_how_many_train_at_once_now():
     assert 1.0 < turns(*before, *now).at_once() < 2.0
 
 
+def test_only_the_last_session_counts():
+    """It may have been taken up with other hosts, or other numbers of processes."""
+    found = turns((0, 100.0, 110.0, 10.0), (1, 100.0, 110.0, 10.0))
+    for name, member in (("order:2:1", 0), ("order:2:2", 1)):
+        found.add_order({**order(name, 0, [member, 1]), "at": 200.0})
+        found.add_metric(value(member, 1, "tokens_per_s", 99.0))
+        found.add_outcome({"member": member, "segment": 1, "wall_s": 10.0, "at": 210.0})
+    assert (found.typical(), found.at_once()) == ({0: Rate(tokens_per_s=99.0)}, 1.0)
+
+
 def test_a_stack_works_once_on_all_its_members():
     """Each outcome tells of the same time."""
     found = Throughput()

@@ -85,6 +85,8 @@ class TestContractOfTransformers(TestContract):
 
     SAMPLES = tuple({k: v for k, v in sample.items() if k != "bn_momentum"} for sample in TestContract.SAMPLES)
     CHANGES: ClassVar = {k: change for k, change in TestContract.CHANGES.items() if k != "bn_momentum"}
+    # A bias that all keys share cancels in the softmax: its gradient is rounding, which AdamW divides by its own size.
+    ROUNDING = "attention.qkv.bias"
 
     @pytest.fixture
     def trainable(self):
