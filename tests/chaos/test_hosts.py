@@ -194,7 +194,7 @@ def test_in_many_worlds(tmp_path, expected):
 
 
 def _die_late(subject: Subject) -> None:
-    with Life(subject.run, Kill("write wal", 40, "after")), pytest.raises(Killed):
+    with Life(subject.run, Kill("write wal", 52, "after")), pytest.raises(Killed):
         subject.simulate()
 
 
