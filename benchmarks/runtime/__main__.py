@@ -115,7 +115,7 @@ def main(quick: bool, output: Path | None, only: str) -> None:
             if name in record:
                 click.echo(f"{name}: {record[name]}")
         with cluster(None):
-            keep(many_hosts=many_hosts(100 if quick else 1_000, 100, 3))
+            keep(many_hosts=many_hosts(50 if quick else 1_000, 100, 3))
         click.echo(json.dumps(record["many_hosts"]))
 
 
