@@ -54,8 +54,8 @@ class Throughput:
         session, _, _ = row["order"].rpartition(":")
         if session != self._session:
             self._session = session
-            self._rates.clear()
-            self._turns.clear()
+            for known in (self._orders, self._given, self._turns, self._rates):
+                known.clear()
         for member, segment in json.loads(row.get("segments") or "[]"):
             self._orders[member, segment] = (row["stack"], row["order"])
             self._given[row["order"]] = row["at"]

@@ -105,6 +105,8 @@ def test_only_the_last_session_counts():
         found.add_order({**order(name, 0, [member, 1]), "at": 200.0})
         found.add_metric(value(member, 1, "tokens_per_s", 99.0))
         found.add_outcome({"member": member, "segment": 1, "wall_s": 10.0, "at": 210.0})
+    found.add_metric(value(0, 0, "tokens_per_s", 10.0))  # of the session before, where tables are read one by one
+    found.add_outcome({"member": 0, "segment": 0, "wall_s": 50.0, "at": 110.0})
     assert (found.typical(), found.at_once()) == ({0: Rate(tokens_per_s=99.0)}, 1.0)
 
 
