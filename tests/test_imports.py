@@ -32,6 +32,12 @@ def test_running_a_sweep_in_process_does_not_load_ray() -> None:
     assert "ray" not in loaded_after("import pbt.sweep, pbt.runtime.local")
 
 
+def test_python_dash_m_is_the_command_line() -> None:
+    """Where the script is not on the path."""
+    told = subprocess.run([sys.executable, "-m", "pbt", "run", "-h"], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("Usage: python -m pbt run [OPTIONS] SWEEP")
+
+
 @pytest.mark.parametrize("package", [pbt, searchspaces, trainables])
 def test_every_exported_name_exists_and_is_listed(package: object) -> None:
     """`__all__`, `dir()` and what can be imported agree."""

@@ -41,6 +41,9 @@ Kind: TypeAlias = Literal[
     "finish",  # the sweep came to its end, and announced another, or nobody
 ]
 
+#: How a recovery ends that had nothing to train again; the last is how it was once told.
+_WITHOUT_LOSS = ("loaded from checkpoints", "all states were at hand", " 0 segments trained again")
+
 #: Decisions that open a segment; the segment's own row says what they did.
 _OPENING = ("start", "copy", "set")
 
@@ -277,7 +280,7 @@ def _checkpoints(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:
 
 def is_routine(incident: Mapping[str, Any]) -> bool:
     """Whether nothing went wrong: a sweep was taken up, and everybody's state was loaded."""
-    return incident["kind"] == "recovered" and str(incident.get("message")).endswith(" 0 segments trained again")
+    return incident["kind"] == "recovered" and str(incident.get("message")).endswith(_WITHOUT_LOSS)
 
 
 def _incidents(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:

@@ -23,6 +23,8 @@ from pbt.report.throughput import together
 
 #: Lines of the live display that are not members: title, bar, table head and rules, footer, and one to spare.
 _FRAME_LINES = 8
+#: Seconds after which plain lines say how far training is, if there is nothing else to say.
+_SIGN_OF_LIFE_S = 60.0
 #: Share of the training that must be done before the rest is guessed at.
 _GUESS_FROM = 0.02
 
@@ -47,6 +49,8 @@ class Progress:
         self._population = Population(info)
         self._told_generations = 0
         self._told: set[str] = set()
+        self._failed: dict[int, Row] = {}
+        self._said_at = clock()
         self._live: Live | None = None
         if self._console.is_terminal and not self._console.quiet:
             self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
@@ -63,7 +67,7 @@ class Progress:
         self._population.apply(rows)
         done = list(self._population.ended(after=0))
         self._told_generations = done[-1].generation if done else 0
-        self._told.update(_failure(member, row) for member, row in self._population.failures.items())
+        self._failed = dict(self._population.failures)
         self._told.update(_tell(row) for row in self._population.incidents)
         self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
 
@@ -89,17 +93,37 @@ class Progress:
 
     def _tell_news(self) -> None:
         """Failures and incidents in any case, generations where no table shows them, in the order they happened."""
-        news = [(row["at"], _failure(member, row), "red") for member, row in self._population.failures.items()]
-        news += [(row["at"], _tell(row), "yellow") for row in self._population.incidents]
+        news = self._new_failures()
         # Once, though a host that is lost is an incident of each of its stacks.
-        news = list({entry[1]: entry for entry in reversed(news) if entry[1] not in self._told}.values())
-        self._told.update(line for _, line, _ in news)
+        incidents = {_tell(row): row["at"] for row in reversed(self._population.incidents)}
+        news += [(at, line, "yellow") for line, at in incidents.items() if line not in self._told]
+        self._told.update(incidents)
         if not self._live:
             for row in self._population.ended(after=self._told_generations):
                 self._told_generations = row.generation
                 news.append((row.at, _line(row, self._population), ""))
         for _, line, style in sorted(news):
             self._say(line, style)
+        if not self._live:
+            self._give_sign_of_life(is_news=bool(news))
+
+    def _new_failures(self) -> list[tuple[float, str, str]]:
+        """Members that failed alike are told together: a mistake in the user's code may concern all of them."""
+        alike: dict[tuple[Any, Any], dict[int, Row]] = {}
+        for member, row in self._population.failures.items():
+            if self._failed.get(member) is not row:
+                alike.setdefault((row.get("consumed_end"), row.get("reason")), {})[member] = row
+        self._failed = dict(self._population.failures)
+        return [(min(row["at"] for row in rows.values()), _failure(rows), "red") for rows in alike.values()]
+
+    def _give_sign_of_life(self, is_news: bool) -> None:
+        """A log in which nothing happens for long is told how far training is."""
+        now = self._clock()
+        if is_news or self._population.finish:
+            self._said_at = now
+        elif now - self._said_at >= _SIGN_OF_LIFE_S:
+            self._said_at = now
+            self._say(f"{100 * self._population.share:.0f}% trained, {self._times()}")
 
     # ------------------------------------------------------------------------------------------------ drawing
 
@@ -122,18 +146,23 @@ class Progress:
     def _bar(self) -> RenderableType:
         population = self._population
         share = population.share
-        elapsed = population.elapsed if population.finish else self._clock() - population.created - population.paused_s
-        words = f"{text.duration(elapsed)} elapsed"
-        if not population.finish and share >= _GUESS_FROM:
-            words += f", about {text.duration(elapsed * (1 - share) / share)} left"
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
             f"generation {min(population.generation, population.generations)}/{population.generations}",
             ProgressBar(total=1.0, completed=share, width=max(10, min(40, self._console.width - 60))),
             f"{100 * share:3.0f}%",
-            words,
+            self._times(),
         )
         return grid
+
+    def _times(self) -> str:
+        """Time elapsed and, as soon as it can be guessed, time left."""
+        population, share = self._population, self._population.share
+        elapsed = population.elapsed if population.finish else self._clock() - population.created - population.paused_s
+        words = f"{text.duration(elapsed)} elapsed"
+        if not population.finish and share >= _GUESS_FROM:
+            words += f", about {text.duration(elapsed * (1 - share) / share)} left"
+        return words
 
 
 def member_table(rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None) -> Table:
@@ -200,9 +229,11 @@ def _line(row: GenerationRow, population: Population) -> str:
     return "  ".join([*said, text.duration(row.at - population.created - population.paused_s)])
 
 
-def _failure(member: int, row: Row) -> str:
+def _failure(rows: Mapping[int, Row]) -> str:
+    """Members that failed at the same age and for the same reason."""
+    row = next(iter(rows.values()))
     where = "" if row.get("consumed_end") is None else f" after {text.count(row['consumed_end'], 'step')}"
-    return f"member {member} failed{where}: {row.get('reason') or 'no reason given'}"
+    return f"{text.members(rows)} failed{where}: {row.get('reason') or 'no reason given'}"
 
 
 def _tell(incident: Row) -> str:

@@ -312,8 +312,10 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["incidents" + " " * number] = line  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
+    alike: dict[str, list[int]] = {}  # a mistake in the user's code may concern all members
     for member, reason in facts["failures"].items():
-        lines[f"member {member}"] = f"failed: {reason}"
+        alike.setdefault(reason, []).append(int(member))
+    lines |= {text.members(numbers): f"failed: {reason}" for reason, numbers in alike.items()}
     return lines | {"digest": facts["digest"]}
 
 

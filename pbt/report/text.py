@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -49,6 +49,12 @@ def duration(seconds: float) -> str:
 def count(amount: int, noun: str) -> str:
     """`1 exploit`, `2 exploits`."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def members(numbers: Iterable[int]) -> str:
+    """`member 3`, `members 1, 2 and 5`."""
+    *most, last = sorted(numbers)
+    return f"members {', '.join(map(str, most))} and {last}" if most else f"member {last}"
 
 
 def speed(tokens_per_s: float, mfu: float | None = None) -> str:

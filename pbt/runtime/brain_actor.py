@@ -298,8 +298,9 @@ class BrainActor:
         drop = tuple(stack for stack in sorted(guest.stacks) if self._brain.is_released(stack))
         self._give_back(guest, set(drop))
         for stack in drop:
-            why = "which is going to be taken away" if guest.is_leaving else "as another had less to do"
-            self._brain.moved(stack, f"stack {stack} was moved from host {guest.host}, {why}")
+            other = f"host {self._promised[stack]}" if stack in self._promised else "another"
+            why = ", which is going to be taken away" if guest.is_leaving else f" to {other}, which had less to do"
+            self._brain.moved(stack, f"stack {stack} was moved from host {guest.host}{why}")
         return drop
 
     def _break_promises(self, host: int) -> None:

@@ -65,19 +65,21 @@ class Rescue:
     def story(self) -> str:
         """What is done, for people."""
         trained, loaded = len(self._recovery.trained), len(self.loads)
-        return f"{loaded} states were loaded from checkpoints, {trained} segments trained again"
+        told = [f"{_several(loaded, 'state')} loaded from checkpoints"] if loaded else []
+        told += [f"{_several(trained, 'segment')} trained again"] if trained else []
+        return ", ".join(told) or "all states were at hand"
 
     @property
     def outlook(self) -> str | None:
         """What will have to be trained again, for people; None if nothing."""
         trained = len(self._recovery.trained)
-        return f"{trained} segments had not been saved and are trained again" if trained else None
+        return f"not saved, and trained again: {_several(trained, 'segment')}" if trained else None
 
     @property
     def rest(self) -> str | None:
         """What is left to do where it is stopped, for people: all, as nothing of it was saved; None if only to load."""
         trained = len(self._recovery.trained)
-        told = f"stopped before all that was lost was back: {trained} segments are still to be trained again"
+        told = f"stopped before all that was lost was back; still to be trained again: {_several(trained, 'segment')}"
         return told if trained else None
 
     def order(self, stack: int) -> dict[str, Any] | None:
@@ -162,3 +164,7 @@ class Rescue:
 def _end(consumed: tuple[int, int | None]) -> int:
     assert consumed[1] is not None
     return consumed[1]
+
+
+def _several(amount: int, noun: str) -> str:
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"

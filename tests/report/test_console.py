@@ -6,6 +6,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +139,48 @@ def test_failures_are_told_once_above_the_table(tmp_path: Path) -> None:
         progress.update(Tail(LedgerReader(run)).poll())
         progress.update([])
     assert _printed(console).count(ledgers.FAILURE) == 1
+
+
+def test_members_that_fail_alike_are_told_together(tmp_path: Path) -> None:
+    """While the sweep runs, and afterwards."""
+    run, console, after = tmp_path / "run", _plain(), _plain(width=120)
+    ledgers.run_json(run, members=4, generations=2, steps=ledgers.STEPS)
+    pen = ledgers.Pen(Ledger(run), ledgers.Clock())
+    for member in range(4):
+        pen.begin(member, 0, ledgers.hparams(member))
+    pen.settle()
+    for member, reason in enumerate(["no such layer", "no such layer", "out of memory", "no such layer"]):
+        pen.fail(member, 0, after=1, reason=reason)
+    pen.ledger.close(finished=False)
+    show(load(run), after)
+    assert _told(run, console).splitlines()[1:3] == [
+        "members 0, 1 and 3 failed after 1 step: no such layer",
+        "member 2 failed after 1 step: out of memory",
+    ]
+    assert re.findall(r"^(members? \d.*?) {2,}(failed: .*?) *$", _printed(after), re.M) == [
+        ("members 0, 1 and 3", "failed: no such layer"),
+        ("member 2", "failed: out of memory"),
+    ]
+
+
+def test_plain_lines_give_a_sign_of_life_after_a_minute_without_news(tmp_path: Path) -> None:
+    """Not on a terminal, where a clock is moving."""
+    run, now = ledgers.tell(tmp_path / "run", commits=2), SimpleNamespace(s=0.0)
+    tail, plain, live = Tail(LedgerReader(run)), _plain(), _live()
+    with (
+        Progress(load(run).run.info, plain, clock=lambda: ledgers.CREATED + now.s) as progress,
+        Progress(load(run).run.info, live, clock=lambda: ledgers.CREATED + now.s) as table,
+    ):
+        news = {100.0: list(tail.poll())}
+        for now.s in (59.0, 60.0, 61.0, 100.0, 159.0, 160.0):
+            rows = news.get(now.s, [])
+            progress.update(rows)
+            table.update(rows)
+    assert [line for line in _printed(plain).splitlines() if "elapsed" in line] == [
+        "0% trained, 1:00 elapsed",
+        "25% trained, 2:39 elapsed, about 7:57 left",
+    ]
+    assert "trained, 2:39" not in _printed(live)
 
 
 def test_a_lost_host_is_told_once_however_many_stacks_it_had(tmp_path: Path) -> None:

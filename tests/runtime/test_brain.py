@@ -1284,7 +1284,7 @@ def test_a_lost_recovery_says_what_it_came_to(tmp_path):
         stage.turn()
     stage.lose(0)
     stage.play()
-    assert ["2 states were loaded from checkpoints, 2 segments trained again"] == [
+    assert ["2 states loaded from checkpoints, 2 segments trained again"] == [
         row["message"] for row in stage.rows("incidents") if row["kind"] == "recovered"
     ]
 

@@ -327,7 +327,7 @@ def test_a_host_that_comes_later_is_given_a_stack_of_the_one_that_has_most(make_
     assert (2,) == given_back.drop
     assert () == other.build
     assert turn(build=((2, 3),), orders=(2,)) == taken
-    assert [(2, "stack 2 was moved from host 0, as another had less to do")] == brain.moves
+    assert [(2, "stack 2 was moved from host 0 to host 1, which had less to do")] == brain.moves
 
 
 def test_stacks_are_not_moved_where_that_would_make_no_difference(make_actor: Any) -> None:

@@ -78,7 +78,7 @@ def test_from_nothing():
     """The shared ancestor is trained first, where it was; then what goes on from it; then all is placed."""
     rescue = Rescue(TWO, TARGETS, frozenset(), [A, B], {})
     assert (frozenset({0, 1}), (), False) == (rescue.stacks, rescue.loads, rescue.done)
-    assert "0 states were loaded from checkpoints, 3 segments trained again" == rescue.story
+    assert "3 segments trained again" == rescue.story
 
     first = nothing() | {"admit": (Admit(0, hparams(1.0), 100, 0),), "train": (Train(0, 0, 0, 10, hparams(1.0)),)}
     assert (first, nothing()) == (rescue.order(0), rescue.order(1))
@@ -115,7 +115,7 @@ def test_from_checkpoints():
     """What is saved is loaded, and nothing before it is trained."""
     rescue = Rescue(TWO, TARGETS, frozenset(), [A, B], {SegmentKey(0, 1): "ab", SegmentKey(1, 1): "cd"})
     assert ((SegmentKey(0, 1), "ab"), (SegmentKey(1, 1), "cd")) == rescue.loads
-    assert "2 states were loaded from checkpoints, 0 segments trained again" == rescue.story
+    assert "2 states loaded from checkpoints" == rescue.story
     place = nothing() | {"fetch": (Fetch(0, "0:1", hparams(1.0), 100, 20),)}
     assert place == rescue.order(0)
     assert set(rescue.tokens) == {SegmentKey(0, 1), SegmentKey(1, 1)}
@@ -194,7 +194,7 @@ def test_what_is_left_of_a_recovery():
     rescue = Rescue(TWO, TARGETS, frozenset(), [A, B], {})
     for stack in (0, 1):
         rescue.reported(stack)
-    assert "stopped before all that was lost was back: 3 segments are still to be trained again" == rescue.rest
+    assert "stopped before all that was lost was back; still to be trained again: 3 segments" == rescue.rest
     saved = dict.fromkeys([*TARGETS.values()], "0" * 64)
     assert Rescue(TWO, TARGETS, frozenset(), [A, B], saved).rest is None
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +234,7 @@ def test_with_all_checkpoints_gone(saved_album, tmp_path):
         assert saved_album.digest == stage.digest()
         assert is_sound(stage)
         (row,) = kinds(stage, "recovered")
-        assert row["message"].startswith("0 states were loaded")
+        assert re.fullmatch(r"\d+ segments? trained again", row["message"])
 
 
 def test_what_is_on_record_as_saved_is_there_in_the_end(album, tmp_path):
@@ -256,7 +257,7 @@ def test_training_goes_on_from_the_newest_checkpoints(saved_album, tmp_path):
     run = saved_album.copy(saved_album.photos[-1], tmp_path / "run")
     stage = resume(run, saved_album)
     (row,) = kinds(stage, "recovered")
-    assert "5 states were loaded from checkpoints, 0 segments trained again" == row["message"]
+    assert "5 states loaded from checkpoints" == row["message"]
 
 
 # --- finished, stopped
@@ -297,7 +298,7 @@ def test_stop_and_resume(tmp_path, saved_album, checkpoints, seed):
     told = kinds(stage, "recovered")
     assert 2 < len(told)
     for row in told:
-        assert row["message"].endswith("checkpoints, 0 segments trained again")
+        assert row["message"].endswith("loaded from checkpoints")
 
 
 def test_stopped_before_it_is_all_back(tmp_path, saved_album):
