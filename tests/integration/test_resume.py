@@ -239,7 +239,9 @@ def test_ctrl_c_twice_in_a_row_stops_at_once(tmp_path: Path) -> None:
 # --- extend
 
 
-@pytest.mark.parametrize("space", [SPACE, dict(reversed(SPACE.items()))], ids=["a to z", "z to a"])
+@pytest.mark.parametrize(
+    "space", [SPACE, pytest.param(dict(reversed(SPACE.items())), marks=pytest.mark.full)], ids=["a to z", "z to a"]
+)
 def test_more_generations_later_are_as_good_as_at_once(tmp_path: Path, space: Any) -> None:
     """Six generations extended to ten have the digest of ten: no decision was lost by stopping in between."""
     alone = sweep(tmp_path / "alone", generations=10, space=space).run(progress=False)
@@ -255,6 +257,7 @@ def test_more_generations_later_are_as_good_as_at_once(tmp_path: Path, space: An
     ]
 
 
+@pytest.mark.full
 def test_an_extension_that_died_before_it_was_on_record_is_forgotten(tmp_path: Path) -> None:
     """`run.json` had the new numbers already: the ledger is what counts, and `run.json` is put right."""
     first = sweep(tmp_path, generations=150)
@@ -283,7 +286,9 @@ def test_an_extended_sweep_has_no_winner_until_it_ends_again(tmp_path: Path) -> 
     assert stopped.run.info["spec"]["budget"]["wall_minutes"] == 60
 
 
-@pytest.mark.parametrize("strategy", [PBT(quantile=0.3), Fixed()], ids=["pbt", "fixed"])
+@pytest.mark.parametrize(
+    "strategy", [PBT(quantile=0.3), pytest.param(Fixed(), marks=pytest.mark.full)], ids=["pbt", "fixed"]
+)
 def test_new_members_catch_up(tmp_path: Path, strategy: Any) -> None:
     """They sit on stacks of their own, train as long as the others have, and are compared at equal age."""
     first = sweep(tmp_path, generations=4, strategy=strategy).run(progress=False)
@@ -298,6 +303,7 @@ def test_new_members_catch_up(tmp_path: Path, strategy: Any) -> None:
     assert (late["start"], late["consumed_start"], late["until"]) == ("fresh", 0, 50)
 
 
+@pytest.mark.full
 def test_a_wider_space_keeps_the_order_of_the_old_one(tmp_path: Path) -> None:
     """What is drawn for which hyperparameter depends on it: a space that is no wider changes no decision."""
     turned = dict(reversed(SPACE.items()))

@@ -140,6 +140,7 @@ def _variants():
     yield usual, replace(COMPILED, plan=Plan(chunk=3, compiled=True, accumulate=3))
 
 
+@pytest.mark.full
 def test_whatever_differs_has_a_graph_of_its_own():
     """More graphs than torch keeps of one function, none turned eager, none taken for another."""
     made = list(_variants())
