@@ -62,7 +62,7 @@ def sweep(storage: Path, kind: str) -> Sweep:
     )
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.full])])
 def test_an_exception_in_training_stops_the_sweep_with_its_cause(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

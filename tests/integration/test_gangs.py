@@ -72,6 +72,7 @@ def unmakeable() -> Any:
     raise ValueError("no such layer")
 
 
+@pytest.mark.full
 def test_a_module_that_cannot_be_built_is_told_with_its_cause(ray_cluster: None, tmp_path: Path) -> None:
     """At once, and where that was; not that some process ended."""
     impossible = dataclasses.replace(TRAINABLE, make=f"{__name__}:unmakeable")

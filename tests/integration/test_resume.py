@@ -464,6 +464,7 @@ def test_a_brain_that_dies_is_rebuilt_from_the_ledger(ray_cluster: None, tmp_pat
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_stopped_and_resumed_under_ray(ray_cluster: None, tmp_path: Path) -> None:
     """A new Tuner on the old ledger; begun under Ray, it may as well go on in process."""
     alone = sweep(tmp_path / "alone", generations=100).run(progress=False)

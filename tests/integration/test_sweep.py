@@ -62,6 +62,7 @@ def test_the_same_seed_gives_the_same_digest_under_ray_tune(local: Result, ray_c
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_tunes_own_reporter_tells_of_hosts(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +90,7 @@ def language_sweep(storage: Path, kind: str, text: Path) -> Sweep:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_language_models_decide_alike_in_process_and_under_ray(ray_cluster: None, tmp_path: Path) -> None:
     """Real matrix arithmetic too: scores agree bit for bit, and with them the decisions."""
     text = tmp_path / "text.txt"
