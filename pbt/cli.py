@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pbt.member import SegmentKey
     from pbt.record.result import Result
     from pbt.record.runs import Run
 
@@ -317,22 +318,53 @@ def _opened(run: str, storage: Path) -> Any:
 @click.argument("run", metavar="RUN")
 @_STORAGE
 @click.option("--member", metavar="MEMBER", help="Only what this member descends from, and what descends from it.")
+@click.option("--open", "in_browser", is_flag=True, help="As a page in the browser: RUN's lineage.html, written anew.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write that page to this file.")
 @_ALL
 @_AS_JSON
 @_explained
-def lineage(run: str, storage: Path, member: str | None, everything: bool, as_json: bool) -> None:
+def lineage(
+    run: str,
+    storage: Path,
+    member: str | None,
+    in_browser: bool,
+    html: Path | None,
+    everything: bool,
+    as_json: bool,
+) -> None:
     """Show who descended from whom, and since when.
 
     A line of descent is a member training on in its own weights; below it stand those that took them over.
-    """
+
+    \b
+    pbt lineage latest --open                 browse it: one file, which needs no network
+    pbt lineage latest --html lineage.html    a copy to send to somebody
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    if as_json and (in_browser or html):
+        raise click.UsageError("--json prints, --open and --html write a page: choose one.")
     from pbt.report import provenance
 
     result = _opened(run, storage)
     chosen = None if member is None else provenance.named(result, member)
-    if as_json:
+    if in_browser or html:
+        _show_page(result, html, result.lineage.find(chosen).key if chosen is not None else None, in_browser)
+    elif as_json:
         click.echo(provenance.lineage_json(result, chosen))
     else:
         provenance.show_lineage(result, member=chosen, everything=everything)
+
+
+def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_browser: bool) -> None:
+    from pbt.report.lineage_page import write_lineage_page
+
+    page = write_lineage_page(result, file)
+    click.echo(f"The lineage of {result.run.id} is in {page}")
+    if in_browser:
+        import webbrowser
+
+        place = "" if at is None else f"#{at.member}:{at.index}"
+        if not webbrowser.open(page.absolute().as_uri() + place):
+            click.echo("No browser was found here; copy the file to where there is one.", err=True)
 
 
 @main.command()

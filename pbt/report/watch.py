@@ -145,6 +145,15 @@ class Watch:
             write_plots(self._run.path, self._run.path / "plots", baseline)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
+        self._write_page()
+
+    def _write_page(self) -> None:
+        from pbt.report.lineage_page import write_lineage_page
+
+        try:
+            write_lineage_page(Result(self._run))
+        except Exception as error:  # nor to a page
+            self._warn(f"No lineage page: {first_line(error)}.")
 
     def _end_mirror(self, status: str) -> None:
         try:
@@ -202,7 +211,7 @@ def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     if status == "finished" and result.winner is not None:
         found = result.best
         best = {"member": found.member, "score": found.score, "hparams": dict(found.hparams), **found.metrics}
-    return mirror.finish(status, best, [result.path / "plots", result.path / "run.json"])
+    return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html", "run.json")])
 
 
 def remember_page(run: Run, mirror: Mirror) -> None:
