@@ -777,7 +777,11 @@ function memberLink(page, at, words) {
 
 function drawDetails(page) {
   const { lineage, state: { selected } } = page, panel = $("details");
-  if (selected < 0) { panel.replaceChildren(element("p", {}, "Nothing is selected.")); return; }
+  if (selected < 0) {
+    panel.replaceChildren(element("p", {}, "Nothing is selected."));
+    page.detailed = -1;
+    return;
+  }
   const place = lineage.place.get(lineage.member[selected]);
   if (page.detailed !== place) {
     panel.replaceChildren(element("div", { id: "about" }), element("h3", {}, `What happened to member ${lineage.ids[place]}`), historyOf(page, place));
@@ -895,7 +899,7 @@ function drawLegend(page) {
   } else {
     const bar = element("canvas", { width: 150, height: 1 }), context = bar.getContext("2d");
     for (let x = 0; x < 150; x++) { context.fillStyle = css(ramp(x / 149, state.isDark)); context.fillRect(x, 0, 1, 1); }
-    legend.append(element("span", {}, `${scale.title} ${scale.ends[0]}`, bar, scale.ends[1]));
+    legend.append(element("span", {}, `${scale.title} ${scale.ends[0]} `, bar, ` ${scale.ends[1]}`));
   }
   const has = test => lineage.status.some((_, at) => test(at));
   if (has(at => lineage.scored[at] === DIVERGED)) legend.append(element("span", {}, dot(css(theme.diverged)), "diverged"));
