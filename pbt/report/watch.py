@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
+#: Shares of a core that these may take: what costs more is done less often, but at least once in so many seconds.
+_LOOK_SHARE, _SYNC_SHARE, _LONGEST_S = 0.1, 0.01, 60.0
 
 
 class Watch:
@@ -63,7 +66,7 @@ class Watch:
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=task, name="watch", daemon=True)
-            for task in ((self._look, _LOOK_S), (self._sync, _SYNC_S))
+            for task in ((self._look, _LOOK_S, _LOOK_SHARE), (self._sync, _SYNC_S, _SYNC_SHARE))
         ]
         self._tail: Tail | None = None
         self._mirror: Mirror | None = None
@@ -111,10 +114,14 @@ class Watch:
         self._look()
         self._progress.__exit__(None, None, None)
 
-    def _repeat(self, task: Callable[[], None], pause_s: float) -> None:
+    def _repeat(self, task: Callable[[], None], pause_s: float, share: float) -> None:
         try:
-            while not self._stop.wait(pause_s):
+            wait_s, is_first = pause_s, True
+            while not self._stop.wait(wait_s):
+                begun = time.thread_time()
                 task()
+                cost_s = 0.0 if is_first else time.thread_time() - begun  # the first imports and opens
+                wait_s, is_first = max(pause_s, min(_LONGEST_S, cost_s / share)), False
         except PbtError as error:
             self._warn(f"No longer following the sweep, which goes on: {error}")
 

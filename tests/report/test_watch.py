@@ -79,3 +79,29 @@ def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: 
     with pytest.raises(SpecError, match=r"^MLFLOW_TRACKING_URI: MLflow cannot track to 'file:///tmp/mlruns'"):
         check_tracking(Tracking())
     check_tracking(Tracking(uri="sqlite:///mine.db"))
+
+
+@pytest.mark.parametrize(
+    ("costs", "waits"),
+    [([0.001] * 4, [2.0] * 4), ([0.05] * 4, [2.0, 2.0, 5.0, 5.0]), ([9.0, 9.0, 0.001], [2.0, 2.0, 60.0])],
+)
+def test_what_is_costly_is_done_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: list[float], waits: list[float]
+) -> None:
+    """It takes a hundredth of a core, but waits a minute at most; the first turn, which imports, does not count."""
+    eye = Watch(open_run(ledgers.tell(tmp_path / "run")), Tracking(enabled=False), show=False)
+    waited: list[float] = []
+    spent = [0.0]
+    left = iter(costs)
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) > len(costs)
+
+    def task() -> None:
+        spent[0] += next(left)
+
+    monkeypatch.setattr(eye._stop, "wait", wait)
+    monkeypatch.setattr(watch.time, "thread_time", lambda: spent[0])
+    eye._repeat(task, 2.0, 0.01)
+    assert pytest.approx(waits) == waited[: len(costs)]
