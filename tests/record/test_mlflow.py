@@ -15,9 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pbt.errors import SpecError
-from pbt.record import mlflow as mlflow_module
+from pbt.record import mlflow_address
 from pbt.record.ledger import Ledger, LedgerReader
-from pbt.record.mlflow import RETRY_S, SERVER_MANNERS, Mirror, ui_command
+from pbt.record.mlflow import RETRY_S, Mirror
+from pbt.record.mlflow_address import SERVER_MANNERS, make_database, ui_command
 from tests import ledgers
 
 WINNER = {"member": 1, "score": 1.3, "test/bits_per_byte": 1.35, "hparams": {"lr": 0.012}}
@@ -591,9 +592,9 @@ def test_a_database_whose_making_was_interrupted_is_not_left_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_module.os, "link", killed)
+        patch.setattr(mlflow_address.os, "link", killed)
         with pytest.raises(KeyboardInterrupt):
-            mlflow_module._make_database(file)
+            make_database(file)
     assert list(tmp_path.iterdir()) == []
-    mlflow_module._make_database(file)
+    make_database(file)
     assert list(tmp_path.iterdir()) == [file]
