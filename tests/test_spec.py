@@ -277,6 +277,14 @@ NAME = "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter
         (lambda: Tracking(uri="http://[::1"), f"tracking.uri: MLflow cannot track to 'http://[::1'. {URIS}"),
         (lambda: Tracking(uri=""), f"tracking.uri: MLflow cannot track to ''. {URIS}"),
         (lambda: Tracking(uri="http://u:secret@h"), PASSWORD),
+        (
+            lambda: Tracking(segment_runs=-1),
+            "tracking.segment_runs: -1 is not a whole number of at least 0. Write a whole number, 0 or more",
+        ),
+        (
+            lambda: Tracking(segment_runs=True),
+            "tracking.segment_runs: True is not a whole number of at least 0. Write a whole number, 0 or more",
+        ),
         (lambda: Tracking(uri="ftp://u:secret@h"), PASSWORD),
         (lambda: spec(name=""), f"name: '' cannot name a folder. {NAME}"),
         (lambda: spec(name="a/b"), f"name: 'a/b' cannot name a folder. {NAME}"),

@@ -110,6 +110,11 @@ class Mirror:
         self._ending: _Ending | None = None
 
     @property
+    def shown_uri(self) -> str:
+        """Where MLflow is, without a password."""
+        return without_password(self.uri)
+
+    @property
     def behind(self) -> int:
         """Ledger rows that have been read and are not in MLflow yet."""
         return len(self._pending)
@@ -182,7 +187,7 @@ class Mirror:
             self.last_error = None
         except Exception as error:
             # Whatever it is (server, database, network, disk): training goes on. What was half done is looked up again.
-            self.last_error = first_line(error).replace(self.uri, without_password(self.uri))
+            self.last_error = first_line(error).replace(self.uri, self.shown_uri)
             self._is_certain = False
             self._retry_at = self._clock() + RETRY_S
         return self.sent - before

@@ -2,114 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from pbt.errors import SpecError
 from pbt.record import mlflow_address
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.mlflow import RETRY_S, Mirror
-from pbt.record.mlflow_address import SERVER_MANNERS, make_database, ui_command
+from pbt.record.mlflow_address import SERVER_MANNERS, connect, make_database, quiet, ui_command
 from tests import ledgers
-
-WINNER = {"member": 1, "score": 1.3, "test/bits_per_byte": 1.35, "hparams": {"lr": 0.012}}
-
-
-@dataclass(frozen=True)
-class Store:
-    """A SQLite store with its schema made, and what making it wrote to the terminal."""
-
-    uri: str
-    client: MlflowClient
-    noise: str
-
-    def mirror(self, run: Path, experiment: str, **options: Any) -> Mirror:
-        options.setdefault("connect", lambda uri: MlflowClient(tracking_uri=uri))
-        return Mirror(run, uri=self.uri, experiment=experiment, artifact_root=run.parent / "artifacts", **options)
-
-    def runs(self, experiment: str) -> dict[str, Any]:
-        """MLflow's runs by name; a name that is there twice fails."""
-        found = self.client.search_runs([self.client.get_experiment_by_name(experiment).experiment_id])
-        names = [run.info.run_name for run in found]
-        assert len(names) == len(set(names)), f"doubled: {sorted(names)}"
-        return {run.info.run_name: run for run in found}
-
-    def history(self, run: Any, key: str) -> list[tuple[int, float]]:
-        return [(point.step, point.value) for point in self._points(run, key)]
-
-    def _points(self, run: Any, key: str) -> list[Any]:
-        points = self.client.get_metric_history(run.info.run_id, key)
-        return sorted(points, key=lambda point: (point.step, point.timestamp))
-
-    def everything(self, experiment: str) -> dict[str, Any]:
-        """All that MLflow holds of an experiment, without ids, so that two mirrors of one ledger can be compared."""
-        return {name: self._content(run) for name, run in self.runs(experiment).items()}
-
-    def _content(self, run: Any) -> dict[str, Any]:
-        ids = ("mlflow.parentRunId", "pbt.best_run_id")
-        return {
-            "times": (run.info.start_time, run.info.end_time, run.info.status),
-            "params": run.data.params,
-            "data": [entry.dataset.name for entry in run.inputs.dataset_inputs],
-            "tags": {key: value for key, value in run.data.tags.items() if key not in ids},
-            "metrics": {
-                key: [(point.step, point.timestamp, str(point.value)) for point in self._points(run, key)]
-                for key in run.data.metrics
-            },
-        }
-
-
-@dataclass
-class Flaky:
-    """A client that does what a real one does, but for calls it is told to lose.
-
-    `lose` names calls by number, counted from 0; with `late`, the server does its work and only the answer is lost.
-    """
-
-    client: MlflowClient
-    lose: set[int] = field(default_factory=set)
-    late: bool = False
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self.client, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            number = len(self.calls)
-            self.calls.append((name, options))
-            if number not in self.lose:
-                return real(*args, **options)
-            if self.late:
-                real(*args, **options)
-            raise ConnectionError("the line went dead")
-
-        return call
-
-
-@dataclass
-class Stopwatch:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.mirrors import WINNER, Flaky, Stopwatch, Store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with contextlib.redirect_stderr(io.StringIO()) as noise:
-        Mirror(ledgers.tell(folder / "first", commits=1), uri=uri, experiment="first").sync()
-    return Store(uri, MlflowClient(tracking_uri=uri), noise.getvalue())
+    with quiet():
+        return Store(uri, connect(uri))
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +37,6 @@ def told(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 # ------------------------------------------------------------------------------------------------- what it shows
-
-
-def test_making_the_database_is_silent(store: Store) -> None:
-    """Neither MLflow's nor Alembic's progress reaches the terminal."""
-    assert store.noise == ""
 
 
 def test_a_sweep_is_one_run_with_a_run_for_each_member_below(told: dict[str, Any]) -> None:
@@ -171,7 +81,12 @@ def test_the_corpus_is_the_sweep_s_data_set(told: dict[str, Any]) -> None:
 def test_artifacts_lie_where_they_were_told_to(told: dict[str, Any], store: Store) -> None:
     parent = told["made-up-1"].info
     assert "/artifacts/told/" in parent.artifact_uri
-    assert sorted(file.path for file in store.client.list_artifacts(parent.run_id)) == ["ledger", "run.json"]
+    assert sorted(file.path for file in store.client.list_artifacts(parent.run_id)) == [
+        "environment.json",
+        "ledger",
+        "run.json",
+        "sweep.yaml",
+    ]
 
 
 def test_runs_end_when_and_as_their_members_did(told: dict[str, Any]) -> None:
@@ -276,19 +191,6 @@ def test_an_infinite_score_is_told_as_no_number(store: Store, tmp_path: Path) ->
     assert math.isnan(store.runs("infinite")["member 0"].data.metrics["validation/bits_per_byte"])
 
 
-def test_runs_are_found_by_the_filters_the_documentation_names(told: dict[str, Any], store: Store) -> None:
-    experiment = store.client.get_experiment_by_name("told").experiment_id
-
-    def names(condition: str) -> set[str]:
-        return {run.info.run_name for run in store.client.search_runs([experiment], condition)}
-
-    assert names("tags.`pbt.kind` = 'sweep'") == {"made-up-1"}
-    assert names("tags.`pbt.root_member` = '0' and tags.`pbt.kind` = 'member'") == {"member 0", "member 1", "member 5"}
-    assert names("metrics.score < 1.5") == {"member 1", "member 5"}
-    assert names("tags.`pbt.hparams.optimizer` = 'adamw'") == {"member 3", "member 5"}
-    assert names("attributes.status = 'FAILED'") == {"member 3"}
-
-
 # ------------------------------------------------------------------------------------------------ nothing doubled
 
 
@@ -335,38 +237,10 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return store.everything("whole")
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["call lost", "answer lost"])
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(3, id="making the sweep's run"),
-        pytest.param(4, id="telling its data set"),
-        pytest.param(5, id="telling its params"),
-        pytest.param(8, id="making a member's run"),
-        pytest.param(13, id="telling a member's metrics"),
-        pytest.param(19, id="moving the cursor"),
-        pytest.param(27, id="ending a member"),
-        pytest.param(33, id="ending the sweep"),
-    ],
-)
-def test_a_mirror_that_dies_anywhere_is_continued_by_another(
-    store: Store, tmp_path: Path, whole: dict[str, Any], number: int, late: bool
-) -> None:
-    """Whatever call it died in, and whether or not the server had done its work."""
-    name = f"died-{number}-{late}"
-    run = ledgers.tell(tmp_path / "made-up-1")
-    dying = Flaky(store.client, {number}, late)
-    mirror = store.mirror(run, name, connect=lambda uri: dying)
-    mirror.finish("finished", WINNER)
-    assert "the line went dead" in str(mirror.last_error)
-    assert store.mirror(run, name).finish("finished", WINNER)
-    assert store.everything(name) == whole
-
-
 def test_a_run_whose_making_was_not_answered_is_found_not_made_again(
     store: Store, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    watch, client = Stopwatch(), Flaky(store.client, {3, 12}, late=True)
+    watch, client = Stopwatch(), Flaky(store.client, {3, 14}, late=True)
     run = ledgers.tell(tmp_path / "made-up-1")
     mirror = store.mirror(run, "unanswered", connect=lambda uri: client, clock=watch)
     mirror.finish("finished", WINNER)
