@@ -156,7 +156,7 @@ def test_defaults_need_not_be_written():
             "address": None,
         },
         "storage": "pbt-runs",
-        "tracking": {"enabled": True, "uri": None, "experiment": None},
+        "tracking": {"enabled": True, "uri": None, "experiment": None, "segment_runs": 200},
         "checkpoints": {"every_steps": None, "every_minutes": 5.0, "keep": 2},
         "archive": None,
     }

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pbt.lineage import better
 from pbt.member import SegmentKey
 from pbt.record.schema import canonical
+from pbt.spec import has_secret
 
 Row: TypeAlias = Mapping[str, Any]
 #: A row and the table it stands in.
@@ -274,15 +275,21 @@ def verdict(outcome: Row | None) -> dict[str, str]:
 def sweep_params(sweep: Mapping[str, Any]) -> dict[str, str]:
     """What a run was asked for: the spec with dotted names, and the space by hyperparameter.
 
-    The tracking options stay out: their address may hold a password.
+    The tracking options are not of the experiment, and stay out.
     """
-    spec = {name: value for name, value in sweep["spec"].items() if name != "tracking"}
+    spec = {name: value for name, value in without_secrets(sweep["spec"]).items() if name != "tracking"}
     if not isinstance(spec.get("space"), str):
         spec.pop("space", None)
     params = flat(spec | {"objective": sweep["objective"]})
     params |= {f"space.{name}": canonical(domain) for name, domain in sweep.get("hparams", {}).items()}
     params |= {f"fixed.{name}": canonical(value) for name, value in sweep.get("fixed", {}).items()}
     return {name: value for name, value in params.items() if value != ""}
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without those that are addresses with a password in them, at any depth."""
+    kept = {name: value for name, value in values.items() if not (isinstance(value, str) and has_secret(value))}
+    return {name: without_secrets(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, str]:

@@ -39,14 +39,13 @@ from pbt import dialect
 from pbt.errors import first_line
 from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader, Tail
-from pbt.record.mirrored import Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
+from pbt.record.mirrored import Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts, without_secrets
 from pbt.record.mirrored_segments import segment_metrics, segment_params, segment_tags, touched, weights
 from pbt.record.mlflow_address import absolute_uri, connect, is_server, quiet, ui_command, without_password
 from pbt.record.mlflow_batches import key
 from pbt.record.mlflow_models import Models
 from pbt.record.mlflow_runs import Runs
 from pbt.record.schema import canonical
-from pbt.spec import has_secret
 
 #: Ledger rows between two writings of the cursor.
 CHUNK_ROWS = 5_000
@@ -187,7 +186,7 @@ class Mirror:
             self.last_error = None
         except Exception as error:
             # Whatever it is (server, database, network, disk): training goes on. What was half done is looked up again.
-            self.last_error = first_line(error).replace(self.uri, self.shown_uri)
+            self.last_error = _reason(error).replace(self.uri, self.shown_uri)
             self._is_certain = False
             self._retry_at = self._clock() + RETRY_S
         return self.sent - before
@@ -341,7 +340,8 @@ class Mirror:
                 runs.log(who, tags={"pbt.status": "stopped"})
                 runs.end(who, "FAILED" if ending.status == "failed" else "KILLED", last_ms)
             case int():
-                runs.log(who, tags=self._story.tags(who) | self._story.verdict(who))
+                winner = {"pbt.winner": "yes" if who == ending.best.get("member") else "no"}
+                runs.log(who, tags=self._story.tags(who) | self._story.verdict(who) | winner)
                 status = "FAILED" if self._story.failed(who) else STATUS[ending.status]
                 runs.end(who, status, milliseconds(self._story.ended(who)))
 
@@ -354,7 +354,7 @@ class Mirror:
         return {"pbt.best_run_id": there.runs.known[member].run_id} | ({"pbt.best_model_id": model} if model else {})
 
     def _keep_artifacts(self, client: MlflowClient, run_id: str, artifacts: Iterable[Path]) -> None:
-        client.log_text(run_id, _sweep_file(self._sweep["spec"]), "sweep.yaml")
+        client.log_text(run_id, dialect.write(without_secrets(self._sweep["spec"])), "sweep.yaml")
         client.log_text(run_id, json.dumps(self._story.environment(), indent=1), "environment.json")
         for path in artifacts:
             if path.is_dir():
@@ -386,20 +386,19 @@ class _Ending:
     artifacts: tuple[Path, ...]
 
 
+def _reason(error: BaseException) -> str:
+    """An error in one line: the database's own, where there is one, without what MLflow and SQLAlchemy add to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if own := getattr(cause, "orig", None):
+            return first_line(own)
+        cause = cause.__cause__
+    return first_line(error)
+
+
 def _padded(number: int, count: int) -> str:
     """A number below `count`, so that names in alphabetical order are in order."""
     return f"{number:0{len(str(count - 1))}d}"
-
-
-def _sweep_file(spec: Mapping[str, Any]) -> str:
-    """The spec as the text of a sweep file, without addresses that hold a secret."""
-    tracking = {name: value for name, value in spec.get("tracking", {}).items() if not _is_secret(value)}
-    rest = {name: value for name, value in spec.items() if not _is_secret(value)}
-    return dialect.write(rest | {"tracking": tracking})
-
-
-def _is_secret(value: Any) -> bool:
-    return isinstance(value, str) and has_secret(value)
 
 
 def _dataset(sweep: Mapping[str, Any]) -> Dataset | None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sqlite3
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pbt.config import read_sweep
 from pbt.errors import SpecError
 from pbt.record import mlflow_address
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.mlflow import RETRY_S, Mirror
 from pbt.record.mlflow_address import SERVER_MANNERS, connect, make_database, quiet, ui_command
-from tests import ledgers
+from pbt.spec import to_dict
+from tests import ledgers, mirrors
 from tests.mirrors import WINNER, Flaky, Stopwatch, Store
 
 
@@ -171,6 +175,83 @@ def test_speed_memory_and_energy_are_system_metrics_of_the_member(store: Store, 
     assert system == {"system/tokens_per_s": 700.0, "system/memory_bytes": 2e6, "system/flops": 6e9}
 
 
+def test_what_the_sweep_has_cost_lies_over_the_seconds_it_ran(store: Store, tmp_path: Path) -> None:
+    """All sessions together, each of which counts from 0; what one of them could not measure is left out."""
+    run = mirrors.tell_eventful(tmp_path / "costs")
+    store.mirror(run, "costs").sync()
+    parent = store.runs("costs")["costs"]
+    assert store.history(parent, "system/wall_s") == [(30, 30.0), (60, 60.0), (90, 90.0)]
+    assert store.history(parent, "system/device_s") == [(30, 60.0), (60, 120.0), (90, 180.0)]
+    assert store.history(parent, "system/tokens") == [(30, 150_000), (60, 300_000), (90, 450_000)]
+    assert "system/joules" not in parent.data.metrics
+
+
+def test_the_sweep_s_tags_tell_its_sessions_and_incidents(store: Store, tmp_path: Path) -> None:
+    """With what it was taken up last, and how often."""
+    store.mirror(mirrors.tell_eventful(tmp_path / "sessions"), "sessions").sync()
+    tags = store.runs("sessions")["sessions"].data.tags
+    assert (tags["pbt.sessions"], tags["pbt.resumed"]) == ("2", "1")
+    assert (tags["pbt.version.python"], tags["pbt.version.torch"]) == ("3.11.9", "2.13.1")
+    assert tags["pbt.hardware.cores"] == "8"
+    assert json.loads(tags["pbt.hardware.gpus"]) == mirrors.HARDWARE["gpus"]
+    assert (tags["pbt.git_commit"], tags["mlflow.source.git.commit"]) == (f"{mirrors.COMMIT}+changes", mirrors.COMMIT)
+    assert json.loads(tags["pbt.incidents"]) == {"checkpoint_damaged": 1}
+
+
+def test_a_member_s_tag_names_the_newest_checkpoint_that_is_there(store: Store, tmp_path: Path) -> None:
+    """Member 2's second is damaged; member 1 has none between the removal of its first and its last."""
+    said = []
+    mirror = None
+    for _ in mirrors.eventful(tmp_path / "newest"):
+        mirror = mirror or store.mirror(tmp_path / "newest", "newest")
+        mirror.sync()
+        runs = store.runs("newest")
+        said.append([runs[f"member {member}"].data.tags.get("pbt.checkpoint") for member in (1, 2)])
+    assert said[0] == [None, None]
+    assert said[3] == ["none", mirrors.digest(2, 0)]
+    assert said[5] == ["none", mirrors.digest(2, 1)]
+    assert said[-1] == ["cd" * 32, mirrors.digest(2, 0)]
+
+
+def test_the_spec_is_kept_as_a_sweep_file(told: dict[str, Any], store: Store, tmp_path: Path) -> None:
+    """It can be run again."""
+    file = store.client.download_artifacts(told["made-up-1"].info.run_id, "sweep.yaml", str(tmp_path))
+    info = json.loads((ledgers.tell(tmp_path / "again", commits=1) / "run.json").read_text())
+    assert to_dict(read_sweep(Path(file))) == info["spec"]
+
+
+def test_a_sweep_file_holds_no_secret(store: Store, tmp_path: Path) -> None:
+    """Nor do the params. A sweep refuses most of them; a run made by hand may have any."""
+    run = ledgers.tell(tmp_path / "secret")
+    info = json.loads((run / "run.json").read_text())
+    address = "https://me:hunter2@host/data"
+    info["spec"]["tracking"]["uri"] = info["spec"]["archive"] = address
+    info["spec"]["trainable"]["options"]["corpus"] = address
+    (run / "run.json").write_text(json.dumps(info))
+    mirror = store.mirror(run, "secret")
+    assert mirror.finish("finished", WINNER)
+    parent = store.runs("secret")["secret"]
+    file = store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
+    assert "hunter2" not in Path(file).read_text()
+    assert "hunter2" not in str(parent.data.params) + str(parent.data.tags)
+    assert read_sweep(Path(file)).trainable.options == {"width": 64}
+
+
+def test_the_environment_of_every_session_is_kept(store: Store, tmp_path: Path) -> None:
+    """The last one's first."""
+    mirror = store.mirror(mirrors.tell_eventful(tmp_path / "environment"), "environment")
+    assert mirror.finish("finished", WINNER)
+    file = store.client.download_artifacts(mirror.parent_id, "environment.json", str(tmp_path))
+    found = json.loads(Path(file).read_text())
+    assert found["software"] == mirrors.SOFTWARE | {"torch": "2.13.1"}
+    assert found["hardware"] == mirrors.HARDWARE
+    assert found["git_commit"] == f"{mirrors.COMMIT}+changes"
+    assert [(entry["reason"], entry["software"]["torch"]) for entry in found["sessions"]] == [
+        ("start", "2.13.0"),
+        ("resume", "2.13.1"),
+    ]
+
+
 def test_only_the_winner_has_a_test_score(told: dict[str, Any]) -> None:
     scores = {name: run.data.metrics.get("test/bits_per_byte") for name, run in told.items()}
     assert {name: score for name, score in scores.items() if score is not None} == {"member 1": 1.35}
@@ -306,6 +387,25 @@ def test_a_sweep_that_goes_on_is_running_again(store: Store, tmp_path: Path) -> 
 
 
 # --------------------------------------------------------------------------------------- a server that is not there
+
+
+def test_making_a_database_and_failing_to_write_it_print_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow logs every step of the one, and a traceback of the other, which is one line of ours."""
+    database = tmp_path / "mlflow.db"
+    story = ledgers.story(tmp_path / "silent")
+    next(story)
+    mirror = Mirror(tmp_path / "silent", uri=f"sqlite:///{database}", experiment="silent")
+    mirror.sync()
+    assert mirror.last_error is None
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("ALTER TABLE metrics RENAME TO elsewhere")
+    next(story)
+    mirror.sync()
+    assert "no such table: metrics" in str(mirror.last_error)
+    assert "\n" not in str(mirror.last_error)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_server_that_is_down_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
