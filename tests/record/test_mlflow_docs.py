@@ -9,7 +9,7 @@ import pytest
 
 from pbt.record.mlflow_address import connect, quiet
 from tests import ledgers, mirrors
-from tests.mirrors import Store
+from tests.mirrors import WINNER, Store
 
 DOCS = Path(__file__).parents[2] / "docs/mlflow.md"
 #: The sweep that the documentation talks about; another one is in the same experiment.
@@ -79,7 +79,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         store = Store(uri, connect(uri))
     for run, score in ((mirrors.tell_eventful(folder / SWEEP), 1.3), (ledgers.tell(folder / OTHER), 1.45)):
         mirror = store.mirror(run, "language", segment_runs=200)
-        assert mirror.finish("finished", {"member": 1, "score": score}), mirror.last_error
+        assert mirror.finish("finished", WINNER | {"score": score}), mirror.last_error
     return store
 
 
