@@ -153,6 +153,9 @@ class FakeMlflow:
     def log_artifact(self, run_id: str, path: str) -> None:
         self.artifacts[run_id, Path(path).name] = path
 
+    def list_artifacts(self, run_id: str) -> list[Any]:
+        return [SimpleNamespace(path=name) for owner, name in self.artifacts if owner == run_id]
+
     # --------------------------------------------------------------------------------------------------- models
 
     def create_logged_model(

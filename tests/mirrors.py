@@ -83,6 +83,7 @@ class Store:
             "times": (run.info.start_time, run.info.end_time, run.info.status),
             "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
             "best": [names.get(run.data.tags.get(tag, "")) for tag in _IDS[1:]],
+            "artifacts": self._artifacts(run),
             "params": run.data.params,
             "data": [entry.dataset.name for entry in inputs.dataset_inputs],
             "took over": sorted(names[entry.model_id] for entry in inputs.model_inputs),
@@ -93,6 +94,11 @@ class Store:
                 for key in run.data.metrics
             },
         }
+
+    def _artifacts(self, run: Any) -> list[str]:
+        """Names of the files a sweep left; others leave none."""
+        is_sweep = run.data.tags["pbt.kind"] == "sweep"
+        return sorted(file.path for file in self.client.list_artifacts(run.info.run_id)) if is_sweep else []
 
 
 def _model(model: Any, names: dict[str, str]) -> dict[str, Any]:

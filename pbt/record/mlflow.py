@@ -282,7 +282,7 @@ class Mirror:
 
     def _create_member(self, runs: Runs, member: int) -> None:
         name = f"member {_padded(member, self._sweep['spec']['budget']['members'])}"
-        tags = {"mlflow.parentRunId": runs.known[None].run_id}
+        tags = {"mlflow.parentRunId": runs.known[None].run_id, **self._story.tags(member)}
         runs.create(member, name, tags, milliseconds(self._story.started(member)))
 
     def _send_segments(self, runs: Runs, rows: Sequence[Entry]) -> None:
@@ -298,7 +298,7 @@ class Mirror:
     def _create_segment(self, runs: Runs, segment: SegmentKey) -> None:
         budget = self._sweep["spec"]["budget"]
         member, index = _padded(segment.member, budget["members"]), _padded(segment.index, budget["generations"])
-        tags = {"mlflow.parentRunId": runs.known[segment.member].run_id}
+        tags = {"mlflow.parentRunId": runs.known[segment.member].run_id, **segment_tags(self._story, segment)}
         started = milliseconds(self._story.segment(segment)["at"])
         runs.create(segment, f"member {member} segment {index}", tags, started)
 

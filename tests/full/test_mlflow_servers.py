@@ -234,8 +234,6 @@ def test_mlflow_that_is_killed_while_it_writes_has_everything_once(
     store, died = mirror_through_deaths(backend, run, DEATHS)
     assert len(DEATHS) == died
     assert wanted == store.everything("e")
-    names = {file.path for file in store.client.list_artifacts(store.runs("e")["made-up-1"].info.run_id)}
-    assert {"sweep.yaml", "environment.json"} <= names
 
 
 def test_a_server_that_dies_while_a_sweep_is_followed_is_caught_up_with(server: Server, tmp_path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pbt.record.ledger import Ledger
+from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.mlflow_address import connect, quiet
 from tests import ledgers, mirrors
+from tests.fake_mlflow import FakeMlflow
 from tests.mirrors import WINNER, Store, digest
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,24 @@ def test_the_first_mirror_settles_whether_segments_have_runs(store: Store, tmp_p
         pass
     store.mirror(tmp_path / "settled", "settled", segment_runs=0).finish("finished", WINNER)
     assert 9 == len(store.search("settled", "tags.`pbt.kind` = 'segment'"))
+
+
+@pytest.mark.parametrize("version", ["ledger-v1", "ledger-v2"])
+def test_ledgers_of_every_version_are_mirrored(tmp_path: Path, version: str) -> None:
+    """All of their segments, and the weights that were copied."""
+    run = ledgers.run_json(tmp_path / "old", members=4, generations=4, steps=10, space={"lr": ledgers.SPACE["lr"]})
+    shutil.copytree(GOLDEN / version / "ledger", run / "ledger")
+    store = Store("sqlite:////nowhere/mlflow.db", FakeMlflow())  # type: ignore[arg-type]
+    mirror = store.mirror(run, "old", segment_runs=16)
+    assert mirror.finish("finished", {}), mirror.last_error
+    rows = LedgerReader(run).rows(("segments",))["segments"]
+    names = {f"member {row['member']} segment {row['segment']}" for row in rows}
+    assert names == store.search("old", "tags.`pbt.kind` = 'segment'")
+    copied = {
+        f"member-{row['parent_member']}-segment-{row['parent_segment']}" for row in rows if row["start"] == "copied"
+    }
+    assert copied
+    assert copied <= set(store.models("old"))
 
 
 # ------------------------------------------------------------------------------------------------------------- models
