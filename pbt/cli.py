@@ -292,13 +292,22 @@ def list_(storage: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
 @_explained
-def sync(run: str, storage: Path) -> None:
+def sync(run: str, storage: Path, as_json: bool) -> None:
     """Bring MLflow up to date with a run's ledger, for example after the server was down."""
-    from pbt.record.runs import find_run
-    from pbt.report.watch import catch_up
+    import dataclasses
+    import json
 
-    click.echo(catch_up(find_run(run, storage)))
+    from pbt.record.runs import find_run
+    from pbt.report.watch import catch_up, tell_synced
+
+    synced = catch_up(find_run(run, storage))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(synced), indent=1))
+    told = tell_synced(synced)
+    if not as_json:
+        click.echo(told)
 
 
 # --------------------------------------------------------------------------------------------------- provenance

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -208,6 +209,7 @@ def open_mirror(run: Run, tracking: Tracking) -> Mirror:
         run.path,
         uri=_address(tracking) or f"sqlite:///{storage / 'mlflow.db'}",
         experiment=tracking.experiment or run.info["spec"]["name"],
+        segment_runs=tracking.segment_runs,
         artifact_root=storage / "mlflow-artifacts",
     )
 
@@ -227,20 +229,64 @@ def remember_page(run: Run, mirror: Mirror) -> None:
     write_atomically(run.path / "mlflow.json", json.dumps({"command": command, "url": url}, indent=1).encode())
 
 
-def catch_up(run: Run) -> str:
-    """Bring MLflow up to date with a run that is no longer running; returns what was done, in words.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What `pbt sync` came to.
 
-    Raises:
-        HostError: MLflow did not answer.
+    Attributes:
+        run: The run's name.
+        uri: Where MLflow is, without a password.
+        experiment_id: MLflow's id of the experiment; None while MLflow has not answered.
+        run_id: MLflow's id of the sweep's run; None while MLflow has not answered.
+        rows: Ledger rows that were copied.
+        behind: Ledger rows that are still to be copied.
+        error: Why MLflow is behind; None if it is not.
+        url: The sweep's page.
+        command: What opens the UI; None where a server is there for that.
     """
+
+    run: str
+    uri: str
+    experiment_id: str | None
+    run_id: str | None
+    rows: int
+    behind: int
+    error: str | None
+    url: str
+    command: str | None
+
+
+def catch_up(run: Run) -> Synced:
+    """Bring MLflow up to date with a run that is no longer running."""
     result = Result(run)
     mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
     if result.running:
         mirror.sync()  # its own driver will tell the end
     else:
         end_mirror(mirror, result, "finished" if result.finished else "stopped")
-    if mirror.last_error:
-        told = mirror.last_error.rstrip(".")
+    if not mirror.last_error:
+        remember_page(run, mirror)
+    command, url = mirror.ui()
+    return Synced(
+        run=run.id,
+        uri=mirror.shown_uri,
+        experiment_id=mirror.experiment_id,
+        run_id=mirror.parent_id,
+        rows=mirror.sent,
+        behind=mirror.behind,
+        error=mirror.last_error,
+        url=url,
+        command=command,
+    )
+
+
+def tell_synced(synced: Synced) -> str:
+    """What was done, in words.
+
+    Raises:
+        HostError: MLflow did not answer.
+    """
+    if synced.error:
+        told = synced.error.rstrip(".")
         raise HostError(f"MLflow is still behind ({told}). Mend that, or start its server, and try again.")
-    remember_page(run, mirror)
-    return f"MLflow has everything of {run.id}."
+    return f"MLflow has everything of {synced.run}."

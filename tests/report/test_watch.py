@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pbt.errors import SpecError
+from pbt.record.result import Result
 from pbt.record.runs import open_run
 from pbt.report import watch
 from pbt.report.watch import Watch, check_tracking
@@ -71,6 +72,20 @@ def test_a_finished_sweep_is_not_lost_to_a_plot(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("pbt.report.plots.write_plots", fail)
     assert "No plots: ValueError: no font" in watched(tmp_path, Tracking(enabled=False))
+
+
+def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> None:
+    """Plots, the lineage page and the description; what is not there is passed over by the mirror."""
+    sent: list[Path] = []
+
+    class Taking(Silent):
+        def finish(self, status: str, best: object, artifacts: list[Path]) -> bool:
+            sent.extend(artifacts)
+            return True
+
+    result = Result(open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2)))
+    watch.end_mirror(Taking(), result, "finished")  # type: ignore[arg-type]
+    assert [result.path / name for name in ("plots", "lineage.html", "run.json")] == sent
 
 
 def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
