@@ -184,3 +184,40 @@ def limits(groups: Iterable[Iterable[float]], pad: float = 0.05) -> tuple[float,
 def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """The points' x and their y, as matplotlib wants them."""
     return [x for x, _ in points], [y for _, y in points]
+
+
+def share_norm() -> Normalize:
+    """Spreads colours over shares, so that a few members can be seen beside nearly all."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, vmin=0.0, vmax=1.0)
+
+
+def share_colours() -> Colormap:
+    """Pale for few, dark for many; lightness alone carries it."""
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
+
+    whole = matplotlib.colormaps["Blues"]
+    return LinearSegmentedColormap.from_list("share", [whole(0.08 + 0.92 * step / 63) for step in range(64)])
+
+
+def option_look(option: int) -> dict[str, Any]:
+    """Colour of an option, and from the eighth on a pattern too. Okabe and Ito's, without the winner's."""
+    colours = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#f0e442", "#999999")
+    patterns = ("", "///", "...", "xxx")
+    turn, number = divmod(option, len(colours))
+    return {"facecolor": colours[number], "edgecolor": "white", "hatch": patterns[turn % len(patterns)]}
+
+
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places in the same order, moved as little as needed to be `gap` apart and between the limits."""
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    found = [0.0] * len(places)
+    reached = low - gap
+    for number in order:
+        reached = found[number] = max(places[number], reached + gap)
+    ceiling = high + gap
+    for number in reversed(order):
+        ceiling = found[number] = min(found[number], ceiling - gap)
+    return found
