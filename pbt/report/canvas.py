@@ -119,6 +119,11 @@ def note(axes: Axes, words: str) -> None:
     axes.annotate(words, (1, 1), (0, 6), "axes fraction", "offset points", ha="right", fontsize=8, color=SOFT)
 
 
+def whole_ticks(axes: Axes) -> None:
+    """Numbers along y in full: what lies close together is not told as a difference to a number in the corner."""
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
 def steps_ticks(axes: Axes, boundaries: Iterable[float]) -> None:
     """Ticks and grid lines where generations begin and end, as many as can be read, with thousands separators."""
     places = sorted(set(boundaries))
@@ -221,3 +226,22 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
     for number in reversed(order):
         ceiling = found[number] = min(found[number], ceiling - gap)
     return found
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Numbers with so many digits that different ones look different: four, or as many more as it takes."""
+    for digits in range(4, 12):
+        found = [f"{value:.{digits}g}" for value in values]
+        if len(set(found)) == len(set(values)):
+            break
+    return found
+
+
+def short(value: float) -> str:
+    """A number for an axis: `0`, `250`, `1.5k`, `20M`, `3G`; beyond, in powers of ten."""
+    for size, letter in ((1e15, ""), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            digits = size if size < 1e15 else 1.0
+            scaled = value / (1e3 if letter == "k" else digits)
+            return f"{scaled:.3g}{letter}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"

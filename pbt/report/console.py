@@ -71,6 +71,11 @@ class Progress:
         self._told.update(_tell(row) for row in self._population.incidents)
         self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the sweep has taken so far, without the pauses."""
+        return self._population.elapsed
+
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in and show what they change. Without rows, a live display moves its clock."""
         self._population.apply(rows)
@@ -85,6 +90,8 @@ class Progress:
         if self._live:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
+        if kind is KeyboardInterrupt:  # who only watched leaves; nothing has ended
+            return
         self._say(_closing(self._info, self._population))
 
     def _say(self, line: str, style: str = "") -> None:

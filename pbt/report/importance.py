@@ -27,8 +27,8 @@ from pbt.record.frame import Flags, Floats, Frame, Ints
 #: Fewer segments or members tell nothing.
 MIN_SEGMENTS, MIN_MEMBERS = 48, 8
 #: Segments that are looked at, at most: more change little and take long.
-_MAX_SEGMENTS = 2000
-_SPLITS, _TREES, _SHUFFLES, _HELD_OUT = 10, 40, 4, 0.25
+_MAX_SEGMENTS = 1500
+_SPLITS, _TREES, _SHUFFLES, _HELD_OUT = 10, 32, 3, 0.25
 #: Chance that any hyperparameter that does not matter is said to.
 _ERROR = 0.05
 

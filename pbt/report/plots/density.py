@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from pbt.report.plots.subject import AGE, Varied, best_entries, best_member, spa
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 #: Columns and rows of a density, at most.
@@ -44,10 +43,10 @@ def density_figure(result: Result) -> Figure:
         axes = grid[number]
         canvas.dress(axes, panel.title, AGE if number + columns >= len(panels) else "", "")
         draw = _draw_shares if panel.options else _draw_density
-        draw(axes, panel, grains, colours)
+        draw(axes, panel, grains)
         axes.grid(False)
         axes.set_xlim(grains.edges[0], grains.edges[-1])
-        canvas.steps_ticks(axes, grains.edges)
+        canvas.steps_ticks(axes, {0.0, *grains.ends})
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     if any(not panel.options for panel in panels):
@@ -55,7 +54,7 @@ def density_figure(result: Result) -> Figure:
         bar.set_ticks([0.0, 0.01, 0.1, 0.25, 0.5, 1.0], labels=["0", "1%", "10%", "25%", "50%", "all"])
         bar.set_label("share of the members", color=canvas.SOFT, fontsize=8)
         bar.ax.tick_params(labelsize=8, colors=canvas.SOFT, length=0)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
     canvas.headline(figure, "Where the population's hyperparameters were")
     if (best := best_member(result)) is not None:
         from matplotlib.lines import Line2D
@@ -70,6 +69,7 @@ class _Grains:
 
     Attributes:
         edges: Where columns begin and end.
+        ends: Ages at which segments ended.
         entry: The segments' entries in the frame, each as often as there are columns it lies in.
         column: Those columns.
         path: The entry of the best one's ancestry in each column; -1 where it has none.
@@ -78,9 +78,10 @@ class _Grains:
     def __init__(self, result: Result) -> None:
         self.frame = result.frame
         span = spans(result)
-        ends = np.unique(span)
-        few = len(ends) <= _COLUMNS + 1
-        self.edges: Floats = ends if few else np.linspace(ends[0], ends[-1], _COLUMNS + 1)
+        borders = np.unique(span)
+        few = len(borders) <= _COLUMNS + 1
+        self.edges: Floats = borders if few else np.linspace(borders[0], borders[-1], _COLUMNS + 1)
+        self.ends: list[float] = np.unique(span[self.frame.is_ended, 1]).tolist()
         middles = (self.edges[1:] + self.edges[:-1]) / 2
         first, last = np.searchsorted(middles, span[:, 0]), np.searchsorted(middles, span[:, 1])
         counts = last - first
@@ -104,12 +105,13 @@ class _Grains:
         return np.where(self.path >= 0, heights[self.path], np.nan)
 
 
-def _draw_density(axes: Axes, panel: Varied, grains: _Grains, colours: ScalarMappable) -> None:
+def _draw_density(axes: Axes, panel: Varied, grains: _Grains) -> None:
     heights = grains.frame.each(panel.height)
     edges = _bin_edges(panel)
     rows = np.where(np.isnan(heights), np.nan, np.clip(np.searchsorted(edges, heights, "right") - 1, 0, len(edges) - 2))
     shares = grains.shares(rows, len(edges) - 1)
-    mesh = axes.pcolormesh(grains.edges, edges, np.ma.masked_equal(shares, 0.0), cmap=colours.cmap, norm=colours.norm)
+    look: dict[str, Any] = {"cmap": canvas.share_colours(), "norm": canvas.share_norm()}
+    mesh = axes.pcolormesh(grains.edges, edges, np.ma.masked_equal(shares, 0.0), **look)
     mesh.set(gid="density", rasterized=True)
     _draw_path(axes, grains.edges, grains.along(heights))
     scale(axes, panel)
@@ -127,7 +129,7 @@ def _bin_edges(panel: Varied) -> Floats:
     return panel.value(np.linspace(0.0, 1.0, _ROWS + 1))
 
 
-def _draw_shares(axes: Axes, panel: Varied, grains: _Grains, colours: ScalarMappable) -> None:
+def _draw_shares(axes: Axes, panel: Varied, grains: _Grains) -> None:
     """Options stacked on each other, those without one on top; the best one's path runs in the middle of its option."""
     options = len(panel.options)
     heights = grains.frame.each(panel.height)
@@ -147,8 +149,9 @@ def _draw_shares(axes: Axes, panel: Varied, grains: _Grains, colours: ScalarMapp
     _draw_path(axes, grains.edges, np.where(np.isnan(best), np.nan, middle))
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
-    present = shares.any(axis=1)
-    _name_at_the_right(axes, [(names[o], float(tops[o, -1] + floors[o, -1]) / 2) for o in np.flatnonzero(present)])
+    present = np.flatnonzero(shares.any(axis=1))
+    ends = [float(tops[option, -1] + floors[option, -1]) / 2 for option in present]
+    _name_at_the_right(axes, panel, [names[option] for option in present], present, ends)
 
 
 def _draw_path(axes: Axes, edges: Floats, heights: Floats) -> None:
@@ -158,11 +161,13 @@ def _draw_path(axes: Axes, edges: Floats, heights: Floats) -> None:
     axes.plot(x, y, color=canvas.WINNER, linewidth=2.2, solid_joinstyle="round", zorder=5, gid="winner")
 
 
-def _name_at_the_right(axes: Axes, named: Sequence[tuple[str, float]]) -> None:
-    """Options' names beside the middle of their share at the end, moved apart where they would touch."""
-    gap = min(0.13, 1.0 / max(1, len(named)))
-    places = canvas.apart([height for _, height in named], gap, 0.0, 1.0)
-    for (name, _), place in zip(named, places, strict=True):
-        axes.annotate(
-            name, (1, place), (5, 0), "axes fraction", "offset points", va="center", fontsize=8, color=canvas.INK
-        )
+def _name_at_the_right(
+    axes: Axes, panel: Varied, names: Sequence[str], options: Ints, middles: Sequence[float]
+) -> None:
+    """Options' names and colours beside the middle of their share at the end, moved apart where they would touch."""
+    places = canvas.apart(middles, min(0.1, 1.0 / max(1, len(names))), 0.03, 0.97)
+    for name, option, place in zip(names, options, places, strict=True):
+        colour = canvas.option_look(int(option))["facecolor"] if option < len(panel.options) else canvas.FAINT
+        at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
+        axes.annotate("\u25a0", (1, place), (3, 0), color=colour, fontsize=9, **at)
+        axes.annotate(name, (1, place), (14, 0), color=canvas.INK, fontsize=8, gid="option name", **at)

@@ -88,6 +88,7 @@ def _draw_factors(axes: Axes, factors: Sequence[Factor]) -> None:
         label.set(color=canvas.INK if factor.matters else canvas.SOFT, fontsize=9)
     axes.set_ylim(len(factors) - 0.5, -0.5)
     axes.grid(False, axis="y")
+    axes.margins(x=0.06)
     axes.xaxis.set_major_formatter(
         lambda value, _: f"{100 * value:.0f}%" if abs(value) >= 0.01 or value == 0 else f"{100 * value:.1f}%"
     )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Where values of hyperparameters that are not active are drawn: below their axis.
 _NOWHERE = -0.12
+#: Letters of an option's name that there is room for.
+_NAME = 16
 
 
 def parallel_figure(result: Result) -> Figure:
@@ -120,23 +122,34 @@ def _draw_axes(axes: Axes, panels: Sequence[Varied], norm: Normalize, mode: str,
     if is_any_idle:
         axes.annotate("not active", (-0.33, _NOWHERE), fontsize=7.5, color=canvas.SOFT, va="center")
     axes.vlines(len(panels), 0, 1, color=canvas.SOFT, linewidth=0.9, zorder=3.5)
-    for place in np.linspace(0, 1, 5):
-        value = float(norm.inverse(1.0 - place if mode == "min" else place))
-        label = f"{value:.4g}"
+    places = np.linspace(0, 1, 5)
+    values = [float(norm.inverse(1.0 - place if mode == "min" else place)) for place in places]
+    for place, label in zip(places, canvas.told_apart(values), strict=True):
         axes.annotate(label, (len(panels), place), (4, 0), textcoords="offset points", gid="score tick", **look)
 
 
 def _ticks(panel: Varied) -> list[tuple[float, str]]:
     if options := panel.options:
         every = math.ceil(len(options) / 12)
-        return [((number + 0.5) / len(options), text.hparam(option)) for number, option in enumerate(options)][::every]
+        names = [textwrap.shorten(text.hparam(option), _NAME, placeholder="...") for option in options]
+        return [((number + 0.5) / len(options), name) for number, name in enumerate(names)][::every]
     places = np.linspace(0.0, 1.0, 5)
+    if panel.scale != "linear" and len(decades := _decades(panel)) > 2:
+        return [(float(place), f"{value:.6g}") for place, value in zip(panel.place(decades), decades, strict=True)]
     if panel.domain.get("type") == "int":
         values = np.unique(np.round(panel.value(places)))
         places = panel.place(values)
         return [(float(place), f"{value:.6g}") for place, value in zip(places, values, strict=True)]
-    digits = 6 if panel.scale == "nines" else 2
+    digits = 4 if panel.scale == "nines" else 2
     return [(float(p), f"{value:.{digits}g}") for p, value in zip(places, panel.value(places), strict=True)]
+
+
+def _decades(panel: Varied) -> Floats:
+    """Powers of ten within the bounds; for decay rates 0.9, 0.99, ..."""
+    powers = 10.0 ** np.arange(-12, 13)
+    values = powers if panel.scale == "log" else 1.0 - powers
+    low, high = (float(panel.domain[end]) for end in ("low", "high"))
+    return np.asarray(values[(values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9))], dtype=float)
 
 
 def _legend(result: Result, scores: Floats) -> list[Any]:

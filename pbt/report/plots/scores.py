@@ -114,6 +114,7 @@ def _draw_bands(axes: Axes, found: Sequence[Moment], length: int) -> None:
     axes.set_ylim(low, high)
     room = 0.02 * (ages[-1] - ages[0]) or 0.6 * length
     axes.set_xlim(ages[0] - room, ages[-1] + room)
+    canvas.whole_ticks(axes)
     if outside := sum(moment.levels[-1] > high or moment.levels[0] < low for moment in scored):
         canvas.note(axes, f"in {text.count(outside, 'generation')} the outer tenth is beyond the edge")
 
