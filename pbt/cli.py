@@ -1,5 +1,6 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; what asks the
-record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; `coordinates`, a check of a parametrization.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; what asks
+the record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a
+parametrization.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -288,6 +289,10 @@ def list_(storage: Path, as_json: bool) -> None:
         click.echo(f"pbt: {error}", err=True)
 
 
+#: Of a run that ended so; 1 of all others.
+_EXIT_CODES = {"finished": 0, "stopped": 130}
+
+
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
@@ -299,16 +304,10 @@ def watch(run: str, storage: Path, as_json: bool) -> None:
     Of a run that has ended, the end is shown at once. Exit codes are those of the run: 0 finished, 1 failed or killed,
     130 stopped.
     """
-    from pbt.errors import HostError
     from pbt.record.runs import find_run
     from pbt.report.follow import watch as follow
 
-    found = find_run(run, storage)
-    status = follow(found, as_json=as_json)
-    if status == "stopped":
-        sys.exit(130)
-    if status != "finished":
-        raise HostError(f"{found.id} is {status}. `pbt show {found.id}` tells what was recorded.")
+    sys.exit(_EXIT_CODES.get(follow(find_run(run, storage), as_json=as_json), 1))
 
 
 @main.command()

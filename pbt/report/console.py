@@ -165,7 +165,7 @@ class Progress:
     def _times(self) -> str:
         """Time elapsed and, as soon as it can be guessed, time left."""
         population, share = self._population, self._population.share
-        elapsed = population.elapsed if population.finish else self._clock() - population.created - population.paused_s
+        elapsed = population.elapsed if population.finish else population.elapsed_at(self._clock())
         words = f"{text.duration(elapsed)} elapsed"
         if not population.finish and share >= _GUESS_FROM:
             words += f", about {text.duration(elapsed * (1 - share) / share)} left"
@@ -233,7 +233,7 @@ def _line(row: GenerationRow, population: Population) -> str:
     said.append(text.count(row.num_exploits, "exploit"))
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
-    return "  ".join([*said, text.duration(row.at - population.created - population.paused_s)])
+    return "  ".join([*said, text.duration(population.elapsed_at(row.at))])
 
 
 def _failure(rows: Mapping[int, Row]) -> str:

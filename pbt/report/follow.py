@@ -53,7 +53,7 @@ def watch(
         pause: Waits for so many seconds.
 
     Returns:
-        How it ended: `Result.status`.
+        How it ended: `Result.status`, or `without a winner` if it finished and no member survived.
 
     Raises:
         RunNotFound: Nothing has been recorded, and nobody is about to.
@@ -94,6 +94,8 @@ def _follow(
         # First, so that what is written while we look is read at the next look.
         status = Result(run).status
         viewer.update(tail.poll())
+        if status == "finished" and Result(run).winner is None:
+            return "without a winner"
         if status == "running":
             seen = clock()
         elif status != "unfinished" or seen is None or clock() - seen >= _GRACE_S:
@@ -162,8 +164,8 @@ class Events:
             yield incident["at"], "incident", _chosen(incident, ("kind", "member", "segment", "stack", "message"))
         self._incidents = len(self._population.incidents)
 
-    def _tell(self, kind: str, at: float, **facts: Any) -> None:
-        line = json.dumps(without_nan({"event": kind, "at": at, **facts}))
+    def _tell(self, event: str, at: float, /, **facts: Any) -> None:
+        line = json.dumps(without_nan({"event": event, "at": at, **facts}))
         self._console.out(line, highlight=False)  # as it is, however wide
 
 

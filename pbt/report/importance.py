@@ -29,6 +29,8 @@ MIN_SEGMENTS, MIN_MEMBERS = 48, 8
 #: Segments that are looked at, at most: more change little and take long.
 _MAX_SEGMENTS = 1500
 _SPLITS, _TREES, _SHUFFLES, _HELD_OUT = 10, 32, 3, 0.25
+#: Share of the variance that is no matter: segments are never quite independent, and less than this may be chance.
+NEXT_TO_NOTHING = 0.02
 #: Chance that any hyperparameter that does not matter is said to.
 _ERROR = 0.05
 
@@ -54,8 +56,8 @@ class Factor:
 
     @property
     def matters(self) -> bool:
-        """Whether it can be told from nothing."""
-        return self.low > 0.0
+        """Whether it can be told from next to nothing."""
+        return self.low > NEXT_TO_NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

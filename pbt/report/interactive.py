@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Members whose scores have a line of their own: the best at their end.
 _LINES = 40
 
+#: Pixels between two axes that their names need, and of a page.
+_AXIS, _PAGE = 112, 1050
+
 _FONT = {"family": "system-ui, sans-serif", "size": 12, "color": "#777777"}
 
 
@@ -66,8 +69,11 @@ def parallel(result: Result) -> Figure:
         "reversescale": not small_is_good,
         "showscale": True,
     }
-    figure = Figure(Parcoords(line=line, dimensions=dimensions, labelfont={"size": 12}))
-    return _dress(figure, height=430)
+    figure = Figure(Parcoords(line=line, dimensions=dimensions))
+    figure = _dress(figure, height=430)
+    if (width := _AXIS * len(dimensions)) > _PAGE:  # it is scrolled rather than squeezed
+        figure.update_layout(width=width)
+    return figure
 
 
 def _dimension(panel: Varied, places: Any) -> dict[str, Any]:
@@ -89,7 +95,7 @@ def _dimension(panel: Varied, places: Any) -> dict[str, Any]:
 
 
 def _label(name: str) -> str:
-    return "<br>".join(html.escape(line) for line in textwrap.wrap(name, 18))
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(name, 15))
 
 
 def scores(result: Result) -> Figure:

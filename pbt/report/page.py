@@ -73,7 +73,7 @@ def _page(result: Result) -> Iterator[str]:
     yield _summary(result, population)
     yield from _winner(result, population)
     if is_begun:
-        yield from _moving(result, population)
+        yield from _moving(result)
         yield from _pictures(result)
         yield from _members(result, population)
     yield _again(result)
@@ -127,7 +127,8 @@ def _runs(path: Sequence[Any]) -> Iterator[str]:
             start = following
 
 
-def _moving(result: Result, population: Population) -> Iterator[str]:
+def _moving(result: Result) -> Iterator[str]:
+    """Pictures that can be moved, and the program that moves them; none while there are no scores."""
     if best_member(result) is None:
         return
     yield f"<script>{interactive.library()}</script>"
@@ -135,7 +136,7 @@ def _moving(result: Result, population: Population) -> Iterator[str]:
     yield "<p>Point at a line to see whose it is; drag to look closer, click twice to go back.</p>"
     yield interactive.as_html(interactive.scores(result), "scores")
     yield "<p>Every line is a member at its end. Drag along an axis to choose, drag its name to move it.</p>"
-    yield interactive.as_html(interactive.parallel(result), "parallel")
+    yield f'<div class="wide">{interactive.as_html(interactive.parallel(result), "parallel")}</div>'
     yield "</section>"
 
 
@@ -215,6 +216,6 @@ thead th { border-bottom: 1px solid var(--line); } tbody tr:hover { background: 
 figure { margin: 1.6rem 0; break-inside: avoid; } figcaption { font-size: 13px; }
 img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: 0.8rem; font-size: 13px; }
-.js-plotly-plot text { fill: var(--ink) !important; }
+.js-plotly-plot text { fill: var(--ink) !important; text-shadow: none !important; }
 @media print { main { max-width: none; padding: 0; } .wide { overflow: visible; } table { font-size: 10px; } }
 """

@@ -1,4 +1,4 @@
-"""Which hyperparameters matter for the score, with how sure that is."""
+"""Which hyperparameters matter for the score, and how sure that is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pbt.record.result import Result
 from pbt.report import canvas, text
-from pbt.report.importance import Factor, Importance, encode, importance
+from pbt.report.importance import NEXT_TO_NOTHING, Factor, Importance, encode, importance
 from pbt.report.plots.subject import mode, rounds
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def importance_figure(result: Result) -> Figure:
     found = importance_of(result)
     figure = canvas.new_figure(8.0, 2.3 + 0.36 * max(2, len(found.factors)))
     axes = figure.add_subplot()
-    canvas.dress(axes, verdict(found), "share of the differences in places gained that is not explained without it", "")
+    what = "" if found.reason else "share of the differences in places gained that is not explained without it"
+    canvas.dress(axes, verdict(found), what, "")
     if found.reason:
-        axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
         axes.annotate(found.reason, (0.5, 0.5), xycoords="axes fraction", ha="center", color=canvas.SOFT, gid="reason")
     else:
         _draw_factors(axes, found.factors)
@@ -70,7 +72,8 @@ def _basis(found: Importance) -> str:
     if found.reason:
         return f"{counts}."
     explained = f"a forest explains {100 * max(0.0, found.explained):.0f}% of them for members it has not seen"
-    return f"{counts}; {explained}. Bars: 95% intervals, for all together."
+    least = f"what matters has all of its own beyond the dotted {100 * NEXT_TO_NOTHING:.0f}%"
+    return f"{counts}; {explained}.\nBars: 95% intervals, for all together; {least}."
 
 
 def _draw_factors(axes: Axes, factors: Sequence[Factor]) -> None:
@@ -83,6 +86,7 @@ def _draw_factors(axes: Axes, factors: Sequence[Factor]) -> None:
         draw(chosen, [one.low for one in shown], [one.high for one in shown], colors=colour, gid=f"{name}, intervals")
         axes.scatter([one.mean for one in shown], chosen, s=42, color=colour, zorder=4, gid=name)
     axes.axvline(0.0, color=canvas.INK, linewidth=0.9, zorder=2)
+    axes.axvline(NEXT_TO_NOTHING, color=canvas.SOFT, linewidth=0.9, linestyle=":", zorder=2, gid="next to nothing")
     axes.set_yticks(heights, [factor.name for factor in factors])
     for label, factor in zip(axes.get_yticklabels(), factors, strict=True):
         label.set(color=canvas.INK if factor.matters else canvas.SOFT, fontsize=9)
