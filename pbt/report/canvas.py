@@ -38,14 +38,19 @@ def new_figure(width: float, height: float) -> Figure:
 
 def dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Title to the left, light grid behind, no box."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    axes.set_xlabel(xlabel, color=SOFT, fontsize=9)
-    axes.set_ylabel(ylabel, color=SOFT, fontsize=9)
+    axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_xlabel(plain(xlabel), color=SOFT, fontsize=9)
+    axes.set_ylabel(plain(ylabel), color=SOFT, fontsize=9)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def plain(words: str) -> str:
+    """Words letter by letter: matplotlib would set what stands between two dollars as a formula."""
+    return words.replace("$", r"\$")
 
 
 def legend_below(figure: Figure, handles: Iterable[Any]) -> None:
@@ -61,7 +66,7 @@ def objective_name(objective: Mapping[str, Any], unit: str = "") -> str:
     """The score in words, on two lines: `validation bits_per_byte [bits/byte]`, `lower is better`."""
     direction = "lower" if objective["mode"] == "min" else "higher"
     name = f"{objective['split']} {objective['metric']}" + (f" [{unit}]" if unit else "")
-    return f"{name}\n{direction} is better"
+    return plain(f"{name}\n{direction} is better")
 
 
 def score_norm(low: float, high: float, *, reverse: bool) -> Normalize:

@@ -113,7 +113,7 @@ def scores(result: Result) -> Figure:
     figure.add_trace(Scatter(x=ages, y=medians, name="median", line={"color": canvas.BASELINE, "width": 2}, **line))
     figure.add_trace(Scatter(x=ages, y=best, name="best at its age", line={"color": "#009e73", "width": 2}, **line))
     figure.add_trace(_winner_line(result))
-    objective = canvas.objective_name(result.run.info["objective"], unit(result.run.info))
+    objective = canvas.objective_name(result.run.info["objective"], unit(result.run.info)).replace(r"\$", "$")
     title = html.escape(objective).replace("\n", "<br>")
     low, high = canvas.limits([[moment.best, *moment.levels] for moment in found])
     figure.update_xaxes(title=AGE, gridcolor="rgba(128,128,128,0.2)", zeroline=False)

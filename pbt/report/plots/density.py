@@ -170,4 +170,4 @@ def _name_at_the_right(
         colour = canvas.option_look(int(option))["facecolor"] if option < len(panel.options) else canvas.FAINT
         at: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
         axes.annotate("\u25a0", (1, place), (3, 0), color=colour, fontsize=9, **at)
-        axes.annotate(name, (1, place), (14, 0), color=canvas.INK, fontsize=8, gid="option name", **at)
+        axes.annotate(canvas.plain(name), (1, place), (14, 0), color=canvas.INK, fontsize=8, gid="option name", **at)

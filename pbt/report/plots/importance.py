@@ -87,7 +87,7 @@ def _draw_factors(axes: Axes, factors: Sequence[Factor]) -> None:
         axes.scatter([one.mean for one in shown], chosen, s=42, color=colour, zorder=4, gid=name)
     axes.axvline(0.0, color=canvas.INK, linewidth=0.9, zorder=2)
     axes.axvline(NEXT_TO_NOTHING, color=canvas.SOFT, linewidth=0.9, linestyle=":", zorder=2, gid="next to nothing")
-    axes.set_yticks(heights, [factor.name for factor in factors])
+    axes.set_yticks(heights, [canvas.plain(factor.name) for factor in factors])
     for label, factor in zip(axes.get_yticklabels(), factors, strict=True):
         label.set(color=canvas.INK if factor.matters else canvas.SOFT, fontsize=9)
     axes.set_ylim(len(factors) - 0.5, -0.5)

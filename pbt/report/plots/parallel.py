@@ -49,7 +49,7 @@ def parallel_figure(result: Result) -> Figure:
     _draw_members(axes, result, np.column_stack([places, _score_places(scores, norm, mode(result))]), colours)
     _draw_axes(axes, panels, norm, mode(result), bool(np.isnan(places).any()))
     objective = canvas.objective_name(result.run.info["objective"], unit(result.run.info))
-    names = ["\n".join(textwrap.wrap(panel.title, 18)) for panel in panels]
+    names = [canvas.plain("\n".join(textwrap.wrap(panel.title, 18))) for panel in panels]
     axes.set_xticks(range(len(panels) + 1), [*names, textwrap.fill(objective.replace("\n", ", "), 20)])
     if outside := int(((scores < low) | (scores > high)).sum()):
         canvas.note(axes, f"{text.count(outside, 'score')} beyond the edge")
@@ -131,7 +131,7 @@ def _draw_axes(axes: Axes, panels: Sequence[Varied], norm: Normalize, mode: str,
 def _ticks(panel: Varied) -> list[tuple[float, str]]:
     if options := panel.options:
         every = math.ceil(len(options) / 12)
-        names = [textwrap.shorten(text.hparam(option), _NAME, placeholder="...") for option in options]
+        names = [_shortened(text.hparam(option)) for option in options]
         return [((number + 0.5) / len(options), name) for number, name in enumerate(names)][::every]
     places = np.linspace(0.0, 1.0, 5)
     if panel.scale != "linear" and len(decades := _decades(panel)) > 2:
@@ -142,6 +142,10 @@ def _ticks(panel: Varied) -> list[tuple[float, str]]:
         return [(float(place), f"{value:.6g}") for place, value in zip(places, values, strict=True)]
     digits = 4 if panel.scale == "nines" else 2
     return [(float(p), f"{value:.{digits}g}") for p, value in zip(places, panel.value(places), strict=True)]
+
+
+def _shortened(name: str) -> str:
+    return canvas.plain(name if len(name) <= _NAME else f"{name[: _NAME - 3]}...")
 
 
 def _decades(panel: Varied) -> Floats:

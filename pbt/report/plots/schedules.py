@@ -77,7 +77,7 @@ def scale(axes: Axes, panel: Varied) -> None:
     """Limits, ticks and kind of the y axis, as the hyperparameter's domain asks for."""
     domain = panel.domain
     if options := panel.options:
-        axes.set_yticks(range(len(options)), [text.hparam(option) for option in options])
+        axes.set_yticks(range(len(options)), [canvas.plain(text.hparam(option)) for option in options])
         axes.set_ylim(-0.5, len(options) - 0.5)
         return
     low, high = float(domain["low"]), float(domain["high"])
