@@ -16,9 +16,9 @@ from pbt.spec import Tracking
 from tests import ledgers
 
 
-def watched(tmp_path: Path, tracking: Tracking) -> str:
-    """Follow a finished run from beginning to end; returns what was printed."""
-    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2))
+def watched(tmp_path: Path, tracking: Tracking, generations: int = 1) -> str:
+    """Follow a finished run from beginning to end, half a minute for each generation; returns what was printed."""
+    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=generations))
     console = Console(file=io.StringIO(), width=200)
     with Watch(run, tracking, show=True, console=console) as eye:
         eye.finish()
@@ -26,11 +26,19 @@ def watched(tmp_path: Path, tracking: Tracking) -> str:
 
 
 def test_a_sweep_is_told_and_drawn(tmp_path: Path) -> None:
-    """Every generation as a line, and the plots in its folder."""
-    printed = watched(tmp_path, Tracking(enabled=False))
+    """Every generation as a line, and the plots in its folder: all, as it took a minute."""
+    printed = watched(tmp_path, Tracking(enabled=False), generations=2)
     assert "generation 1/2" in printed
     assert "finished" in printed
-    assert (tmp_path / "run" / "plots" / "lineage.png").exists()
+    assert 10 == len(list((tmp_path / "run" / "plots").glob("*.png")))
+
+
+def test_a_short_sweep_does_not_wait_for_all_pictures(tmp_path: Path) -> None:
+    """Those that every sweep has had from the beginning."""
+    watched(tmp_path, Tracking(enabled=False))
+    assert {"lineage.png", "curves.png", "schedules.png"} == {
+        file.name for file in (tmp_path / "run" / "plots").iterdir()
+    }
 
 
 @pytest.mark.parametrize("broken", ["open_mirror", "end_mirror", "remember_page"])
