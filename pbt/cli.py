@@ -1,5 +1,6 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `show`, `list`, `sync`; what asks the record:
-`lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a parametrization.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; what asks
+the record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a
+parametrization.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -287,6 +288,50 @@ def list_(storage: Path, as_json: bool) -> None:
         report.show_list(runs, storage, as_json=as_json)
     for error in damaged:
         click.echo(f"pbt: {error}", err=True)
+
+
+#: Of a run that ended so; 1 of all others.
+_EXIT_CODES = {"finished": 0, "stopped": 130}
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for every event, as it happens.")
+@_explained
+def watch(run: str, storage: Path, as_json: bool) -> None:
+    """Follow a run until it ends, from any terminal; Ctrl-C leaves, and the run goes on.
+
+    Of a run that has ended, the end is shown at once. Exit codes are those of the run: 0 finished, 1 failed or killed,
+    130 stopped.
+    """
+    from pbt.record.runs import find_run
+    from pbt.report.follow import watch as follow
+
+    sys.exit(_EXIT_CODES.get(follow(find_run(run, storage), as_json=as_json), 1))
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: RUN/report.html]"
+)
+@click.option("--plots", is_flag=True, help="Also write all pictures as PNG files, to RUN/plots.")
+@_explained
+def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
+    """Write a run's report: one HTML file with everything in it, to be read anywhere and sent to anybody."""
+    from pbt.record.runs import find_run
+    from pbt.report.page import write_report
+
+    found = find_run(run, storage)
+    file = write_report(found.path, output or found.path / "report.html")
+    click.echo(f"{file} is the report of {found.id}: one file, which needs nothing else.")
+    if plots:
+        from pbt.report.plots import write_plots
+
+        files = write_plots(found.path, found.path / "plots")
+        click.echo(f"{len(files)} pictures are in {found.path / 'plots'}.")
 
 
 @main.command()

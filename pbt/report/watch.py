@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: A sweep that took fewer seconds does not end with all the pictures there are: `pbt report` draws them.
+_SHORT_S = 60.0
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
 #: Shares of a core that these may take: what costs more is done less often, but at least once in so many seconds.
@@ -146,11 +148,12 @@ class Watch:
             return None
 
     def _draw(self) -> None:
-        from pbt.report.plots import write_plots
+        from pbt.report.plots import FIRST, write_plots
 
         try:
             baseline = self._baseline.path if self._baseline else None
-            write_plots(self._run.path, self._run.path / "plots", baseline)
+            names = None if self._progress.elapsed >= _SHORT_S else FIRST
+            write_plots(self._run.path, self._run.path / "plots", baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
         self._write_page()

@@ -12,14 +12,15 @@ from pbt.errors import SpecError
 from pbt.record.result import Result
 from pbt.record.runs import open_run
 from pbt.report import watch
+from pbt.report.plots import FIRST
 from pbt.report.watch import Watch, check_tracking
 from pbt.spec import Tracking
 from tests import ledgers
 
 
-def watched(tmp_path: Path, tracking: Tracking) -> str:
-    """Follow a finished run from beginning to end; returns what was printed."""
-    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2))
+def watched(tmp_path: Path, tracking: Tracking, generations: int = 1) -> str:
+    """Follow a finished run from beginning to end, half a minute for each generation; returns what was printed."""
+    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=generations))
     console = Console(file=io.StringIO(), width=200)
     with Watch(run, tracking, show=True, console=console) as eye:
         eye.finish()
@@ -29,9 +30,21 @@ def watched(tmp_path: Path, tracking: Tracking) -> str:
 def test_a_sweep_is_told_and_drawn(tmp_path: Path) -> None:
     """Every generation as a line, and the plots in its folder."""
     printed = watched(tmp_path, Tracking(enabled=False))
-    assert "generation 1/2" in printed
+    assert "generation 1/1" in printed
     assert "finished" in printed
-    assert (tmp_path / "run" / "plots" / "lineage.png").exists()
+    drawn = {file.name for file in (tmp_path / "run" / "plots").iterdir()}
+    assert {"lineage.png", "curves.png", "schedules.png"} == drawn
+
+
+@pytest.mark.parametrize(("generations", "names"), [(1, FIRST), (2, None)], ids=["half a minute", "a minute"])
+def test_a_short_sweep_does_not_wait_for_all_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generations: int, names: object
+) -> None:
+    """Only one that took a minute ends with all there are."""
+    asked: list[object] = []
+    monkeypatch.setattr("pbt.report.plots.write_plots", lambda *arguments: asked.append(arguments[-1]))
+    watched(tmp_path, Tracking(enabled=False), generations)
+    assert [names] == asked
 
 
 @pytest.mark.parametrize("broken", ["open_mirror", "end_mirror", "remember_page"])
