@@ -271,8 +271,7 @@ class Mirror:
     def _send(self, there: _There, rows: Sequence[Entry]) -> None:
         """Send some rows, then move the cursor past them."""
         for who, points in self._story.metrics(rows).items():
-            if who is not None and who not in there.runs.known:
-                self._create_member(there.runs, who)
+            self._make(there.runs, who)
             there.runs.log(who, points, self._story.sweep_tags() if who is None else self._story.tags(who))
         if there.has_segments:
             self._send_segments(there.runs, rows)
@@ -280,33 +279,38 @@ class Mirror:
             self._settle(there, segment)
         self._move_cursor(there.runs, rows)
 
-    def _create_member(self, runs: Runs, member: int) -> None:
-        name = f"member {_padded(member, self._sweep['spec']['budget']['members'])}"
-        tags = {"mlflow.parentRunId": runs.known[None].run_id, **self._story.tags(member)}
-        runs.create(member, name, tags, milliseconds(self._story.started(member)))
+    def _make(self, runs: Runs, who: Who) -> None:
+        """Make a run below the sweep's, if it is not there: it never was, or somebody deleted it."""
+        if who in runs.known:
+            return
+        budget, above = self._sweep["spec"]["budget"], None
+        match who:
+            case SegmentKey(member, index):
+                above = member
+                self._make(runs, above)
+                number = f"{_padded(member, budget['members'])} segment {_padded(index, budget['generations'])}"
+                tags, started = segment_tags(self._story, who), float(self._story.segment(who)["at"])
+            case int():
+                number = _padded(who, budget["members"])
+                tags, started = self._story.tags(who), self._story.started(who)
+        tags["mlflow.parentRunId"] = runs.known[above].run_id
+        runs.create(who, f"member {number}", tags, milliseconds(started))
 
     def _send_segments(self, runs: Runs, rows: Sequence[Entry]) -> None:
         for segment, points in segment_metrics(self._story, rows).items():
-            if segment not in runs.known:
-                self._create_segment(runs, segment)
+            self._make(runs, segment)
             params, tags = segment_params(self._story, segment), segment_tags(self._story, segment)
             runs.log(segment, points, tags, params)
             if outcome := self._story.outcomes.get(segment):
                 status = "FAILED" if outcome["status"] == "failed" else "FINISHED"
                 runs.end(segment, status, milliseconds(outcome["at"]))
 
-    def _create_segment(self, runs: Runs, segment: SegmentKey) -> None:
-        budget = self._sweep["spec"]["budget"]
-        member, index = _padded(segment.member, budget["members"]), _padded(segment.index, budget["generations"])
-        tags = {"mlflow.parentRunId": runs.known[segment.member].run_id, **segment_tags(self._story, segment)}
-        started = milliseconds(self._story.segment(segment)["at"])
-        runs.create(segment, f"member {member} segment {index}", tags, started)
-
     def _settle(self, there: _There, segment: SegmentKey) -> None:
         """Bring the model of a segment's weights up to date, and who took them over."""
         wanted = weights(self._story, segment, even_if_never_saved=there.has_segments)
         takers = self._story.takers.get(segment, [])
-        there.models.settle(segment, wanted, there.whose(segment), map(there.whose, takers))
+        self._make(there.runs, maker := there.whose(segment))
+        there.models.settle(segment, wanted, maker, map(there.whose, takers))
 
     def _move_cursor(self, runs: Runs, rows: Sequence[Entry]) -> None:
         mirrored = dict(self._mirrored)

@@ -139,6 +139,20 @@ def test_the_first_mirror_settles_whether_segments_have_runs(store: Store, tmp_p
     assert 9 == len(store.search("settled", "tags.`pbt.kind` = 'segment'"))
 
 
+@pytest.mark.parametrize("name", ["member 0", "member 0 segment 0"])
+def test_a_run_that_somebody_deleted_is_made_again_where_it_is_needed(store: Store, tmp_path: Path, name: str) -> None:
+    """For what is new; what it had is gone. The mirror does not stop at it."""
+    experiment = f"deleted {name}"
+    for number, _ in enumerate(mirrors.eventful(tmp_path / "deleted")):
+        mirror = store.mirror(tmp_path / "deleted", experiment, segment_runs=9)
+        mirror.sync()
+        if number == 1:  # it has ended, and is not saved yet
+            store.client.delete_run(store.runs(experiment)[name].info.run_id)
+    assert mirror.finish("finished", WINNER), mirror.last_error
+    assert "member-0-segment-0" in store.models(experiment)
+    assert name in store.runs(experiment)
+
+
 @pytest.mark.parametrize("version", ["ledger-v1", "ledger-v2"])
 def test_ledgers_of_every_version_are_mirrored(tmp_path: Path, version: str) -> None:
     """All of their segments, and the weights that were copied."""
