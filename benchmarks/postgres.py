@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own on loopback, for as long as it is needed."""
+"""A PostgreSQL server of one's own, on loopback and in a folder of its own, for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -8,77 +8,110 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-#: The server refuses to run as root; Debian's packages make this user.
-_USER = "postgres"
 
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running server.
+@dataclass
+class Postgres:
+    """A server and its folder.
 
     Attributes:
+        programs: Where `initdb` and `pg_ctl` are.
+        folder: For its data.
+        user: Who runs it: it refuses to be run by root. None for whoever this is.
         port: On loopback.
     """
 
-    port: int
+    programs: Path
+    folder: Path
+    user: str | None
+    port: int = field(default_factory=lambda: free_port())
 
-    def create(self, name: str) -> str:
-        """Make a database; returns its address."""
-        self._run("postgres", f"create database {name}")
-        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{name}"
+    @property
+    def uri(self) -> str:
+        """Of the database that every server has."""
+        return self.uri_of("postgres")
 
-    def count(self, database: str, table: str) -> int:
-        """Rows of a table."""
-        return int(self._run(database, f"select count(*) from {table}")[0])
+    def uri_of(self, database: str) -> str:
+        """Of a database."""
+        return f"postgresql://mlflow@127.0.0.1:{self.port}/{database}"
 
-    def _run(self, database: str, command: str) -> tuple[int, ...]:
+    def make(self) -> None:
+        """Make its folder a database's."""
+        if self.user is not None:
+            shutil.chown(self.folder, self.user)
+        self._run("initdb", "--username=mlflow", "--auth=trust", "--no-sync")
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
+        self._run("pg_ctl", "start", "--wait", f"--options={options}", f"--log={self.folder / 'log'}")
+
+    def kill(self) -> None:
+        """Stop it as a power failure would."""
+        self._run("pg_ctl", "stop", "--mode=immediate")
+
+    def ask(self, database: str, command: str) -> int:
+        """Carry out a command; the number it answers with, 0 if with nothing."""
         import psycopg
 
-        address = f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
-        with psycopg.connect(address, autocommit=True) as connection:
-            cursor = connection.execute(command)
-            return tuple(cursor.fetchone() or ()) if cursor.description else ()
+        with psycopg.connect(self.uri_of(database), autocommit=True) as connection:
+            cursor = connection.execute(command)  # type: ignore[arg-type]
+            row = cursor.fetchone() if cursor.description else None
+            return int(row[0]) if row else 0
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self.programs / program, *arguments, f"--pgdata={self.folder / 'data'}"],
+            check=True,
+            user=self.user,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+        )
+
+
+def lacking() -> str | None:
+    """Why there can be none here, in words; None if there can."""
+    if _programs() is None:
+        return "PostgreSQL is not installed"
+    return "psycopg is not installed" if find_spec("psycopg") is None else None
 
 
 @contextmanager
-def postgres() -> Iterator[Server | None]:
-    """Start one, and stop it; None where its programs, its user or the driver are not there."""
+def postgres() -> Iterator[Postgres]:
+    """A running one, which is stopped and removed afterwards."""
     programs = _programs()
-    if programs is None or find_spec("psycopg") is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="postgres-", dir="/tmp") as folder:
-        data, port = Path(folder) / "data", _free_port()
-        if os.getuid() == 0:
-            shutil.chown(folder, _USER)
-        _call(programs / "initdb", "--auth=trust", f"--username={_USER}", "--no-sync", "-D", str(data))
-        options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
-        _call(programs / "pg_ctl", "-D", str(data), "-w", "-l", f"{folder}/log", "-o", options, "start")
+    assert programs is not None, lacking()
+    is_known = any(line.startswith("postgres:") for line in Path("/etc/passwd").read_text().splitlines())
+    user = ("postgres" if is_known else "nobody") if os.geteuid() == 0 else None
+    # Not below pytest's folder, which only its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="pbt-postgres-", ignore_cleanup_errors=True) as folder:
+        found = Postgres(programs, Path(folder), user)
+        found.make()
+        found.start()
         try:
-            yield Server(port)
+            yield found
         finally:
-            _call(programs / "pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+            with suppress(subprocess.CalledProcessError):  # it may have been killed
+                found.kill()
 
 
 def _programs() -> Path | None:
-    found = [Path(path).parent for path in (shutil.which("initdb"),) if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in found if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
+    """Where `initdb` and `pg_ctl` are: on the path, or where Debian puts them."""
+    found = shutil.which("initdb")
+    beside = [Path(found).resolve().parent] if found else []
+    folders = [*beside, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    return next((folder for folder in folders if (folder / "pg_ctl").exists()), None)
 
 
-def _call(program: Path, *arguments: str) -> None:
-    command = [str(program), *arguments]
-    if os.getuid() == 0:
-        command = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups", "--", *command]
-    subprocess.run(command, check=True, capture_output=True, cwd="/tmp")
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -41,7 +41,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import click
 
 import pbt
-from benchmarks.postgres import postgres
+from benchmarks.postgres import lacking, postgres
 from pbt.record.ledger import LedgerReader, Tail
 from pbt.record.mirrored import Story
 from pbt.report.lineage_page import write_lineage_page
@@ -117,12 +117,14 @@ def into_sqlite(run: Path, folder: Path) -> list[dict[str, Any]]:
 
 def into_postgres(run: Path) -> list[dict[str, Any]]:
     """Both into a database each of a server that is started for it; nothing where there is none."""
+    if why := lacking():
+        click.echo(f"postgresql: not measured, {why}")
+        return []
     with postgres() as server:
-        if server is None:
-            click.echo("postgresql: there is none on this machine, or no driver: not measured")
-            return []
-        uris = {impl: server.create(impl) for impl in ("ours", "ray")}
-        return compared("postgresql", run, uris, lambda impl: server.count(impl, "metrics"))
+        for impl in ("ours", "ray"):
+            server.ask("postgres", f"create database {impl}")
+        uris = {impl: server.uri_of(impl) for impl in ("ours", "ray")}
+        return compared("postgresql", run, uris, lambda impl: server.ask(impl, "select count(*) from metrics"))
 
 
 def compared(sink: str, run: Path, uris: dict[str, str], count: Callable[[str], int]) -> list[dict[str, Any]]:

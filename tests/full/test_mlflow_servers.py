@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.postgres import Postgres, lacking
+from benchmarks.postgres import postgres as running_postgres
 from pbt.record.mlflow import Mirror
 from pbt.record.mlflow_address import connect, quiet
 from tests import mirrors
 from tests.fake_mlflow import FakeMlflow
+from tests.full.servers import Server
 from tests.mirrors import WINNER, Store
 
 pytestmark = pytest.mark.full
@@ -44,107 +36,6 @@ class Backend(Protocol):
     def kill(self) -> None: ...
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Server:
-    """`mlflow server` on a SQLite file."""
-
-    folder: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        options = {
-            "backend-store-uri": f"sqlite:///{self.folder / 'mlflow.db'}",
-            "artifacts-destination": self.folder / "artifacts",
-            "host": "127.0.0.1",
-            "port": self.port,
-            "workers": 1,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        manners = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with open(self.folder / "server.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *words],
-                env=os.environ | manners,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._wait()
-
-    def _wait(self) -> None:
-        for _ in range(600):
-            assert self.process is not None
-            assert self.process.poll() is None, (self.folder / "server.log").read_text()
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
-                return
-            time.sleep(0.1)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-@dataclass
-class Postgres:
-    """PostgreSQL in a folder of its own, as a user of its own: it refuses to be run by root."""
-
-    programs: Path
-    folder: Path
-    user: str | None
-    port: int = field(default_factory=free_port)
-
-    @property
-    def uri(self) -> str:
-        return f"postgresql://mlflow@127.0.0.1:{self.port}/postgres"
-
-    def make(self) -> None:
-        if self.user is not None:
-            shutil.chown(self.folder, self.user)
-        self._run("initdb", "--username=mlflow", "--auth=trust", "--no-sync")
-
-    def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        self._run("pg_ctl", "start", "--wait", f"--options={options}", f"--log={self.folder / 'log'}")
-
-    def kill(self) -> None:
-        self._run("pg_ctl", "stop", "--mode=immediate")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        data = f"--pgdata={self.folder / 'data'}"
-        subprocess.run(
-            [self.programs / program, *arguments, data],
-            check=True,
-            user=self.user,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=120,
-        )
-
-
-def programs_of_postgres() -> Path | None:
-    """Where `initdb` and `pg_ctl` are: on the path, or where Debian puts them."""
-    found = shutil.which("initdb")
-    beside = [Path(found).resolve().parent] if found else []
-    folders = [*beside, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    return next((folder for folder in folders if (folder / "pg_ctl").exists()), None)
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     found = Server(tmp_path)
@@ -155,20 +46,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    programs = programs_of_postgres()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    if find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed")
-    user = ("postgres" if "postgres" in Path("/etc/passwd").read_text() else "nobody") if os.geteuid() == 0 else None
-    # Not below pytest's folder, which only its owner may enter.
-    with tempfile.TemporaryDirectory(prefix="pbt-postgres-", ignore_cleanup_errors=True) as folder:
-        found = Postgres(programs, Path(folder), user)
-        found.make()
-        found.start()
+    if why := lacking():
+        pytest.skip(why)
+    with running_postgres() as found:
         yield found
-        with suppress(subprocess.CalledProcessError):
-            found.kill()
 
 
 @dataclass
