@@ -110,7 +110,9 @@ def _say_how_it_ended(console: Console, result: Result, status: str) -> None:
         "unfinished": "Nobody trains it: its process was killed, or its machine went down.",
     }
     if status in words:
-        console.print(f"{words[status]} `pbt resume {result.run.id}` goes on.", markup=False, soft_wrap=True)
+        console.print(
+            f"{words[status]} `pbt resume {result.run.id}` goes on.", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class Events:

@@ -129,6 +129,7 @@ def _band(found: list[Moment], low: int, high: int, name: str, shade: float) -> 
     return Scatter(
         x=ages + ages[::-1],
         y=around,
+        mode="lines",
         fill="toself",
         fillcolor=f"rgba(0,114,178,{shade})",
         line={"width": 0},

@@ -113,6 +113,7 @@ def _winner(result: Result, population: Population) -> Iterator[str]:
             sentence(e, names),
         )
         for e in result.story(best.member)
+        if (e.kind, e.detail) != ("evaluated", "system")  # its speed, which is in the summary
     ]
     yield _table(("generation", "age", "what happened"), entries, words={2})
     yield "</section>"

@@ -14,7 +14,7 @@ import pytest
 import pbt
 from pbt.errors import PbtError
 from pbt.record.result import Result, load
-from pbt.report import canvas, page
+from pbt.report import canvas, interactive, page
 from pbt.report.page import write_report
 from pbt.report.plots import figures
 from tests import ledgers
@@ -88,6 +88,21 @@ def test_names_and_reasons_are_words_and_never_programs(evil: Path, plain: Path)
     assert "run <b>&amp;" in told
     for file in (evil, plain):
         assert EVIL not in file.read_text()
+
+
+def test_pictures_that_can_be_moved_hold_what_the_others_show(plain: Path) -> None:
+    """All members that have a score, every quantile, and the winner's ancestry."""
+    result = load(plain.parent / "made-up-1")
+    (lines,) = interactive.parallel(result).data
+    assert ["lr", "optimizer", "nesterov", "mix: share of<br>books (the rest<br>is web)", "bits_per_byte"] == [
+        dimension.label for dimension in lines.dimensions
+    ]
+    assert [1.65, 1.3, 1.8, 1.75, 1.4] == list(lines.line.color)
+    traces = {trace.name: trace for trace in interactive.scores(result).data}
+    assert [2.0, 1.6, 1.5, 1.3] == list(traces["best at its age"].y)
+    assert [2.0, 1.6, 1.5, 1.3] == list(traces["ancestry of the best, member 1"].y)
+    assert "trained by member 5<br>lr 0.002<br>optimizer adamw" in traces["ancestry of the best, member 1"].hovertext[1]
+    assert {f"member {member}" for member in (0, 1, 2, 4, 5)} <= set(traces)
 
 
 def test_nothing_is_fetched_from_anywhere(plain: Path) -> None:

@@ -60,7 +60,6 @@ class Work:
         start: Seconds since the epoch when the stack began to work on it.
         end: When it reported.
         wall_s: How long that took; 0 where it is not known.
-        first: Entry of one of its segments.
     """
 
     stack: Ints

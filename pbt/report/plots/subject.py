@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -157,8 +156,3 @@ def _parts(name: str, domain: Mapping[str, Any]) -> Iterator[Varied]:
         yield Varied(f"{name}: share of {first} (the rest is {others[0]})", (name, first), share)
     else:
         yield from (Varied(f"{name}: share of {part}", (name, part), share) for part in domain["parts"])
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether it is a number at all."""
-    return value is not None and math.isfinite(value)
