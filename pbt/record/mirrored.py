@@ -177,7 +177,7 @@ class Story:
 
     def descent(self, row: Row) -> dict[str, str]:
         """Where the weights of a segment came from."""
-        path = self._ancestry(row)
+        path = self.ancestry(row)
         return {"pbt.ancestry": _short(path), "pbt.root_member": str(path[0].member)}
 
     def _newest_checkpoint(self, member: int) -> str | None:
@@ -244,7 +244,7 @@ class Story:
     def _last_outcome(self, member: int) -> Row | None:
         return self.outcomes.get(self.last(member))
 
-    def _ancestry(self, row: Row | None) -> list[SegmentKey]:
+    def ancestry(self, row: Row | None) -> list[SegmentKey]:
         """Segments that made a segment's weights, root first, itself included."""
         path: list[SegmentKey] = []
         while row is not None:
