@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pbt.errors import PbtError
     from pbt.population import PBT, Fixed
     from pbt.record.result import Result, load
-    from pbt.report.page import write_report
+    from pbt.report.report_page import write_report
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
@@ -57,7 +57,7 @@ _HOMES = {
     "resume": "control",
     "extend": "control",
     "stop": "control",
-    "write_report": "report.page",
+    "write_report": "report.report_page",
 }
 
 

@@ -322,7 +322,7 @@ def watch(run: str, storage: Path, as_json: bool) -> None:
 def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
     """Write a run's report: one HTML file with everything in it, to be read anywhere and sent to anybody."""
     from pbt.record.runs import find_run
-    from pbt.report.page import write_report
+    from pbt.report.report_page import write_report
 
     found = find_run(run, storage)
     file = write_report(found.path, output or found.path / "report.html")

@@ -1,7 +1,7 @@
 """The lineage as a page for a browser: one HTML file that needs nothing else, neither network nor server.
 
 What the ledger says travels inside the page as columns (`_Columns`), read once and vectorised, for a sweep has
-hundreds of thousands of segments. Style and program are in `page/`; the program draws, this module only prepares.
+hundreds of thousands of segments. Style and program are in `assets/`; the program draws, this module only prepares.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def lineage_page(result: Result) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("pbt.report") / "page" / name).read_text(encoding="utf-8")
+    return (files("pbt.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------- packing

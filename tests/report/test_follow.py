@@ -182,7 +182,8 @@ def test_the_exit_code_is_that_of_the_run(tmp_path: Path, commits: int | None, e
 
 def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run's folder, if nobody says where."""
-    monkeypatch.setattr("pbt.report.page.write_report", lambda run, file: Path(file).write_text("x") and Path(file))
+    write = lambda run, file: Path(file).write_text("x") and Path(file)  # noqa: E731
+    monkeypatch.setattr("pbt.report.report_page.write_report", write)
     run = ledgers.tell(tmp_path / "runs" / "made-up-1")
     storage = ["--storage", str(tmp_path / "runs")]
     for more, file in ([], run / "report.html"), (["-o", str(tmp_path / "mine.html")], tmp_path / "mine.html"):

@@ -14,9 +14,9 @@ import pytest
 import pbt
 from pbt.errors import PbtError
 from pbt.record.result import Result, load
-from pbt.report import canvas, interactive, page
-from pbt.report.page import write_report
+from pbt.report import canvas, interactive, report_page
 from pbt.report.plots import figures
+from pbt.report.report_page import write_report
 from tests import ledgers
 
 EVIL = "<script>alert('1')</script>"
@@ -64,7 +64,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info["objective"]["metric"] = f"bits_per_byte{EVIL}"
     (run / "run.json").write_text(json.dumps(info))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_pictures", _nothing)  # what stands beside them is ours
+        patch.setattr(report_page, "_pictures", _nothing)  # what stands beside them is ours
         return write_report(run, run.parent / "report.html")
 
 
@@ -75,7 +75,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledgers, "FAILURE", EVIL)
         run = ledgers.tell(folder / "made-up-1")
-        patch.setattr(page, "figures", _blank)  # what they show is tested with them
+        patch.setattr(report_page, "figures", _blank)  # what they show is tested with them
         return write_report(run, folder / "report.html")
 
 
@@ -154,7 +154,7 @@ def test_it_follows_the_reader_s_colours_and_can_be_printed(plain: Path) -> None
 @pytest.mark.parametrize("commits", [1, 5])
 def test_a_run_under_way_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
     """Also before there is a score; that its pictures can be drawn is tested with them."""
-    monkeypatch.setattr(page, "_pictures", _nothing)
+    monkeypatch.setattr(report_page, "_pictures", _nothing)
     run = ledgers.tell(tmp_path / "run", commits=commits)
     text = pbt.write_report(load(run), tmp_path / "report.html").read_text()
     assert ("The best so far: member 5" in text) == (commits == 5)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pbt import dialect
 from pbt.lineage import tell
 from pbt.record.archive import write_atomically
+from pbt.record.mirrored import without_secrets
 from pbt.record.result import Result, load
 from pbt.report import interactive, text
 from pbt.report.plots import figures
@@ -171,7 +171,7 @@ def _member_cells(row: MemberRow, names: Sequence[str], is_running: bool) -> tup
 
 def _again(result: Result) -> str:
     """How to get it again: the sweep as a file, and what it must come to."""
-    spec = html.escape(yaml.safe_dump(dict(result.run.info["spec"]), sort_keys=False, allow_unicode=True))
+    spec = html.escape(dialect.write(without_secrets(result.run.info["spec"])))  # it is to be sent to people
     run = html.escape(result.run.id)
     versions = ", ".join(f"{name} {version}" for name, version in result.run.info.get("versions", {}).items())
     return (
