@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pbt.errors import PbtError
     from pbt.population import PBT, Fixed
     from pbt.record.result import Result, load
+    from pbt.report.report_page import write_report
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "resume",
     "stop",
+    "write_report",
 ]
 
 _HOMES = {
@@ -55,6 +57,7 @@ _HOMES = {
     "resume": "control",
     "extend": "control",
     "stop": "control",
+    "write_report": "report.report_page",
 }
 
 

@@ -1,5 +1,6 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `show`, `list`, `sync`; what asks the record:
-`lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a parametrization.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; what asks
+the record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a
+parametrization.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pbt.member import SegmentKey
     from pbt.record.result import Result
     from pbt.record.runs import Run
 
@@ -288,16 +290,69 @@ def list_(storage: Path, as_json: bool) -> None:
         click.echo(f"pbt: {error}", err=True)
 
 
+#: Of a run that ended so; 1 of all others.
+_EXIT_CODES = {"finished": 0, "stopped": 130}
+
+
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for every event, as it happens.")
 @_explained
-def sync(run: str, storage: Path) -> None:
-    """Bring MLflow up to date with a run's ledger, for example after the server was down."""
-    from pbt.record.runs import find_run
-    from pbt.report.watch import catch_up
+def watch(run: str, storage: Path, as_json: bool) -> None:
+    """Follow a run until it ends, from any terminal; Ctrl-C leaves, and the run goes on.
 
-    click.echo(catch_up(find_run(run, storage)))
+    Of a run that has ended, the end is shown at once. Exit codes are those of the run: 0 finished, 1 failed or killed,
+    130 stopped.
+    """
+    from pbt.record.runs import find_run
+    from pbt.report.follow import watch as follow
+
+    sys.exit(_EXIT_CODES.get(follow(find_run(run, storage), as_json=as_json), 1))
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: RUN/report.html]"
+)
+@click.option("--plots", is_flag=True, help="Also write all pictures as PNG files, to RUN/plots.")
+@_explained
+def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
+    """Write a run's report: one HTML file with everything in it, to be read anywhere and sent to anybody."""
+    from pbt.record.runs import find_run
+    from pbt.report.report_page import write_report
+
+    found = find_run(run, storage)
+    file = write_report(found.path, output or found.path / "report.html")
+    click.echo(f"{file} is the report of {found.id}: one file, which needs nothing else.")
+    if plots:
+        from pbt.report.plots import write_plots
+
+        files = write_plots(found.path, found.path / "plots")
+        click.echo(f"{len(files)} pictures are in {found.path / 'plots'}.")
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
+@_explained
+def sync(run: str, storage: Path, as_json: bool) -> None:
+    """Bring MLflow up to date with a run's ledger, for example after the server was down."""
+    import dataclasses
+    import json
+
+    from pbt.record.runs import find_run
+    from pbt.report.watch import catch_up, tell_synced
+
+    synced = catch_up(find_run(run, storage))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(synced), indent=1))
+    told = tell_synced(synced)
+    if not as_json:
+        click.echo(told)
 
 
 # --------------------------------------------------------------------------------------------------- provenance
@@ -317,22 +372,53 @@ def _opened(run: str, storage: Path) -> Any:
 @click.argument("run", metavar="RUN")
 @_STORAGE
 @click.option("--member", metavar="MEMBER", help="Only what this member descends from, and what descends from it.")
+@click.option("--open", "in_browser", is_flag=True, help="As a page in the browser: RUN's lineage.html, written anew.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write that page to this file.")
 @_ALL
 @_AS_JSON
 @_explained
-def lineage(run: str, storage: Path, member: str | None, everything: bool, as_json: bool) -> None:
+def lineage(
+    run: str,
+    storage: Path,
+    member: str | None,
+    in_browser: bool,
+    html: Path | None,
+    everything: bool,
+    as_json: bool,
+) -> None:
     """Show who descended from whom, and since when.
 
     A line of descent is a member training on in its own weights; below it stand those that took them over.
-    """
+
+    \b
+    pbt lineage latest --open                 browse it: one file, which needs no network
+    pbt lineage latest --html lineage.html    a copy to send to somebody
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    if as_json and (in_browser or html):
+        raise click.UsageError("--json prints, --open and --html write a page: choose one.")
     from pbt.report import provenance
 
     result = _opened(run, storage)
     chosen = None if member is None else provenance.named(result, member)
-    if as_json:
+    if in_browser or html:
+        _show_page(result, html, result.lineage.find(chosen).key if chosen is not None else None, in_browser)
+    elif as_json:
         click.echo(provenance.lineage_json(result, chosen))
     else:
         provenance.show_lineage(result, member=chosen, everything=everything)
+
+
+def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_browser: bool) -> None:
+    from pbt.report.lineage_page import write_lineage_page
+
+    page = write_lineage_page(result, file)
+    click.echo(f"The lineage of {result.run.id} is in {page}")
+    if in_browser:
+        import webbrowser
+
+        place = "" if at is None else f"#{at.member}:{at.index}"
+        if not webbrowser.open(page.absolute().as_uri() + place):
+            click.echo("No browser was found here; copy the file to where there is one.", err=True)
 
 
 @main.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,36 +11,10 @@ from typing import Any
 import pydantic
 import yaml
 
+from pbt import dialect
+from pbt.dialect import Loader
 from pbt.errors import SpecError, nearest
 from pbt.spec import PARTS, SweepSpec, to_dict
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (`1e-4` is a number, not a word) and no silently repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # the base class refuses other nodes
-        merge = "tag:yaml.org,2002:merge"
-        keys = [self.construct_object(key, deep=True) for key, _ in pairs if key.tag != merge]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the words that `_Loader` would read as numbers."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-        list("-+0123456789."),
-    )
-    # Whole numbers come first again: the resolver above would take them for floats.
-    for _first in "-+0123456789":
-        _kind.yaml_implicit_resolvers[_first].sort(key=lambda entry: entry[0].endswith("float"))
 
 
 def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -82,14 +55,14 @@ def read_value(written: str) -> Any:
         SpecError: It is not valid YAML.
     """
     try:
-        return yaml.load(written, Loader=_Loader)
+        return yaml.load(written, Loader=Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError(repr(written), f"is not valid YAML: {_yaml_problem(error)}", "Put it in quotes") from error
 
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except OSError as error:
         raise SpecError(str(path), f"cannot be read ({error.strerror})", "Check the path") from error
     except UnicodeDecodeError as error:
@@ -126,7 +99,7 @@ def _with_words(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def write_sweep(spec: SweepSpec) -> str:
     """A spec as the text of a sweep file; `read_sweep` gives it back, equal."""
-    return yaml.dump(to_dict(spec), Dumper=_Dumper, sort_keys=False)
+    return dialect.write(to_dict(spec))
 
 
 def _replace(data: dict[str, Any], path: Sequence[str], value: Any) -> None:

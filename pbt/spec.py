@@ -261,6 +261,8 @@ class Tracking:
         enabled: False leaves MLflow alone.
         uri: Tracking URI; None takes that of `MLFLOW_TRACKING_URI`, or else a SQLite file in the storage folder.
         experiment: Experiment name; None takes the sweep's name.
+        segment_runs: Segments get runs of their own, below their members', where members x generations is at most
+            this; a run costs a few hundredths of a second. 0 is never. Settled when the sweep is begun.
     """
 
     __pydantic_config__ = _STRICT
@@ -268,9 +270,11 @@ class Tracking:
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
+    segment_runs: int = 200
 
     def __post_init__(self) -> None:
         """Refuse what MLflow cannot track to, and a password, which would be recorded with the run."""
+        _at_least(0, "tracking.segment_runs", self.segment_runs)
         if self.uri is None:
             return
         # First, so that no message shows it.

@@ -19,7 +19,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -330,3 +330,60 @@ def _truncate(
         pen.exploit(member, donor, generation, pen.hparams[donor] | {"lr": lr}, ages[donor])
         skill[member] = skill[donor]
     pen.settle()
+
+
+def evolve(
+    run: Path,
+    *,
+    space: Mapping[str, Any],
+    sample: Callable[[np.random.Generator], dict[str, Any]],
+    gain: Callable[[Mapping[str, Any]], float],
+    members: int = 32,
+    generations: int = 10,
+    copies: bool = True,
+    noise: float = 0.02,
+    seed: int = 0,
+) -> Path:
+    """Write a sweep whose scores follow from its hyperparameters in a known way.
+
+    Args:
+        run: The run's folder.
+        space: What varies.
+        sample: Draws a member's hyperparameters; a receiver gets new ones, and the donor's weights.
+        gain: Share of what is left to learn that a segment with these hyperparameters learns.
+        members: How many.
+        generations: How many.
+        copies: Whether the quarter that is worst takes over the best quarter's weights.
+        noise: Of a gain.
+        seed: Of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    run_json(run, members=members, generations=generations, steps=STEPS, space=space)
+    clock = Clock()
+    pen = Pen(Ledger(run, clock), clock)
+    left = {member: float(rng.uniform(1.8, 2.2)) for member in range(members)}
+    for member in range(members):
+        pen.begin(member, 0, sample(rng))
+    pen.settle()
+    for generation in range(generations):
+        pen.ledger.commit()
+        clock.now += 30.0
+        for member in range(members):
+            left[member] *= 1 - gain(pen.hparams[member]) - rng.normal(0, noise)
+            pen.report(member, generation, left[member], left[member])
+        if generation + 1 < generations:
+            order, ages, before = sorted(left, key=lambda member: left[member]), dict(pen.age), dict(left)
+            quarter = members // 4 if copies else 0
+            donors = {member: int(rng.choice(order[:quarter])) for member in order[members - quarter :]}
+            for member in range(members):
+                if member in donors:
+                    donor = donors[member]
+                    pen.exploit(member, donor, generation + 1, sample(rng), ages[donor])
+                    left[member] = before[donor]
+                else:
+                    pen.begin(member, generation + 1, pen.hparams[member])
+            pen.settle()
+    best = min(left, key=lambda member: left[member])
+    pen.finish(best, left[best])
+    pen.ledger.close(finished=True)
+    return run

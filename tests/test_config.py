@@ -232,6 +232,7 @@ KEYS = "archive, budget, checkpoints, hosts, name, objective, seed, space, stora
         ({"hosts__compile": True}, "hosts.compile: True is wrong. It should be 'auto', 'never' or 'always'"),
         ({"tracking__enabled": "yes"}, "tracking.enabled: 'yes' is wrong. It should be a valid boolean"),
         ({"tracking__uri": 5000}, "tracking.uri: 5000 is wrong. It should be a valid string"),
+        ({"tracking__segment_runs": "all"}, "tracking.segment_runs: 'all' is wrong. It should be a valid integer"),
         ({"trainable__options": [1]}, "trainable.options: [1] is wrong. It should be a mapping"),
         ({"strategy": {"name": 3}}, "strategy.name: 3 is wrong. It should be a valid string"),
         # out of range

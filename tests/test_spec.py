@@ -156,7 +156,7 @@ def test_defaults_need_not_be_written():
             "address": None,
         },
         "storage": "pbt-runs",
-        "tracking": {"enabled": True, "uri": None, "experiment": None},
+        "tracking": {"enabled": True, "uri": None, "experiment": None, "segment_runs": 200},
         "checkpoints": {"every_steps": None, "every_minutes": 5.0, "keep": 2},
         "archive": None,
     }
@@ -277,6 +277,14 @@ NAME = "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter
         (lambda: Tracking(uri="http://[::1"), f"tracking.uri: MLflow cannot track to 'http://[::1'. {URIS}"),
         (lambda: Tracking(uri=""), f"tracking.uri: MLflow cannot track to ''. {URIS}"),
         (lambda: Tracking(uri="http://u:secret@h"), PASSWORD),
+        (
+            lambda: Tracking(segment_runs=-1),
+            "tracking.segment_runs: -1 is not a whole number of at least 0. Write a whole number, 0 or more",
+        ),
+        (
+            lambda: Tracking(segment_runs=True),
+            "tracking.segment_runs: True is not a whole number of at least 0. Write a whole number, 0 or more",
+        ),
         (lambda: Tracking(uri="ftp://u:secret@h"), PASSWORD),
         (lambda: spec(name=""), f"name: '' cannot name a folder. {NAME}"),
         (lambda: spec(name="a/b"), f"name: 'a/b' cannot name a folder. {NAME}"),

@@ -1,13 +1,14 @@
-"""What a mirror of the ledger shows: rows as metrics over `consumed`, and as tags. Pure; knows no server.
+"""What a mirror of the ledger shows of the sweep and its members: metrics and tags. Pure; knows no server.
 
 Everything here is a function of the ledger alone, down to the millisecond, so that telling it twice tells the same.
+`mirrored_segments` adds what is shown of single segments, and of the weights they ended in.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -15,15 +16,18 @@ from typing import Any, NamedTuple, TypeAlias
 from pbt.lineage import better
 from pbt.member import SegmentKey
 from pbt.record.schema import canonical
+from pbt.spec import has_secret
 
 Row: TypeAlias = Mapping[str, Any]
 #: A row and the table it stands in.
 Entry: TypeAlias = tuple[str, dict[str, Any]]
-#: Whose record it is: a member's, or None for the sweep's.
-Who: TypeAlias = int | None
+#: Whose record it is: a segment's, a member's, or None for the sweep's.
+Who: TypeAlias = SegmentKey | int | None
 
 #: The longest value of a tag.
 TAG_CHARS = 8_000
+#: Columns of `usage` that add up.
+_COSTS = ("wall_s", "device_s", "joules", "tokens")
 
 
 class Point(NamedTuple):
@@ -47,7 +51,12 @@ class Story:
     domains: Mapping[str, Any]
     segments: dict[int, list[Row]] = field(default_factory=lambda: defaultdict(list))
     outcomes: dict[SegmentKey, Row] = field(default_factory=dict)
-    checkpoints: dict[int, Row] = field(default_factory=dict)
+    checkpoints: dict[SegmentKey, Row] = field(default_factory=dict)
+    takers: dict[SegmentKey, list[SegmentKey]] = field(default_factory=lambda: defaultdict(list))
+    measured: dict[SegmentKey, dict[str, Row]] = field(default_factory=lambda: defaultdict(dict))
+    sessions: list[Row] = field(default_factory=list)
+    incidents: Counter[str] = field(default_factory=Counter)
+    usage: dict[int, Row] = field(default_factory=dict)
     records: set[SegmentKey] = field(default_factory=set)
     best: float = math.nan
     last_at: float = 0.0
@@ -56,64 +65,89 @@ class Story:
         """Take rows in."""
         for table, row in rows:
             self.last_at = max(self.last_at, row["at"])
-            if table == "segments":
-                self.segments[row["member"]].append(row)
-            elif table == "outcomes":
-                self._add_outcome(row)
-            elif table == "checkpoints":
-                self.checkpoints[row["member"]] = row
+            match table:
+                case "segments":
+                    self._add_segment(row)
+                case "outcomes":
+                    self._add_outcome(row)
+                case "metrics" if row["split"] != "system":
+                    self.measured[key_of(row)][f"{row['split']}/{row['name']}"] = row
+                case "checkpoints":
+                    self.checkpoints[key_of(row)] = row
+                case "sessions":
+                    self.sessions.append(row)
+                case "incidents":
+                    self.incidents[row["kind"]] += 1
+                case "usage":
+                    self.usage[row["session"]] = row
+
+    def _add_segment(self, row: Row) -> None:
+        self.segments[row["member"]].append(row)
+        if row["start"] == "copied":
+            self.takers[SegmentKey(row["parent_member"], row["parent_segment"])].append(key_of(row))
 
     def _add_outcome(self, row: Row) -> None:
-        key = SegmentKey(row["member"], row["segment"])
+        key = key_of(row)
         self.outcomes[key] = row
         score = row.get("score")
         if row["status"] == "ended" and score is not None and better(self.mode, score, self.best):
             self.best = score
             self.records.add(key)
 
-    def metrics(self, rows: Iterable[Entry]) -> dict[Who, list[Point]]:
-        """What the rows have to say of each run; a member with nothing but new tags has an empty list."""
-        found: dict[Who, list[Point]] = defaultdict(list)
+    def metrics(self, rows: Iterable[Entry]) -> dict[int | None, list[Point]]:
+        """What the rows have to say of the sweep and its members; one with nothing but new tags has an empty list."""
+        found: dict[int | None, list[Point]] = defaultdict(list)
         for table, row in rows:
             if table == "segments":
                 found[row["member"]] += self._of_segment(row)
             elif table == "outcomes":
-                found[row["member"]] += self._of_outcome(row)
+                found[row["member"]] += self.at_end(row)
                 found[None] += self._of_record(row)
             elif table == "metrics":
-                value = [(f"{row['split']}/{row['name']}", row["value"])]
-                found[row["member"]] += _points(value, row["consumed"], milliseconds(row["at"]))
+                found[row["member"]] += measurement(row)
             elif table == "checkpoints":
                 found[row["member"]] += []
+            elif table == "usage":
+                found[None] += self._of_usage(row)
+            elif table in ("sessions", "incidents"):
+                found[None] += []
         return found
+
+    def _of_usage(self, row: Row) -> list[Point]:
+        """What the sweep has cost so far, over the whole seconds that it has run. A session counts from 0."""
+        rows = [*(known for session, known in self.usage.items() if session < row["session"]), row]
+        known_to_all = [name for name in _COSTS if all(known.get(name) is not None for known in rows)]
+        values = [(f"system/{name}", sum(known[name] for known in rows)) for name in known_to_all]
+        return points(values, int(sum(known["wall_s"] for known in rows)), milliseconds(row["at"]))
 
     def _of_segment(self, row: Row) -> list[Point]:
         """What changes where a segment starts. Told a moment after the end before it, so that it counts as newer."""
-        values, at = self._state(row, row["age_start"]), milliseconds(row["at"])
+        values, at = self.state(row, row["age_start"]), milliseconds(row["at"])
         if row["segment"]:
-            before, ended = self._segment(row["member"], row["segment"] - 1), self._outcome(row, -1)
+            before, ended = self.segment(key_of(row, -1)), self.outcomes.get(key_of(row, -1))
             if ended and ended.get("consumed_end") == row["consumed_start"]:
-                was = dict(self._state(before, ended["age_end"]))
+                was = dict(self.state(before, ended["age_end"]))
                 values = [(name, value) for name, value in values if was.get(name) != value]
                 at = max(at, milliseconds(ended["at"]) + 1)
-        return _points(values, row["consumed_start"], at)
+        return points(values, row["consumed_start"], at)
 
-    def _of_outcome(self, row: Row) -> list[Point]:
+    def at_end(self, row: Row) -> list[Point]:
+        """What an outcome says."""
         if row.get("consumed_end") is None:
             return []
-        values = self._state(self._segment(row["member"], row["segment"]), row["age_end"])
+        values = self.state(self.segment(key_of(row)), row["age_end"])
         if row.get("score") is not None:
             values.append(("score", row["score"]))
         used = ((f"system/{name}", row.get(name)) for name in ("flops", "joules"))
         values += [(name, value) for name, value in used if value is not None]
-        return _points(values, row["consumed_end"], milliseconds(row["at"]))
+        return points(values, row["consumed_end"], milliseconds(row["at"]))
 
     def _of_record(self, row: Row) -> list[Point]:
-        if SegmentKey(row["member"], row["segment"]) not in self.records:
+        if key_of(row) not in self.records:
             return []
-        return _points([("best_score", row["score"])], row["consumed_end"], milliseconds(row["at"]))
+        return points([("best_score", row["score"])], row["consumed_end"], milliseconds(row["at"]))
 
-    def _state(self, segment: Row, age: float) -> list[tuple[str, float]]:
+    def state(self, segment: Row, age: float) -> list[tuple[str, float]]:
         """Age and varied hyperparameters as numbers."""
         found: list[tuple[str, float]] = [("age", age)]
         values = json.loads(segment["hparams"])
@@ -123,36 +157,71 @@ class Story:
 
     def tags(self, member: int) -> dict[str, str]:
         """What is true of a member now."""
-        last, path = self.segments[member][-1], self._ancestry(member)
+        last = self.segments[member][-1]
         values = json.loads(last["hparams"])
         copies = [row for row in self.segments[member] if row["start"] == "copied"]
         tags = {
             "pbt.status": "failed" if self.failed(member) else "running",
             "pbt.hparams": canonical(values),
-            "pbt.ancestry": _short(path),
-            "pbt.root_member": str(path[0].member),
             "pbt.num_exploits": str(len(copies)),
+            **self.descent(last),
         }
         named = {name: values.get(name) for name in self.domains}
         tags |= {f"pbt.hparams.{name}": value for name, value in named.items() if isinstance(value, str)}
         if copies:
             donor, when = copies[-1]["parent_member"], copies[-1]["generation"]
             tags |= {"pbt.parent_member": str(donor), "pbt.last_exploit": f"gen {when} <- member {donor}"}
-        if checkpoint := self.checkpoints.get(member):
-            tags["pbt.checkpoint"] = checkpoint["digest"]
+        if checkpoint := self._newest_checkpoint(member):
+            tags["pbt.checkpoint"] = checkpoint
         return tags
+
+    def descent(self, row: Row) -> dict[str, str]:
+        """Where the weights of a segment came from."""
+        path = self.ancestry(row)
+        return {"pbt.ancestry": _short(path), "pbt.root_member": str(path[0].member)}
+
+    def _newest_checkpoint(self, member: int) -> str | None:
+        """Digest of a member's newest checkpoint that is there; `none` if all that there were are gone."""
+        keys = [key_of(row) for row in reversed(self.segments[member])]
+        rows = [self.checkpoints[key] for key in keys if key in self.checkpoints]
+        return next((str(row["digest"]) for row in rows if is_there(row)), "none" if rows else None)
+
+    def sweep_tags(self) -> dict[str, str]:
+        """What is true of the sweep now: how often it was taken up, with what, and what went wrong."""
+        tags: dict[str, str] = {}
+        if self.sessions:
+            last = self.sessions[-1]
+            tags |= {"pbt.sessions": str(len(self.sessions)), "pbt.resumed": str(len(self.sessions) - 1)}
+            tags |= {f"pbt.version.{name}": value for name, value in _parsed(last["software"]).items()}
+            tags |= {f"pbt.hardware.{name}": _text(value) for name, value in _parsed(last["hardware"]).items()}
+            if commit := last.get("git_commit"):
+                tags |= {"pbt.git_commit": commit, "mlflow.source.git.commit": commit.partition("+")[0]}
+        if self.incidents:
+            tags["pbt.incidents"] = canonical(self.incidents)
+        return tags
+
+    def environment(self) -> dict[str, Any]:
+        """With what the sweep was run: that of the last session first, then each session's own."""
+        told = [
+            {
+                "session": row["session"],
+                "reason": row["reason"],
+                "git_commit": row.get("git_commit"),
+                "software": _parsed(row["software"]),
+                "hardware": _parsed(row["hardware"]),
+            }
+            for row in self.sessions
+        ]
+        last = told[-1] if told else {"software": {}, "hardware": {}, "git_commit": None}
+        return {name: last[name] for name in ("software", "hardware", "git_commit")} | {"sessions": told}
 
     def verdict(self, member: int) -> dict[str, str]:
         """What a member came to, once the sweep is over."""
-        outcome = self._outcome(self.segments[member][-1])
-        if self.failed(member) and outcome:
-            return {"pbt.status": "failed", "pbt.reason": outcome.get("reason") or "unknown"}
-        score = (outcome or {}).get("score")
-        return {"pbt.status": "diverged" if score is not None and math.isnan(score) else "ended"}
+        return verdict(self._last_outcome(member))
 
     def failed(self, member: int) -> bool:
         """Whether the member's last segment failed."""
-        outcome = self._outcome(self.segments[member][-1])
+        outcome = self._last_outcome(member)
         return outcome is not None and outcome["status"] == "failed"
 
     def started(self, member: int) -> float:
@@ -161,38 +230,71 @@ class Story:
 
     def ended(self, member: int) -> float:
         """When the member's last segment ended; if it did not, when the ledger did."""
-        outcome = self._outcome(self.segments[member][-1])
+        outcome = self._last_outcome(member)
         return float(outcome["at"]) if outcome else self.last_at
 
-    def _ancestry(self, member: int) -> list[SegmentKey]:
-        """Segments that made the member's weights, root first."""
+    def segment(self, key: SegmentKey) -> Row:
+        """The row that decided a segment."""
+        return self.segments[key.member][key.index]
+
+    def last(self, member: int) -> SegmentKey:
+        """A member's last segment."""
+        return key_of(self.segments[member][-1])
+
+    def _last_outcome(self, member: int) -> Row | None:
+        return self.outcomes.get(self.last(member))
+
+    def ancestry(self, row: Row | None) -> list[SegmentKey]:
+        """Segments that made a segment's weights, root first, itself included."""
         path: list[SegmentKey] = []
-        row: Row | None = self.segments[member][-1]
         while row is not None:
-            path.append(SegmentKey(row["member"], row["segment"]))
+            path.append(key_of(row))
             parent = row.get("parent_member")
-            row = None if parent is None else self._segment(parent, row["parent_segment"])
+            row = None if parent is None else self.segment(SegmentKey(parent, row["parent_segment"]))
         return path[::-1]
 
-    def _segment(self, member: int, index: int) -> Row:
-        return self.segments[member][index]
 
-    def _outcome(self, row: Row, offset: int = 0) -> Row | None:
-        return self.outcomes.get(SegmentKey(row["member"], row["segment"] + offset))
+def key_of(row: Row, offset: int = 0) -> SegmentKey:
+    """The segment a row tells of, or so many after it."""
+    return SegmentKey(row["member"], row["segment"] + offset)
+
+
+def is_there(checkpoint: Row) -> bool:
+    """Whether a row of `checkpoints` says that the file is there and good."""
+    return checkpoint.get("status") in (None, "saved")
+
+
+def verdict(outcome: Row | None) -> dict[str, str]:
+    """What an end comes to, as tags."""
+    if outcome is not None and outcome["status"] == "failed":
+        return {"pbt.status": "failed", "pbt.reason": outcome.get("reason") or "unknown"}
+    score = (outcome or {}).get("score")
+    return {"pbt.status": "diverged" if score is not None and math.isnan(score) else "ended"}
 
 
 def sweep_params(sweep: Mapping[str, Any]) -> dict[str, str]:
     """What a run was asked for: the spec with dotted names, and the space by hyperparameter.
 
-    The tracking options stay out: their address may hold a password.
+    The tracking options are not of the experiment, and stay out.
     """
-    spec = {name: value for name, value in sweep["spec"].items() if name != "tracking"}
+    spec = {name: value for name, value in without_secrets(sweep["spec"]).items() if name != "tracking"}
     if not isinstance(spec.get("space"), str):
         spec.pop("space", None)
-    params = dict(_flat("", spec | {"objective": sweep["objective"]}))
+    params = flat(spec | {"objective": sweep["objective"]})
     params |= {f"space.{name}": canonical(domain) for name, domain in sweep.get("hparams", {}).items()}
     params |= {f"fixed.{name}": canonical(value) for name, value in sweep.get("fixed", {}).items()}
     return {name: value for name, value in params.items() if value != ""}
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without those that are addresses with a password in them, at any depth."""
+    kept = {name: value for name, value in values.items() if not (isinstance(value, str) and has_secret(value))}
+    return {name: without_secrets(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values with dotted names, as text."""
+    return dict(_flat("", values))
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -200,7 +302,16 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(f"{name}.{key}" if name else str(key), item)
     else:
-        yield name, value if isinstance(value, str) else canonical(value)
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
 
 
 def winner_facts(facts: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
@@ -222,7 +333,12 @@ def milliseconds(at: float) -> int:
     return round(at * 1e6) // 1000
 
 
-def _points(values: Iterable[tuple[str, float]], step: int, at_ms: int) -> list[Point]:
+def measurement(row: Row) -> list[Point]:
+    """What a row of `metrics` says."""
+    return points([(f"{row['split']}/{row['name']}", row["value"])], row["consumed"], milliseconds(row["at"]))
+
+
+def points(values: Iterable[tuple[str, float]], step: int, at_ms: int) -> list[Point]:
     """Values at one step. An infinite value becomes NaN: MLflow would store 1.8e308 and draw it."""
     return [Point(name, float(value) if math.isfinite(value) else math.nan, at_ms, step) for name, value in values]
 

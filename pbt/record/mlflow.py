@@ -1,66 +1,61 @@
 """The MLflow mirror: the ledger, as MLflow's pages want it. One way, one writer, in the driver.
 
     experiment
-    +-- parent run    the sweep: spec as params, corpus as dataset, `best_score` over steps, winner and digest as tags
-        +-- child run one per member: scores, metrics and hyperparameters over `consumed`, ancestry as tags
+    +-- parent run        the sweep: spec as params, corpus as dataset, `best_score` and costs over steps, winner as tag
+        +-- member run    one per member: scores, metrics and hyperparameters over `consumed`, ancestry as tags
+            +-- segment run   while they are few, one per segment: its hyperparameters as params, where it came from
+    models                weights that are kept or were copied: output of the run that made them, input of the takers'
 
-Hyperparameters that change over a member's life are metrics (`hparams/lr`), never params, which MLflow cannot change.
+Hyperparameters that change over a member's life are metrics (`hparams/lr`), never its params, which MLflow cannot
+change.
 
 Nothing is ever doubled. What is logged is a pure function of the ledger, down to the millisecond, and MLflow keeps one
-copy of equal metrics; how far the mirror has come stands in the parent run's tag `pbt.cursor`, written after the rows
-it covers; runs are found again by their tags. So a second mirror goes on where the first stopped, wherever that was.
+copy of equal metrics; how far the mirror has come stands in the parent run's tag `pbt.cursor`, written after all that
+the rows it covers have to say; runs and models are found again by their tags. So a second mirror goes on where the
+first stopped, wherever that was.
 
 Training never stops for the mirror: errors are remembered in `last_error`, rows are kept, and later calls catch up.
+
+The rest of it: `mlflow_address` (where MLflow is), `mlflow_runs`, `mlflow_models`, `mlflow_batches` (what it takes);
+`mirrored` and `mirrored_segments` (what there is to tell).
 """
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import hashlib
 import json
-import logging
-import os
 import re
-import shlex
-import shutil
-import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
-
-# MLflow reads this when it is imported. A trainer has no business telling anyone that it was used.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput
 
-from pbt.errors import SpecError, StorageError, first_line
+from pbt import dialect
+from pbt.errors import first_line
+from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader, Tail
-from pbt.record.mirrored import TAG_CHARS, Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts
+from pbt.record.mirrored import Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts, without_secrets
+from pbt.record.mirrored_segments import segment_metrics, segment_params, segment_tags, touched, weights
+from pbt.record.mlflow_address import absolute_uri, connect, is_server, quiet, ui_command, without_password
+from pbt.record.mlflow_batches import key
+from pbt.record.mlflow_models import Models
+from pbt.record.mlflow_note import OURS, note
+from pbt.record.mlflow_runs import Runs
 from pbt.record.schema import canonical
-from pbt.spec import has_secret, is_trackable
 
-#: MLflow takes 1,000 metrics, 100 params, 100 tags and 1 MB in one `log_batch`. So many of full length stay below.
-BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1_000, 100, 40
-PARAM_CHARS, KEY_CHARS = 6_000, 250
 #: Ledger rows between two writings of the cursor.
 CHUNK_ROWS = 5_000
+#: The tag that MLflow shows as a run's description.
+_DESCRIPTION = "mlflow.note.content"
 #: Seconds to leave a server alone that has just failed.
 RETRY_S = 5.0
 #: How a sweep's end is called in MLflow.
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-#: Unless the environment says otherwise: no minutes of patience with a server, and no talk on standard output.
-SERVER_MANNERS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
 class Mirror:
@@ -72,6 +67,8 @@ class Mirror:
         run: The run's folder, with `run.json` and the ledger.
         uri: Tracking URI: `sqlite:///FILE`, `postgresql://...`, `http://...`.
         experiment: Name of the experiment; made if there is none.
+        segment_runs: Segments get runs of their own in a sweep of at most so many. It is decided when the sweep's run
+            is made, and stays so.
         artifact_root: Folder for the artifacts of an experiment in a database; None takes `mlflow-artifacts` beside
             the run. A server chooses for itself.
         connect: Makes the client.
@@ -88,16 +85,19 @@ class Mirror:
         *,
         uri: str,
         experiment: str,
+        segment_runs: int = 0,
         artifact_root: Path | None = None,
-        connect: Callable[[str], MlflowClient] | None = None,
+        connect: Callable[[str], MlflowClient] = connect,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uri = absolute_uri(uri)
         self.last_error: str | None = None
         self.experiment_id: str | None = None
+        self.sent = 0  # ledger rows, by this mirror
         self._experiment = experiment
+        self._segment_runs = segment_runs
         self._artifact_root = (artifact_root or run.parent / "mlflow-artifacts").absolute()
-        self._connect = connect or _connect
+        self._connect = connect
         self._clock = clock
         self._retry_at = -float("inf")
         self._reader = LedgerReader(run)
@@ -107,10 +107,14 @@ class Mirror:
         self._pending: list[Entry] = []
         self._mirrored: dict[str, int] = dict.fromkeys(self._tail.seen, 0)
         self._client: MlflowClient | None = None
-        self._runs: dict[Who, Run] = {}
-        self._certain = False  # whether `_runs` is what MLflow has
-        self._tags_sent: dict[Who, dict[str, str]] = {}
+        self._there: _There | None = None
+        self._is_certain = False  # whether `_there` is what MLflow has
         self._ending: _Ending | None = None
+
+    @property
+    def shown_uri(self) -> str:
+        """Where MLflow is, without a password."""
+        return without_password(self.uri)
 
     @property
     def behind(self) -> int:
@@ -125,12 +129,13 @@ class Mirror:
     @property
     def parent_id(self) -> str | None:
         """MLflow's id of the sweep's run, once there is one."""
-        return self._runs[None].info.run_id if None in self._runs else None
+        return self._there.runs.known[None].run_id if self._there else None
 
     @property
     def member_ids(self) -> dict[int, str]:
         """MLflow's ids of the members' runs."""
-        return {who: run.info.run_id for who, run in self._runs.items() if who is not None}
+        runs = self._there.runs.known if self._there else {}
+        return {who: run.run_id for who, run in runs.items() if isinstance(who, int)}
 
     def ui(self, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[str | None, str]:
         """The command that opens the UI, and the sweep's page in it; see `ui_command`."""
@@ -174,88 +179,69 @@ class Mirror:
         self._pending += fresh
 
     def _attempt(self) -> int:
-        sent = 0
+        before = self.sent
         try:
-            with _quiet():
-                self._open()
+            with quiet():
+                there = self._open()
                 while self._pending:
-                    sent += self._send(self._pending[:CHUNK_ROWS])
-                self._end()
+                    self._send(there, self._pending[:CHUNK_ROWS])
+                self._end(there)
             self.last_error = None
         except Exception as error:
             # Whatever it is (server, database, network, disk): training goes on. What was half done is looked up again.
-            self.last_error = first_line(error).replace(self.uri, _without_password(self.uri))
-            self._certain = False
+            self.last_error = _reason(error).replace(self.uri, self.shown_uri)
+            self._is_certain = False
             self._retry_at = self._clock() + RETRY_S
-        return sent
+        return self.sent - before
 
     # ------------------------------------------------------------------------------------------------ opening
 
-    def _open(self) -> None:
+    def _open(self) -> _There:
         """Find or make the experiment and the parent run, and drop the rows that are there already."""
-        if self._certain:
-            return
-        self._client = self._client or self._connect(self.uri)
-        self.experiment_id = self._find_experiment()
-        found = self._find_runs()
-        if None not in found:
-            found[None] = self._create_parent()
-        self._describe_parent(found[None])
-        self._skip(json.loads(found[None].data.tags.get("pbt.cursor", "{}")))
-        self._runs, self._tags_sent, self._certain = found, {}, True
+        if self._there and self._is_certain:
+            return self._there
+        client = self._client = self._client or self._connect(self.uri)
+        self.experiment_id = self._find_experiment(client)
+        runs = Runs(client, self.experiment_id, self._sweep)
+        runs.find()
+        if None not in runs.known:
+            self._create_parent(runs)
+        self._describe_parent(client, runs)
+        models = Models(client, self.experiment_id, self._sweep, runs, _dataset(self._sweep))
+        models.find()
+        parent = runs.known[None]
+        self._skip(json.loads(parent.tags.get("pbt.cursor", "{}")))
+        self._there = _There(client, runs, models, parent.tags.get("pbt.segment_runs") == "yes")
+        self._is_certain = True
         if self._pending:
-            self._wake()
+            self._wake(runs)
+        return self._there
 
-    def _find_experiment(self) -> str:
-        client = self._the_client()
+    def _find_experiment(self, client: MlflowClient) -> str:
         if found := client.get_experiment_by_name(self._experiment):
             return str(found.experiment_id)
         kind = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(self._experiment, self._artifact_location(), kind))
 
     def _artifact_location(self) -> str | None:
-        if _is_server(self.uri):
+        if is_server(self.uri):
             return None
         return (self._artifact_root / quote(self._experiment, safe="")).as_uri()
 
-    def _find_runs(self) -> dict[Who, Run]:
-        """The runs that are there. Where an answer once got lost and a run was made twice, the empty one goes."""
-        tags = _origin(self._sweep)
-        rows = self._search(" and ".join(f"tags.`{name}` = '{tags[name]}'" for name in ("pbt.run_id", "pbt.created")))
-        rows.sort(key=lambda run: (not run.data.metrics, run.info.start_time, run.info.run_id))
-        found: dict[Who, Run] = {}
-        for run in rows:
-            member = run.data.tags.get("pbt.member")
-            if found.setdefault(None if member is None else int(member), run) is not run:
-                self._the_client().delete_run(run.info.run_id)
-        return found
-
-    def _search(self, condition: str) -> list[Run]:
-        rows: list[Run] = []
-        token = None
-        while True:
-            page = self._the_client().search_runs(
-                [self.experiment_id], condition, ViewType.ACTIVE_ONLY, max_results=1_000, page_token=token
-            )
-            rows, token = rows + list(page), page.token
-            if not token:
-                return rows
-
-    def _create_parent(self) -> Run:
-        sweep = self._sweep
-        tags = {"pbt.kind": "sweep", "pbt.status": "running", **_origin(sweep)}
+    def _create_parent(self, runs: Runs) -> None:
+        sweep, budget = self._sweep, self._sweep["spec"]["budget"]
+        is_few = budget["members"] * budget["generations"] <= self._segment_runs
+        tags = {"pbt.status": "running", "pbt.segment_runs": "yes" if is_few else "no"}
         tags |= {f"pbt.data.{name}": value for name, value in sweep.get("data", {}).items()}
         tags |= {f"pbt.version.{name}": value for name, value in sweep.get("versions", {}).items()}
-        return self._create(sweep["run_id"], tags, milliseconds(sweep["created"]))
+        runs.create(None, sweep["run_id"], tags, milliseconds(sweep["created"]))
 
-    def _describe_parent(self, parent: Run) -> None:
+    def _describe_parent(self, client: MlflowClient, runs: Runs) -> None:
         """Data set and params. The params come last: where all are there, nothing is left to be told."""
-        params = {_key(key): _cut(value, PARAM_CHARS) for key, value in sweep_params(self._sweep).items()}
-        missing = [Param(key, value) for key, value in params.items() if key not in parent.data.params]
-        if missing and (data := self._sweep.get("data")):
-            self._the_client().log_inputs(parent.info.run_id, [_dataset(data)])
-        for start in range(0, len(missing), BATCH_PARAMS):
-            self._the_client().log_batch(parent.info.run_id, params=missing[start : start + BATCH_PARAMS])
+        params, data = sweep_params(self._sweep), _dataset(self._sweep)
+        if data and not {key(name) for name in params} <= runs.known[None].params:
+            client.log_inputs(runs.known[None].run_id, [DatasetInput(data, [])])
+        runs.log(None, params=params)
 
     def _skip(self, cursor: Mapping[str, int]) -> None:
         """Forget rows the parent's cursor covers: another mirror, or a call whose answer was lost, has sent them."""
@@ -269,80 +255,135 @@ class Mirror:
                 kept.append((table, row))
         self._pending = kept
 
-    def _wake(self) -> None:
-        """A sweep that was ended and goes on is running again, and so are its members, but for the failed."""
-        for who, run in self._runs.items():
-            if run.info.status != "RUNNING" and (who is None or not self._story.failed(who)):
-                self._the_client().update_run(run.info.run_id, "RUNNING")
-                self._log(who, (), {"pbt.status": "running"})
+    def _wake(self, runs: Runs) -> None:
+        """A sweep that was ended and goes on is running again; so is all that is not over for other reasons."""
+        for who in runs.known:
+            if not self._is_over(who):
+                runs.wake(who)
 
-    def _create(self, name: str, tags: Mapping[str, Any], start_ms: int) -> Run:
-        tags = {_key(key): _cut(value, TAG_CHARS) for key, value in tags.items()}
-        return self._the_client().create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=name)
+    def _is_over(self, who: Who) -> bool:
+        match who:
+            case SegmentKey():
+                return who in self._story.outcomes
+            case int():
+                return self._story.failed(who)
+        return False
 
     # ------------------------------------------------------------------------------------------------ sending
 
-    def _send(self, rows: Sequence[Entry]) -> int:
-        """Send some rows, then move the cursor past them. Returns how many they were."""
-        for who, metrics in self._story.metrics(rows).items():
-            if who is not None and who not in self._runs:
-                self._runs[who] = self._create_member(who)
-            self._log(who, metrics, {} if who is None else self._story.tags(who))
+    def _send(self, there: _There, rows: Sequence[Entry]) -> None:
+        """Send some rows, then move the cursor past them."""
+        for who, points in self._story.metrics(rows).items():
+            self._make(there.runs, who)
+            there.runs.log(who, points, self._story.sweep_tags() if who is None else self._story.tags(who))
+        if there.has_segments:
+            self._send_segments(there.runs, rows)
+        for segment in touched(self._story, rows):
+            self._settle(there, segment)
+        self._move_cursor(there.runs, rows)
+
+    def _make(self, runs: Runs, who: Who) -> None:
+        """Make a run below the sweep's, if it is not there: it never was, or somebody deleted it."""
+        if who in runs.known:
+            return
+        budget, above = self._sweep["spec"]["budget"], None
+        match who:
+            case SegmentKey(member, index):
+                above = member
+                self._make(runs, above)
+                number = f"{_padded(member, budget['members'])} segment {_padded(index, budget['generations'])}"
+                tags, started = segment_tags(self._story, who), float(self._story.segment(who)["at"])
+            case int():
+                number = _padded(who, budget["members"])
+                tags, started = self._story.tags(who), self._story.started(who)
+        tags["mlflow.parentRunId"] = runs.known[above].run_id
+        runs.create(who, f"member {number}", tags, milliseconds(started))
+
+    def _send_segments(self, runs: Runs, rows: Sequence[Entry]) -> None:
+        for segment, points in segment_metrics(self._story, rows).items():
+            self._make(runs, segment)
+            params, tags = segment_params(self._story, segment), segment_tags(self._story, segment)
+            runs.log(segment, points, tags, params)
+            if outcome := self._story.outcomes.get(segment):
+                status = "FAILED" if outcome["status"] == "failed" else "FINISHED"
+                runs.end(segment, status, milliseconds(outcome["at"]))
+
+    def _settle(self, there: _There, segment: SegmentKey) -> None:
+        """Bring the model of a segment's weights up to date, and who took them over."""
+        wanted = weights(self._story, segment, even_if_never_saved=there.has_segments)
+        takers = self._story.takers.get(segment, [])
+        self._make(there.runs, maker := there.whose(segment))
+        there.models.settle(segment, wanted, maker, map(there.whose, takers))
+
+    def _move_cursor(self, runs: Runs, rows: Sequence[Entry]) -> None:
         mirrored = dict(self._mirrored)
         for table, _ in rows:
             mirrored[table] += 1
-        self._log(None, (), {"pbt.cursor": canonical(mirrored)})
+        runs.log(None, tags={"pbt.cursor": canonical(mirrored)})
         self._mirrored = mirrored
+        self.sent += len(rows)
         del self._pending[: len(rows)]
-        return len(rows)
-
-    def _create_member(self, member: int) -> Run:
-        members = self._sweep["spec"]["budget"]["members"]
-        tags = {"mlflow.parentRunId": self.parent_id, "pbt.kind": "member", "pbt.member": member}
-        name = f"member {member:0{len(str(members - 1))}d}"
-        return self._create(name, tags | _origin(self._sweep), milliseconds(self._story.started(member)))
-
-    def _log(self, who: Who, points: Sequence[Point], tags: Mapping[str, str]) -> None:
-        metrics = [Metric(_key(point.key), *point[1:]) for point in points]
-        run_id, sent = self._runs[who].info.run_id, self._tags_sent.setdefault(who, {})
-        tags = {_key(key): _cut(value, TAG_CHARS) for key, value in tags.items()}
-        news = [(key, value) for key, value in tags.items() if sent.get(key) != value]
-        for number in range(max(-(-len(metrics) // BATCH_METRICS), -(-len(news) // BATCH_TAGS))):
-            self._the_client().log_batch(
-                run_id,
-                metrics=metrics[number * BATCH_METRICS : (number + 1) * BATCH_METRICS],
-                tags=[RunTag(*item) for item in news[number * BATCH_TAGS : (number + 1) * BATCH_TAGS]],
-            )
-        sent.update(news)
 
     # ------------------------------------------------------------------------------------------------- ending
 
-    def _end(self) -> None:
+    def _end(self, there: _There) -> None:
         if (ending := self._ending) is None:
             return
-        client, parent = self._the_client(), str(self.parent_id)
         last_ms = milliseconds(self._story.last_at or self._sweep["created"])
-        for member, run_id in self.member_ids.items():
-            self._log(member, (), self._story.tags(member) | self._story.verdict(member))
-            status = "FAILED" if self._story.failed(member) else STATUS[ending.status]
-            client.set_terminated(run_id, status, milliseconds(self._story.ended(member)))
+        for who in there.runs.known:
+            self._end_below(there.runs, who, ending, last_ms)
         numbers, words = winner_facts(ending.best)
-        if winner := self.member_ids.get(ending.best.get("member", -1)):
-            words["pbt.best_run_id"] = winner
-        tags = {"pbt.status": ending.status, "pbt.digest": self._reader.digest()} | words
-        self._log(None, [Point(name, value, last_ms, 0) for name, value in numbers.items()], tags)
-        client.set_terminated(parent, STATUS[ending.status], last_ms)
-        for path in ending.artifacts:
-            if path.is_dir():
-                client.log_artifacts(parent, str(path), path.name)
-            elif path.exists():
-                client.log_artifact(parent, str(path))
+        words |= {"pbt.status": ending.status, "pbt.digest": self._reader.digest(), **self._winner(there, ending)}
+        if there.runs.known[None].tags.get(_DESCRIPTION, OURS).startswith(OURS):  # not a person's own
+            words[_DESCRIPTION] = note(self._story, self._sweep, ending.best)
+        there.runs.log(None, [Point(name, value, last_ms, 0) for name, value in numbers.items()], words)
+        there.runs.end(None, STATUS[ending.status], last_ms)
+        self._keep_artifacts(there.client, there.runs.known[None].run_id, ending.artifacts)
         self._ending = None
-        self._certain = False  # should more rows come after all, the runs are to be woken
+        self._is_certain = False  # should more rows come after all, the runs are to be woken
 
-    def _the_client(self) -> MlflowClient:
-        assert self._client is not None
-        return self._client
+    def _end_below(self, runs: Runs, who: Who, ending: _Ending, last_ms: int) -> None:
+        """End the run of a member, or that of a segment which came to no end of its own."""
+        match who:
+            case SegmentKey() if who not in self._story.outcomes:
+                runs.log(who, tags={"pbt.status": "stopped"})
+                runs.end(who, "FAILED" if ending.status == "failed" else "KILLED", last_ms)
+            case int():
+                winner = {"pbt.winner": "yes" if who == ending.best.get("member") else "no"}
+                runs.log(who, tags=self._story.tags(who) | self._story.verdict(who) | winner)
+                status = "FAILED" if self._story.failed(who) else STATUS[ending.status]
+                runs.end(who, status, milliseconds(self._story.ended(who)))
+
+    def _winner(self, there: _There, ending: _Ending) -> dict[str, str]:
+        """The winner's run and weights, by their ids."""
+        member = ending.best.get("member", -1)
+        if member not in there.runs.known:
+            return {}
+        model = there.models.model_id(self._story.last(member))
+        return {"pbt.best_run_id": there.runs.known[member].run_id} | ({"pbt.best_model_id": model} if model else {})
+
+    def _keep_artifacts(self, client: MlflowClient, run_id: str, artifacts: Iterable[Path]) -> None:
+        client.log_text(run_id, dialect.write(without_secrets(self._sweep["spec"])), "sweep.yaml")
+        client.log_text(run_id, json.dumps(self._story.environment(), indent=1), "environment.json")
+        for path in artifacts:
+            if path.is_dir():
+                client.log_artifacts(run_id, str(path), path.name)
+            elif path.exists():
+                client.log_artifact(run_id, str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What MLflow has of the sweep, and whether its segments have runs."""
+
+    client: MlflowClient
+    runs: Runs
+    models: Models
+    has_segments: bool
+
+    def whose(self, segment: SegmentKey) -> Who:
+        """Whose run is to name the models that a segment made, or took over."""
+        return segment if self.has_segments else segment.member
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,148 +395,28 @@ class _Ending:
     artifacts: tuple[Path, ...]
 
 
-# ------------------------------------------------------------------------------------------------------- the UI
+def _reason(error: BaseException) -> str:
+    """An error in one line: the database's own, where there is one, without what MLflow and SQLAlchemy add to it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if own := getattr(cause, "orig", None):
+            return first_line(own)
+        cause = cause.__cause__
+    return first_line(error)
 
 
-def ui_command(
-    uri: str,
-    *,
-    experiment_id: str | None = None,
-    run_id: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 5000,
-) -> tuple[str | None, str]:
-    """The shell command that opens MLflow's UI on a tracking store, and the address to look at.
-
-    Args:
-        uri: Tracking URI.
-        experiment_id: The experiment to show.
-        run_id: The run of it to show.
-        host: Where the UI shall listen.
-        port: Where the UI shall listen.
-
-    Returns:
-        The command, None where `uri` is itself a server; and the address of the run (or the experiment, or the UI).
-        A password in the URI shows as `***`.
-    """
-    uri = absolute_uri(uri)
-    page = "/#/experiments"
-    if experiment_id is not None:
-        page += f"/{experiment_id}" + (f"/runs/{run_id}" if run_id else "")
-    page += "?workflowType=machine_learning"
-    if _is_server(uri):
-        return None, _without_password(uri).rstrip("/") + page
-    words = [_program(), "ui", "--backend-store-uri", _without_password(uri), "--host", host, "--port", str(port)]
-    return shlex.join(words), f"http://{host}:{port}{page}"
+def _padded(number: int, count: int) -> str:
+    """A number below `count`, so that names in alphabetical order are in order."""
+    return f"{number:0{len(str(count - 1))}d}"
 
 
-def absolute_uri(uri: str) -> str:
-    """The tracking URI, with a relative SQLite file made absolute.
-
-    Raises:
-        SpecError: MLflow cannot track there.
-    """
-    if not is_trackable(uri):
-        mend = "Write sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
-        raise SpecError("tracking.uri", f"MLflow cannot track to {uri!r}", mend)
-    head, found, file = uri.partition(":///")
-    if head.split("+")[0] != "sqlite" or not found:
-        return uri
-    return f"{head}:///{Path(file).absolute()}"
-
-
-def _program() -> str:
-    """The `mlflow` beside this Python: by its name if the shell finds the same one, else by its path."""
-    beside = Path(sys.executable).parent / "mlflow"
-    found = shutil.which("mlflow")
-    if not beside.exists() or (found and Path(found).samefile(beside)):
-        return "mlflow"
-    return str(beside)
-
-
-def _is_server(uri: str) -> bool:
-    return not uri.startswith(("sqlite", "postgresql", "mysql", "mssql"))
-
-
-def _without_password(uri: str) -> str:
-    """An address one may show: without user, password and query, if any of them is a secret."""
-    if not has_secret(uri):
-        return uri
-    parts = urlsplit(uri)
-    place = parts.hostname or ""
-    return f"{parts.scheme}://***@{place}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
-
-# ----------------------------------------------------------------------------------------------------- small parts
-
-
-def _connect(uri: str) -> MlflowClient:
-    """A client; for a database, the schema is made here, by the one process that writes."""
-    if _is_server(uri):
-        for name, value in SERVER_MANNERS.items():
-            os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        _make_database(Path(uri.split(":///", 1)[1]))
-    return _client(uri)
-
-
-def _make_database(file: Path) -> None:
-    """Make a database aside and put it in place whole: one whose making was interrupted could never be used again."""
-    if file.exists():
-        if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
-            raise StorageError(f"cannot write {file}. Make it and its folder writable, or name another tracking.uri.")
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
-        aside = Path(folder) / file.name
-        _client(f"sqlite:///{aside}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another sweep was faster
-            os.link(aside, file)
-
-
-def _client(uri: str) -> MlflowClient:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates
-        return MlflowClient(tracking_uri=uri)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow and Alembic tell of every step of a database's making; only their warnings are news."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(max(logger.level, logging.WARNING))
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _origin(sweep: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of every run of a sweep. Two machines may start runs of one name in one second, hence the exact time."""
-    user = "unknown"
-    with contextlib.suppress(OSError, KeyError):
-        user = getpass.getuser()
-    named = {"pbt.run_id": str(sweep["run_id"]), "pbt.created": repr(float(sweep["created"]))}
-    return named | {"mlflow.user": user, "mlflow.source.name": "pbt"}
-
-
-def _dataset(data: Mapping[str, Any]) -> DatasetInput:
+def _dataset(sweep: Mapping[str, Any]) -> Dataset | None:
     """The corpus as MLflow's data set: its name, and the hash found among its provenance (else a hash of that)."""
+    data = sweep.get("data")
+    if not data:
+        return None
     hashes = [str(value) for name, value in data.items() if re.search("sha|hash|digest", name)]
     digest = hashes[0] if hashes else hashlib.sha256(canonical(data).encode()).hexdigest()
     name = next((str(data[key]) for key in ("name", "source", "corpus") if key in data), "data")
     source = canonical(data)
-    return DatasetInput(Dataset(name[:500], digest[:36], "local", source, profile=source), [])
-
-
-def _key(name: str) -> str:
-    """A name MLflow accepts."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:KEY_CHARS]
-
-
-def _cut(value: Any, limit: int) -> str:
-    text = value if isinstance(value, str) else canonical(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return Dataset(name[:500], digest[:36], "local", source, profile=source)

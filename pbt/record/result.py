@@ -16,6 +16,7 @@ from pbt.errors import LedgerError
 from pbt.lineage import Lineage, Reference, ScheduleStep
 from pbt.member import Hparams
 from pbt.record import provenance
+from pbt.record.frame import Frame, frame
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.runs import Run, open_run
 from pbt.record.schema import to_rows
@@ -109,6 +110,11 @@ class Result:
     def lineage(self) -> Lineage:
         """All segments and their parents."""
         return Lineage.from_rows({name: to_rows(self.tables[name]) for name in ("segments", "outcomes")})
+
+    @cached_property
+    def frame(self) -> Frame:
+        """All segments as numpy columns, for pictures and statistics."""
+        return frame(self.tables)
 
     @property
     def segments(self) -> pa.Table:

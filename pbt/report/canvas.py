@@ -38,14 +38,19 @@ def new_figure(width: float, height: float) -> Figure:
 
 def dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Title to the left, light grid behind, no box."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    axes.set_xlabel(xlabel, color=SOFT, fontsize=9)
-    axes.set_ylabel(ylabel, color=SOFT, fontsize=9)
+    axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=10)
+    axes.set_xlabel(plain(xlabel), color=SOFT, fontsize=9)
+    axes.set_ylabel(plain(ylabel), color=SOFT, fontsize=9)
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=SOFT, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def plain(words: str) -> str:
+    """Words letter by letter: matplotlib would set what stands between two dollars as a formula."""
+    return words.replace("$", r"\$")
 
 
 def legend_below(figure: Figure, handles: Iterable[Any]) -> None:
@@ -61,7 +66,7 @@ def objective_name(objective: Mapping[str, Any], unit: str = "") -> str:
     """The score in words, on two lines: `validation bits_per_byte [bits/byte]`, `lower is better`."""
     direction = "lower" if objective["mode"] == "min" else "higher"
     name = f"{objective['split']} {objective['metric']}" + (f" [{unit}]" if unit else "")
-    return f"{name}\n{direction} is better"
+    return plain(f"{name}\n{direction} is better")
 
 
 def score_norm(low: float, high: float, *, reverse: bool) -> Normalize:
@@ -117,6 +122,11 @@ def headline(figure: Figure, words: str) -> None:
 def note(axes: Axes, words: str) -> None:
     """A remark at the upper right, above the picture."""
     axes.annotate(words, (1, 1), (0, 6), "axes fraction", "offset points", ha="right", fontsize=8, color=SOFT)
+
+
+def whole_ticks(axes: Axes) -> None:
+    """Numbers along y in full: what lies close together is not told as a difference to a number in the corner."""
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def steps_ticks(axes: Axes, boundaries: Iterable[float]) -> None:
@@ -184,3 +194,59 @@ def limits(groups: Iterable[Iterable[float]], pad: float = 0.05) -> tuple[float,
 def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """The points' x and their y, as matplotlib wants them."""
     return [x for x, _ in points], [y for _, y in points]
+
+
+def share_norm() -> Normalize:
+    """Spreads colours over shares, so that a few members can be seen beside nearly all."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.5, vmin=0.0, vmax=1.0)
+
+
+def share_colours() -> Colormap:
+    """Pale for few, dark for many; lightness alone carries it."""
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
+
+    whole = matplotlib.colormaps["Blues"]
+    return LinearSegmentedColormap.from_list("share", [whole(0.08 + 0.92 * step / 63) for step in range(64)])
+
+
+def option_look(option: int) -> dict[str, Any]:
+    """Colour of an option, and from the eighth on a pattern too. Okabe and Ito's, without the winner's."""
+    colours = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#f0e442", "#999999")
+    patterns = ("", "///", "...", "xxx")
+    turn, number = divmod(option, len(colours))
+    return {"facecolor": colours[number], "edgecolor": "white", "hatch": patterns[turn % len(patterns)]}
+
+
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places in the same order, moved as little as needed to be `gap` apart and between the limits."""
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    found = [0.0] * len(places)
+    reached = low - gap
+    for number in order:
+        reached = found[number] = max(places[number], reached + gap)
+    ceiling = high + gap
+    for number in reversed(order):
+        ceiling = found[number] = min(found[number], ceiling - gap)
+    return found
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Numbers with so many digits that different ones look different: four, or as many more as it takes."""
+    for digits in range(4, 12):
+        found = [f"{value:.{digits}g}" for value in values]
+        if len(set(found)) == len(set(values)):
+            break
+    return found
+
+
+def short(value: float) -> str:
+    """A number for an axis: `0`, `250`, `1.5k`, `20M`, `3G`; beyond, in powers of ten."""
+    for size, letter in ((1e15, ""), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            digits = size if size < 1e15 else 1.0
+            scaled = value / (1e3 if letter == "k" else digits)
+            return f"{scaled:.3g}{letter}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -71,6 +71,11 @@ class Progress:
         self._told.update(_tell(row) for row in self._population.incidents)
         self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the sweep has taken so far, without the pauses."""
+        return self._population.elapsed
+
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in and show what they change. Without rows, a live display moves its clock."""
         self._population.apply(rows)
@@ -85,6 +90,8 @@ class Progress:
         if self._live:
             self._live.update(self._render(), refresh=True)
             self._live.stop()
+        if kind is KeyboardInterrupt:  # who only watched leaves; nothing has ended
+            return
         self._say(_closing(self._info, self._population))
 
     def _say(self, line: str, style: str = "") -> None:
@@ -158,7 +165,7 @@ class Progress:
     def _times(self) -> str:
         """Time elapsed and, as soon as it can be guessed, time left."""
         population, share = self._population, self._population.share
-        elapsed = population.elapsed if population.finish else self._clock() - population.created - population.paused_s
+        elapsed = population.elapsed if population.finish else population.elapsed_at(self._clock())
         words = f"{text.duration(elapsed)} elapsed"
         if not population.finish and share >= _GUESS_FROM:
             words += f", about {text.duration(elapsed * (1 - share) / share)} left"
@@ -226,7 +233,7 @@ def _line(row: GenerationRow, population: Population) -> str:
     said.append(text.count(row.num_exploits, "exploit"))
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
-    return "  ".join([*said, text.duration(row.at - population.created - population.paused_s)])
+    return "  ".join([*said, text.duration(population.elapsed_at(row.at))])
 
 
 def _failure(rows: Mapping[int, Row]) -> str:

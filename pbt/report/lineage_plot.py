@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Members that are drawn; of more, the winner's ancestors and the best of the others.
+_MEMBERS = 64
 #: Segments begin this share of their length late; the lines between members run in the gaps.
 _GAP = 0.24
 
@@ -37,18 +39,36 @@ def lineage_figure(
     Raises:
         PbtError: matplotlib is not installed.
     """
-    place = _Places(lineage)
+    path = [] if best is None else lineage.path(lineage.last(best).key)
+    place = _Places(lineage, _chosen(lineage, path, objective["mode"]))
     last = max(segment.generation for segment in lineage.segments.values())
     figure = canvas.new_figure(min(16.0, max(8.0, 3.5 + 0.55 * last)), 1.9 + place.row_height * len(place.row))
     axes = figure.add_subplot()
-    canvas.dress(axes, "Lineage: whose weights each member carries on", "training steps of each member", "member")
-    path = [] if best is None else lineage.path(lineage.last(best).key)
+    few = f" ({len(place.members)} of {len(lineage.members):,} members: the best, and the winner's ancestors)"
+    title = "Lineage: whose weights each member carries on" + few * (len(place.members) < len(lineage.members))
+    canvas.dress(axes, title, "training steps of each member", "member")
     _draw_segments(figure, axes, place, path, objective, unit)
     _draw_lines(axes, place, path)
     _draw_ends(axes, place)
     _label(axes, place, best)
-    canvas.legend_below(figure, _legend(lineage, best))
+    canvas.legend_below(figure, _legend(place, best))
     return figure
+
+
+def _chosen(lineage: Lineage, path: Sequence[Segment], mode: str) -> tuple[int, ...]:
+    """Members to draw: all, or where there are many, those that trained the winner's weights and the best others."""
+    members = lineage.members
+    if len(members) <= _MEMBERS:
+        return tuple(members)
+    sign = 1 if mode == "min" else -1
+
+    def rank(member: int) -> tuple[bool, bool, float]:
+        score = lineage.last(member).score
+        is_scored = score is not None and math.isfinite(score) and lineage.is_living(member)
+        return member not in proud, not is_scored, sign * (score or 0.0) if is_scored else 0.0
+
+    proud = {segment.key.member for segment in path}
+    return tuple(sorted(sorted(members, key=rank)[:_MEMBERS]))
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,28 @@ class _Places:
     """Where things go."""
 
     lineage: Lineage
+    members: tuple[int, ...]
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """Those of the members that are drawn."""
+        return [segment for segment in self.lineage.segments.values() if segment.key.member in self.row]
+
+    @cached_property
+    def exploits(self) -> list[Segment]:
+        """Copies between members that are drawn."""
+        return [
+            segment for segment in self.lineage.exploits() if segment.key.member in self.row and self.has_link(segment)
+        ]
+
+    def has_link(self, segment: Segment) -> bool:
+        """Whether the member whose weights it starts from is drawn, too."""
+        return segment.parent is not None and segment.parent.member in self.row
 
     @cached_property
     def row(self) -> dict[int, int]:
         """Row of each member, counted from the top."""
-        return {member: row for row, member in enumerate(self.lineage.members)}
+        return {member: row for row, member in enumerate(self.members)}
 
     @cached_property
     def row_height(self) -> float:
@@ -70,7 +107,7 @@ class _Places:
     @cached_property
     def length(self) -> float:
         """Steps of a usual segment."""
-        spans = [segment.consumed for segment in self.lineage.segments.values()]
+        spans = [segment.consumed for segment in self.segments]
         lengths = [end - start for start, end in spans if end is not None]
         return max(1.0, statistics.median(lengths)) if lengths else 1.0
 
@@ -99,7 +136,7 @@ class _Places:
         Lines of one moment that would run over each other get lanes of their own; those of one donor share one.
         """
         moments: dict[int, dict[SegmentKey, list[Segment]]] = defaultdict(lambda: defaultdict(list))
-        for segment in self.lineage.exploits():
+        for segment in self.exploits:
             if segment.parent is not None:
                 moments[segment.consumed[0]][segment.parent].append(segment)
         found: dict[SegmentKey, float] = {}
@@ -140,14 +177,16 @@ def _draw_segments(
     from matplotlib.collections import LineCollection
 
     thick, small_is_good = _thickness(place), objective["mode"] == "min"
-    segments = list(place.lineage.segments.values())
+    segments = place.segments
     scored = [segment for segment in segments if segment.score is not None and math.isfinite(segment.score)]
     blank = [segment for segment in segments if segment.score is None or not math.isfinite(segment.score)]
     generations: dict[int, list[float]] = defaultdict(list)
     for segment in scored:
         generations[segment.generation].append(segment.score or 0.0)
     low, high = canvas.limits(generations.values(), pad=0.0)
-    halo = LineCollection([place.bar(s) for s in path], colors=canvas.WINNER, linewidths=thick + 4, zorder=3)
+    halo = LineCollection(
+        [place.bar(s) for s in path if s.key.member in place.row], colors=canvas.WINNER, linewidths=thick + 4, zorder=3
+    )
     bars = LineCollection([place.bar(s) for s in scored], linewidths=thick, zorder=4)
     norm = canvas.score_norm(low, high, reverse=small_is_good)
     bars.set(array=[segment.score for segment in scored], norm=norm)
@@ -172,11 +211,11 @@ def _draw_lines(axes: Axes, place: _Places, path: Sequence[Segment]) -> None:
     """Thin lines where a member goes on, darker ones with a head where it takes over another's weights."""
     from matplotlib.collections import LineCollection
 
-    lineage, traced = place.lineage, {segment.key for segment in path}
-    own = [place.link(s, place.span(s)[0]) for s in lineage.segments.values() if s.start == "own" and s.parent]
-    copies = [s for s in lineage.exploits() if s.key in place.lanes]
+    traced = {segment.key for segment in path}
+    own = [place.link(s, place.span(s)[0]) for s in place.segments if s.start == "own" and s.parent]
+    copies = [s for s in place.exploits if s.key in place.lanes]
     plain = [s for s in copies if s.key not in traced]
-    proud = [place.link(s, place.lanes.get(s.key, place.span(s)[0])) for s in path if s.parent]
+    proud = [place.link(s, place.lanes.get(s.key, place.span(s)[0])) for s in path if place.has_link(s)]
     for lines, colour, width, zorder, label in (
         (own, canvas.FAINT, 1.2, 2, "own"),
         ([place.link(s, place.lanes[s.key]) for s in plain], canvas.SOFT, 0.9, 2.5, "exploits"),
@@ -193,7 +232,7 @@ def _draw_lines(axes: Axes, place: _Places, path: Sequence[Segment]) -> None:
 
 def _draw_ends(axes: Axes, place: _Places) -> None:
     """A cross where a member failed, a ring where it diverged."""
-    segments = place.lineage.segments.values()
+    segments = place.segments
     failed = [place.bar(s)[1] for s in segments if s.status == "failed"]
     diverged = [
         place.bar(s)[1] for s in segments if s.status == "ended" and s.score is not None and math.isnan(s.score)
@@ -210,10 +249,10 @@ def _label(axes: Axes, place: _Places, best: int | None) -> None:
     axes.set_ylim(len(members) - 0.4, -0.6)
     axes.set_yticks(range(len(members)), [str(member) for member in members])
     axes.grid(False, axis="y")
-    if best is not None:
+    if best in place.row:
         label = axes.get_yticklabels()[place.row[best]]
         label.set(color=canvas.WINNER, fontweight="bold")
-    ends = [place.span(segment)[1] for segment in place.lineage.segments.values() if segment.status != "failed"]
+    ends = [place.span(segment)[1] for segment in place.segments if segment.status != "failed"]
     axes.set_xlim(-0.02 * max(ends), 1.01 * max(ends))
     canvas.steps_ticks(axes, [0.0, *ends])
     _label_generations(axes, place)
@@ -222,7 +261,7 @@ def _label(axes: Axes, place: _Places, best: int | None) -> None:
 def _label_generations(axes: Axes, place: _Places) -> None:
     """Numbers of the generations along the top, counted from 1, over their middles."""
     middles: dict[int, list[float]] = defaultdict(list)
-    for segment in place.lineage.segments.values():
+    for segment in place.segments:
         if segment.status != "failed":
             middles[segment.generation].append(statistics.fmean(place.span(segment)))
     every = 1 + (len(middles) - 1) // 20
@@ -234,15 +273,15 @@ def _label_generations(axes: Axes, place: _Places) -> None:
     top.set_xlabel("generation", color=canvas.SOFT, fontsize=8, labelpad=3)
 
 
-def _legend(lineage: Lineage, best: int | None) -> Iterator[Any]:
+def _legend(place: _Places, best: int | None) -> Iterator[Any]:
     from matplotlib.lines import Line2D
 
     line: list[float] = []
     if best is not None:
         yield Line2D(line, line, color=canvas.WINNER, linewidth=4, label=f"ancestry of the best, member {best}")
-    if lineage.exploits():
+    if place.exploits:
         yield Line2D(line, line, color=canvas.SOFT, linewidth=1, marker=">", markersize=5, label="weights taken over")
-    segments = lineage.segments.values()
+    segments = place.segments
     if any(s.status == "ended" and s.score is not None and math.isnan(s.score) for s in segments):
         ring = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": canvas.INK, "markersize": 6}
         yield Line2D(line, line, linestyle="", label="diverged", **ring)  # type: ignore[arg-type]

@@ -35,6 +35,11 @@ _INCIDENTS = 8
 _LIMITS = {"tokens": "tokens", "wall_minutes": "minutes", "gpu_hours": "GPU hours", "joules": "joules"}
 
 
+def summary_lines(result: Result, population: Population) -> dict[str, str]:
+    """The summary, line by line; a name that ends in spaces goes on from the line above."""
+    return _summary_lines(_summary(result, population))
+
+
 def show(result: Result, console: Console | None = None, *, brief: bool = False) -> None:
     """Print what a run found: its summary, members, the winner's schedule, exploits and files.
 
@@ -104,7 +109,7 @@ def as_json(result: Result) -> str:
         "files": _files(result.path),
         "mlflow": _page(result.path),
     }
-    return json.dumps(_plain(facts), indent=1)
+    return json.dumps(without_nan(facts), indent=1)
 
 
 def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, console: Console | None = None) -> None:
@@ -112,7 +117,7 @@ def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, cons
     console = console or Console()
     rows = [_listed(run) for run in runs]
     if as_json:
-        console.print(Text(json.dumps(_plain(rows), indent=1)), soft_wrap=True)
+        console.print(Text(json.dumps(without_nan(rows), indent=1)), soft_wrap=True)
     elif not rows:
         console.print(
             Text(f"There are no runs in {storage}. Start one with `pbt demo`, or name their folder with --storage."),
@@ -250,12 +255,12 @@ def _listed(run: Run) -> dict[str, Any]:
     return row | ({"best": best.member, "score": best.score} if best else {})
 
 
-def _plain(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value as strict JSON has it: no NaN, no infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

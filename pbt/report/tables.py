@@ -149,7 +149,6 @@ class Population:
         steps: Training steps of a member in each.
         mode: Whether small or large scores are better.
         generation: The newest generation under way, counted from 1.
-        paused_s: Seconds in which nobody trained it, between being stopped and resumed.
         finish: The decision that ended the sweep, once there is one.
         budget_end: Why the budget ended it before its last generation, if it did.
         incidents: What went wrong, newest last; what was only loaded again is left out.
@@ -168,7 +167,7 @@ class Population:
         self.incidents: list[Row] = []
         self.throughput = Throughput()
         self.last_at: float = self.created
-        self.paused_s = 0.0
+        self._pauses: list[tuple[float, float]] = []  # when each ended, seconds
         self.generation = 1
         self._own: dict[int, _Own] = {}
         self._generations: dict[int, _Generation] = defaultdict(_Generation)
@@ -196,7 +195,7 @@ class Population:
     def _look_at_clock(self, rows: Sequence[tuple[str, Row]]) -> None:
         for table, row in sorted(rows, key=lambda entry: entry[1]["at"]):
             if table == "sessions" and row["session"] > 1:
-                self.paused_s += max(0.0, row["at"] - self.last_at)
+                self._pauses.append((row["at"], max(0.0, row["at"] - self.last_at)))
             self.last_at = max(self.last_at, row["at"])
 
     def _segment(self, row: Row) -> None:
@@ -260,7 +259,11 @@ class Population:
     @property
     def elapsed(self) -> float:
         """Seconds between the run's beginning and the newest row, without the pauses."""
-        return self.last_at - self.created - self.paused_s
+        return self.elapsed_at(self.last_at)
+
+    def elapsed_at(self, at: float) -> float:
+        """Seconds between the run's beginning and then, without the pauses: nobody trained it meanwhile."""
+        return at - self.created - sum(seconds for ended, seconds in self._pauses if ended <= at)
 
     @property
     def share(self) -> float:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: A sweep that took fewer seconds does not end with all the pictures there are: `pbt report` draws them.
+_SHORT_S = 60.0
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
+#: Shares of a core that these may take: what costs more is done less often, but at least once in so many seconds.
+_LOOK_SHARE, _SYNC_SHARE, _LONGEST_S = 0.1, 0.01, 60.0
 
 
 class Watch:
@@ -63,7 +69,7 @@ class Watch:
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=task, name="watch", daemon=True)
-            for task in ((self._look, _LOOK_S), (self._sync, _SYNC_S))
+            for task in ((self._look, _LOOK_S, _LOOK_SHARE), (self._sync, _SYNC_S, _SYNC_SHARE))
         ]
         self._tail: Tail | None = None
         self._mirror: Mirror | None = None
@@ -111,10 +117,14 @@ class Watch:
         self._look()
         self._progress.__exit__(None, None, None)
 
-    def _repeat(self, task: Callable[[], None], pause_s: float) -> None:
+    def _repeat(self, task: Callable[[], None], pause_s: float, share: float) -> None:
         try:
-            while not self._stop.wait(pause_s):
+            wait_s, is_first = pause_s, True
+            while not self._stop.wait(wait_s):
+                begun = time.thread_time()
                 task()
+                cost_s = 0.0 if is_first else time.thread_time() - begun  # the first imports and opens
+                wait_s, is_first = max(pause_s, min(_LONGEST_S, cost_s / share)), False
         except PbtError as error:
             self._warn(f"No longer following the sweep, which goes on: {error}")
 
@@ -138,13 +148,23 @@ class Watch:
             return None
 
     def _draw(self) -> None:
-        from pbt.report.plots import write_plots
+        from pbt.report.plots import FIRST, write_plots
 
         try:
             baseline = self._baseline.path if self._baseline else None
-            write_plots(self._run.path, self._run.path / "plots", baseline)
+            names = None if self._progress.elapsed >= _SHORT_S else FIRST
+            write_plots(self._run.path, self._run.path / "plots", baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
+        self._write_page()
+
+    def _write_page(self) -> None:
+        from pbt.report.lineage_page import write_lineage_page
+
+        try:
+            write_lineage_page(Result(self._run))
+        except Exception as error:  # nor to a page
+            self._warn(f"No lineage page: {first_line(error)}.")
 
     def _end_mirror(self, status: str) -> None:
         try:
@@ -192,6 +212,7 @@ def open_mirror(run: Run, tracking: Tracking) -> Mirror:
         run.path,
         uri=_address(tracking) or f"sqlite:///{storage / 'mlflow.db'}",
         experiment=tracking.experiment or run.info["spec"]["name"],
+        segment_runs=tracking.segment_runs,
         artifact_root=storage / "mlflow-artifacts",
     )
 
@@ -202,7 +223,7 @@ def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     if status == "finished" and result.winner is not None:
         found = result.best
         best = {"member": found.member, "score": found.score, "hparams": dict(found.hparams), **found.metrics}
-    return mirror.finish(status, best, [result.path / "plots", result.path / "run.json"])
+    return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html", "run.json")])
 
 
 def remember_page(run: Run, mirror: Mirror) -> None:
@@ -211,20 +232,64 @@ def remember_page(run: Run, mirror: Mirror) -> None:
     write_atomically(run.path / "mlflow.json", json.dumps({"command": command, "url": url}, indent=1).encode())
 
 
-def catch_up(run: Run) -> str:
-    """Bring MLflow up to date with a run that is no longer running; returns what was done, in words.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What `pbt sync` came to.
 
-    Raises:
-        HostError: MLflow did not answer.
+    Attributes:
+        run: The run's name.
+        uri: Where MLflow is, without a password.
+        experiment_id: MLflow's id of the experiment; None while MLflow has not answered.
+        run_id: MLflow's id of the sweep's run; None while MLflow has not answered.
+        rows: Ledger rows that were copied.
+        behind: Ledger rows that are still to be copied.
+        error: Why MLflow is behind; None if it is not.
+        url: The sweep's page.
+        command: What opens the UI; None where a server is there for that.
     """
+
+    run: str
+    uri: str
+    experiment_id: str | None
+    run_id: str | None
+    rows: int
+    behind: int
+    error: str | None
+    url: str
+    command: str | None
+
+
+def catch_up(run: Run) -> Synced:
+    """Bring MLflow up to date with a run that is no longer running."""
     result = Result(run)
     mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
     if result.running:
         mirror.sync()  # its own driver will tell the end
     else:
         end_mirror(mirror, result, "finished" if result.finished else "stopped")
-    if mirror.last_error:
-        told = mirror.last_error.rstrip(".")
+    if not mirror.last_error:
+        remember_page(run, mirror)
+    command, url = mirror.ui()
+    return Synced(
+        run=run.id,
+        uri=mirror.shown_uri,
+        experiment_id=mirror.experiment_id,
+        run_id=mirror.parent_id,
+        rows=mirror.sent,
+        behind=mirror.behind,
+        error=mirror.last_error,
+        url=url,
+        command=command,
+    )
+
+
+def tell_synced(synced: Synced) -> str:
+    """What was done, in words.
+
+    Raises:
+        HostError: MLflow did not answer.
+    """
+    if synced.error:
+        told = synced.error.rstrip(".")
         raise HostError(f"MLflow is still behind ({told}). Mend that, or start its server, and try again.")
-    remember_page(run, mirror)
-    return f"MLflow has everything of {run.id}."
+    return f"MLflow has everything of {synced.run}."

@@ -110,6 +110,8 @@ def test_a_wrong_sweep_is_refused_in_one_line(folder: Path, key: str, value: Any
         ("show", "nothing"),
         ("show", "latest"),
         ("sync", "nothing"),
+        ("watch", "nothing"),
+        ("report", "nothing"),
         ("show", "latest", "--storage", "nowhere"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_example_of_a_mixture_is_valid(tmp_path: Path) -> None:
 def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The winner is printed, and MLflow has one run for the sweep and one for each member."""
+    """The winner is printed, and MLflow has one run for the sweep, one for each member, and one for each segment."""
     definition = importlib.util.spec_from_file_location("python_api", EXAMPLES / "python_api.py")
     assert definition is not None
     assert definition.loader is not None
@@ -88,11 +88,12 @@ def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("toy")
     runs = client.search_runs([experiment.experiment_id], max_results=100)
-    assert len(runs) == 1 + 8
+    assert len(runs) == 1 + 8 + 8 * 10
     (parent,) = [run for run in runs if run.data.tags["pbt.kind"] == "sweep"]
     assert parent.info.run_id in page["url"]
     assert {"FINISHED"} == {run.info.status for run in runs}
-    winner = next(run for run in runs if run.data.tags.get("pbt.member") == str(result.best.member))
+    (winner,) = [run for run in runs if run.data.tags.get("pbt.winner") == "yes"]
+    assert str(result.best.member) == winner.data.tags["pbt.member"]
     history = client.get_metric_history(winner.info.run_id, "hparams/lr")
     own = {(segment.consumed[0], segment.hparams["lr"]) for segment in result.lineage.of(result.best.member)}
     assert len(own) == 10

@@ -3,112 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
+import sqlite3
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
+from pbt.config import read_sweep
 from pbt.errors import SpecError
-from pbt.record import mlflow as mlflow_module
+from pbt.record import mlflow_address
 from pbt.record.ledger import Ledger, LedgerReader
-from pbt.record.mlflow import RETRY_S, SERVER_MANNERS, Mirror, ui_command
-from tests import ledgers
-
-WINNER = {"member": 1, "score": 1.3, "test/bits_per_byte": 1.35, "hparams": {"lr": 0.012}}
-
-
-@dataclass(frozen=True)
-class Store:
-    """A SQLite store with its schema made, and what making it wrote to the terminal."""
-
-    uri: str
-    client: MlflowClient
-    noise: str
-
-    def mirror(self, run: Path, experiment: str, **options: Any) -> Mirror:
-        options.setdefault("connect", lambda uri: MlflowClient(tracking_uri=uri))
-        return Mirror(run, uri=self.uri, experiment=experiment, artifact_root=run.parent / "artifacts", **options)
-
-    def runs(self, experiment: str) -> dict[str, Any]:
-        """MLflow's runs by name; a name that is there twice fails."""
-        found = self.client.search_runs([self.client.get_experiment_by_name(experiment).experiment_id])
-        names = [run.info.run_name for run in found]
-        assert len(names) == len(set(names)), f"doubled: {sorted(names)}"
-        return {run.info.run_name: run for run in found}
-
-    def history(self, run: Any, key: str) -> list[tuple[int, float]]:
-        return [(point.step, point.value) for point in self._points(run, key)]
-
-    def _points(self, run: Any, key: str) -> list[Any]:
-        points = self.client.get_metric_history(run.info.run_id, key)
-        return sorted(points, key=lambda point: (point.step, point.timestamp))
-
-    def everything(self, experiment: str) -> dict[str, Any]:
-        """All that MLflow holds of an experiment, without ids, so that two mirrors of one ledger can be compared."""
-        return {name: self._content(run) for name, run in self.runs(experiment).items()}
-
-    def _content(self, run: Any) -> dict[str, Any]:
-        ids = ("mlflow.parentRunId", "pbt.best_run_id")
-        return {
-            "times": (run.info.start_time, run.info.end_time, run.info.status),
-            "params": run.data.params,
-            "data": [entry.dataset.name for entry in run.inputs.dataset_inputs],
-            "tags": {key: value for key, value in run.data.tags.items() if key not in ids},
-            "metrics": {
-                key: [(point.step, point.timestamp, str(point.value)) for point in self._points(run, key)]
-                for key in run.data.metrics
-            },
-        }
-
-
-@dataclass
-class Flaky:
-    """A client that does what a real one does, but for calls it is told to lose.
-
-    `lose` names calls by number, counted from 0; with `late`, the server does its work and only the answer is lost.
-    """
-
-    client: MlflowClient
-    lose: set[int] = field(default_factory=set)
-    late: bool = False
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self.client, name)
-
-        def call(*args: Any, **options: Any) -> Any:
-            number = len(self.calls)
-            self.calls.append((name, options))
-            if number not in self.lose:
-                return real(*args, **options)
-            if self.late:
-                real(*args, **options)
-            raise ConnectionError("the line went dead")
-
-        return call
-
-
-@dataclass
-class Stopwatch:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from pbt.record.mlflow import RETRY_S, Mirror
+from pbt.record.mlflow_address import SERVER_MANNERS, connect, make_database, quiet, ui_command
+from pbt.spec import to_dict
+from tests import ledgers, mirrors
+from tests.mirrors import WINNER, Flaky, Stopwatch, Store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with contextlib.redirect_stderr(io.StringIO()) as noise:
-        Mirror(ledgers.tell(folder / "first", commits=1), uri=uri, experiment="first").sync()
-    return Store(uri, MlflowClient(tracking_uri=uri), noise.getvalue())
+    with quiet():
+        return Store(uri, connect(uri))
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +41,6 @@ def told(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 
 # ------------------------------------------------------------------------------------------------- what it shows
-
-
-def test_making_the_database_is_silent(store: Store) -> None:
-    """Neither MLflow's nor Alembic's progress reaches the terminal."""
-    assert store.noise == ""
 
 
 def test_a_sweep_is_one_run_with_a_run_for_each_member_below(told: dict[str, Any]) -> None:
@@ -170,7 +85,12 @@ def test_the_corpus_is_the_sweep_s_data_set(told: dict[str, Any]) -> None:
 def test_artifacts_lie_where_they_were_told_to(told: dict[str, Any], store: Store) -> None:
     parent = told["made-up-1"].info
     assert "/artifacts/told/" in parent.artifact_uri
-    assert sorted(file.path for file in store.client.list_artifacts(parent.run_id)) == ["ledger", "run.json"]
+    assert sorted(file.path for file in store.client.list_artifacts(parent.run_id)) == [
+        "environment.json",
+        "ledger",
+        "run.json",
+        "sweep.yaml",
+    ]
 
 
 def test_runs_end_when_and_as_their_members_did(told: dict[str, Any]) -> None:
@@ -255,6 +175,83 @@ def test_speed_memory_and_energy_are_system_metrics_of_the_member(store: Store, 
     assert system == {"system/tokens_per_s": 700.0, "system/memory_bytes": 2e6, "system/flops": 6e9}
 
 
+def test_what_the_sweep_has_cost_lies_over_the_seconds_it_ran(store: Store, tmp_path: Path) -> None:
+    """All sessions together, each of which counts from 0; what one of them could not measure is left out."""
+    run = mirrors.tell_eventful(tmp_path / "costs")
+    store.mirror(run, "costs").sync()
+    parent = store.runs("costs")["costs"]
+    assert store.history(parent, "system/wall_s") == [(30, 30.0), (60, 60.0), (90, 90.0)]
+    assert store.history(parent, "system/device_s") == [(30, 60.0), (60, 120.0), (90, 180.0)]
+    assert store.history(parent, "system/tokens") == [(30, 150_000), (60, 300_000), (90, 450_000)]
+    assert "system/joules" not in parent.data.metrics
+
+
+def test_the_sweep_s_tags_tell_its_sessions_and_incidents(store: Store, tmp_path: Path) -> None:
+    """With what it was taken up last, and how often."""
+    store.mirror(mirrors.tell_eventful(tmp_path / "sessions"), "sessions").sync()
+    tags = store.runs("sessions")["sessions"].data.tags
+    assert (tags["pbt.sessions"], tags["pbt.resumed"]) == ("2", "1")
+    assert (tags["pbt.version.python"], tags["pbt.version.torch"]) == ("3.11.9", "2.13.1")
+    assert tags["pbt.hardware.cores"] == "8"
+    assert json.loads(tags["pbt.hardware.gpus"]) == mirrors.HARDWARE["gpus"]
+    assert (tags["pbt.git_commit"], tags["mlflow.source.git.commit"]) == (f"{mirrors.COMMIT}+changes", mirrors.COMMIT)
+    assert json.loads(tags["pbt.incidents"]) == {"checkpoint_damaged": 1}
+
+
+def test_a_member_s_tag_names_the_newest_checkpoint_that_is_there(store: Store, tmp_path: Path) -> None:
+    """Member 2's second is damaged; member 1 has none between the removal of its first and its last."""
+    said = []
+    mirror = None
+    for _ in mirrors.eventful(tmp_path / "newest"):
+        mirror = mirror or store.mirror(tmp_path / "newest", "newest")
+        mirror.sync()
+        runs = store.runs("newest")
+        said.append([runs[f"member {member}"].data.tags.get("pbt.checkpoint") for member in (1, 2)])
+    assert said[0] == [None, None]
+    assert said[3] == ["none", mirrors.digest(2, 0)]
+    assert said[5] == ["none", mirrors.digest(2, 1)]
+    assert said[-1] == ["cd" * 32, mirrors.digest(2, 0)]
+
+
+def test_the_spec_is_kept_as_a_sweep_file(told: dict[str, Any], store: Store, tmp_path: Path) -> None:
+    """It can be run again."""
+    file = store.client.download_artifacts(told["made-up-1"].info.run_id, "sweep.yaml", str(tmp_path))
+    info = json.loads((ledgers.tell(tmp_path / "again", commits=1) / "run.json").read_text())
+    assert to_dict(read_sweep(Path(file))) == info["spec"]
+
+
+def test_a_sweep_file_holds_no_secret(store: Store, tmp_path: Path) -> None:
+    """Nor do the params. A sweep refuses most of them; a run made by hand may have any."""
+    run = ledgers.tell(tmp_path / "secret")
+    info = json.loads((run / "run.json").read_text())
+    address = "https://me:hunter2@host/data"
+    info["spec"]["tracking"]["uri"] = info["spec"]["archive"] = address
+    info["spec"]["trainable"]["options"]["corpus"] = address
+    (run / "run.json").write_text(json.dumps(info))
+    mirror = store.mirror(run, "secret")
+    assert mirror.finish("finished", WINNER)
+    parent = store.runs("secret")["secret"]
+    file = store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
+    assert "hunter2" not in Path(file).read_text()
+    assert "hunter2" not in str(parent.data.params) + str(parent.data.tags)
+    assert read_sweep(Path(file)).trainable.options == {"width": 64}
+
+
+def test_the_environment_of_every_session_is_kept(store: Store, tmp_path: Path) -> None:
+    """The last one's first."""
+    mirror = store.mirror(mirrors.tell_eventful(tmp_path / "environment"), "environment")
+    assert mirror.finish("finished", WINNER)
+    file = store.client.download_artifacts(mirror.parent_id, "environment.json", str(tmp_path))
+    found = json.loads(Path(file).read_text())
+    assert found["software"] == mirrors.SOFTWARE | {"torch": "2.13.1"}
+    assert found["hardware"] == mirrors.HARDWARE
+    assert found["git_commit"] == f"{mirrors.COMMIT}+changes"
+    assert [(entry["reason"], entry["software"]["torch"]) for entry in found["sessions"]] == [
+        ("start", "2.13.0"),
+        ("resume", "2.13.1"),
+    ]
+
+
 def test_only_the_winner_has_a_test_score(told: dict[str, Any]) -> None:
     scores = {name: run.data.metrics.get("test/bits_per_byte") for name, run in told.items()}
     assert {name: score for name, score in scores.items() if score is not None} == {"member 1": 1.35}
@@ -273,19 +270,6 @@ def test_an_infinite_score_is_told_as_no_number(store: Store, tmp_path: Path) ->
     mirror.sync()
     assert mirror.last_error is None
     assert math.isnan(store.runs("infinite")["member 0"].data.metrics["validation/bits_per_byte"])
-
-
-def test_runs_are_found_by_the_filters_the_documentation_names(told: dict[str, Any], store: Store) -> None:
-    experiment = store.client.get_experiment_by_name("told").experiment_id
-
-    def names(condition: str) -> set[str]:
-        return {run.info.run_name for run in store.client.search_runs([experiment], condition)}
-
-    assert names("tags.`pbt.kind` = 'sweep'") == {"made-up-1"}
-    assert names("tags.`pbt.root_member` = '0' and tags.`pbt.kind` = 'member'") == {"member 0", "member 1", "member 5"}
-    assert names("metrics.score < 1.5") == {"member 1", "member 5"}
-    assert names("tags.`pbt.hparams.optimizer` = 'adamw'") == {"member 3", "member 5"}
-    assert names("attributes.status = 'FAILED'") == {"member 3"}
 
 
 # ------------------------------------------------------------------------------------------------ nothing doubled
@@ -334,38 +318,10 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return store.everything("whole")
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["call lost", "answer lost"])
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(3, id="making the sweep's run"),
-        pytest.param(4, id="telling its data set"),
-        pytest.param(5, id="telling its params"),
-        pytest.param(8, id="making a member's run"),
-        pytest.param(13, id="telling a member's metrics"),
-        pytest.param(19, id="moving the cursor"),
-        pytest.param(27, id="ending a member"),
-        pytest.param(33, id="ending the sweep"),
-    ],
-)
-def test_a_mirror_that_dies_anywhere_is_continued_by_another(
-    store: Store, tmp_path: Path, whole: dict[str, Any], number: int, late: bool
-) -> None:
-    """Whatever call it died in, and whether or not the server had done its work."""
-    name = f"died-{number}-{late}"
-    run = ledgers.tell(tmp_path / "made-up-1")
-    dying = Flaky(store.client, {number}, late)
-    mirror = store.mirror(run, name, connect=lambda uri: dying)
-    mirror.finish("finished", WINNER)
-    assert "the line went dead" in str(mirror.last_error)
-    assert store.mirror(run, name).finish("finished", WINNER)
-    assert store.everything(name) == whole
-
-
 def test_a_run_whose_making_was_not_answered_is_found_not_made_again(
     store: Store, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    watch, client = Stopwatch(), Flaky(store.client, {3, 12}, late=True)
+    watch, client = Stopwatch(), Flaky(store.client, {3, 14}, late=True)
     run = ledgers.tell(tmp_path / "made-up-1")
     mirror = store.mirror(run, "unanswered", connect=lambda uri: client, clock=watch)
     mirror.finish("finished", WINNER)
@@ -431,6 +387,25 @@ def test_a_sweep_that_goes_on_is_running_again(store: Store, tmp_path: Path) -> 
 
 
 # --------------------------------------------------------------------------------------- a server that is not there
+
+
+def test_making_a_database_and_failing_to_write_it_print_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow logs every step of the one, and a traceback of the other, which is one line of ours."""
+    database = tmp_path / "mlflow.db"
+    story = ledgers.story(tmp_path / "silent")
+    next(story)
+    mirror = Mirror(tmp_path / "silent", uri=f"sqlite:///{database}", experiment="silent")
+    mirror.sync()
+    assert mirror.last_error is None
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("ALTER TABLE metrics RENAME TO elsewhere")
+    next(story)
+    mirror.sync()
+    assert "no such table: metrics" in str(mirror.last_error)
+    assert "\n" not in str(mirror.last_error)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_server_that_is_down_costs_nothing_but_freshness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,9 +566,9 @@ def test_a_database_whose_making_was_interrupted_is_not_left_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_module.os, "link", killed)
+        patch.setattr(mlflow_address.os, "link", killed)
         with pytest.raises(KeyboardInterrupt):
-            mlflow_module._make_database(file)
+            make_database(file)
     assert list(tmp_path.iterdir()) == []
-    mlflow_module._make_database(file)
+    make_database(file)
     assert list(tmp_path.iterdir()) == [file]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.axis import Axis
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from numpy.testing import assert_allclose
 
 from pbt.errors import PbtError
@@ -23,8 +19,9 @@ from pbt.member import SegmentKey
 from pbt.record.result import Result, load
 from pbt.report import canvas
 from pbt.report.lineage_plot import assign_lanes
-from pbt.report.plots import curves_figure, lineage_figure, schedule_figure, write_plots
+from pbt.report.plots import FIRST, curves_figure, lineage_figure, schedule_figure, write_plots
 from tests import ledgers
+from tests.report.drawn import drawn, illegible, points, words
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +42,11 @@ def _lineage(result: Result) -> Figure:
     return lineage_figure(result.lineage, result.run.info["objective"], best=result.winner, unit="bits/byte")
 
 
-def _drawn(figure: Figure, name: str, panel: int = 0) -> Any:
-    """The artist with this gid in a panel."""
-    (found,) = figure.axes[panel].findobj(lambda artist: artist.get_gid() == name)
-    return found
-
-
-def _points(figure: Figure, name: str, panel: int = 0) -> list[tuple[float, float]]:
-    """Where a marker or a line's corners are."""
-    artist = _drawn(figure, name, panel)
-    points = artist.get_xydata() if hasattr(artist, "get_xydata") else artist.get_offsets()
-    return [(float(x), float(y)) for x, y in points]
-
-
 # --------------------------------------------------------------------------------------------------------- lineage
 
 
 def test_every_segment_is_a_bar_in_its_member_s_row(small: Result) -> None:
-    bars = _drawn(_lineage(small), "segments")
+    bars = drawn(_lineage(small), "segments")
     rows = [int(bar[0][1]) for bar in bars.get_segments()]
     # Twenty scores are numbers; member 4 has one that is not, member 3 one before it failed.
     assert {row: rows.count(row) for row in range(6)} == {0: 4, 1: 4, 2: 4, 3: 1, 4: 3, 5: 4}
@@ -70,20 +54,20 @@ def test_every_segment_is_a_bar_in_its_member_s_row(small: Result) -> None:
 
 
 def test_good_scores_are_dark(small: Result) -> None:
-    bars = _drawn(_lineage(small), "segments")
+    bars = drawn(_lineage(small), "segments")
     lightness = [sum(bars.to_rgba(score)[:3]) for score in (1.3, 1.6, 2.0, 2.5)]
     assert lightness == sorted(lightness)
 
 
 def test_where_large_is_good_large_is_dark(small: Result) -> None:
     objective = {"metric": "accuracy", "mode": "max", "split": "validation"}
-    bars = _drawn(lineage_figure(small.lineage, objective), "segments")
+    bars = drawn(lineage_figure(small.lineage, objective), "segments")
     assert sum(bars.to_rgba(2.5)[:3]) < sum(bars.to_rgba(1.3)[:3])
 
 
 def test_the_winner_s_ancestry_is_traced_from_root_to_leaf(small: Result) -> None:
     figure = _lineage(small)
-    halo = _drawn(figure, "ancestry")
+    halo = drawn(figure, "ancestry")
     assert [int(bar[0][1]) for bar in halo.get_segments()] == [0, 5, 5, 1]
     assert to_hex(halo.get_color()[0]) == canvas.WINNER
     labels = {label.get_text(): label.get_color() for label in figure.axes[0].get_yticklabels()}
@@ -92,27 +76,39 @@ def test_the_winner_s_ancestry_is_traced_from_root_to_leaf(small: Result) -> Non
 
 def test_an_exploit_is_a_line_from_the_donor_s_end_to_the_receiver_s_start(small: Result) -> None:
     figure = _lineage(small)
-    (line,) = _drawn(figure, "exploits").get_segments()  # the two others belong to the winner's ancestry
+    (line,) = drawn(figure, "exploits").get_segments()  # the two others belong to the winner's ancestry
     assert (line[0].tolist(), line[-1].tolist()) == ([100, 1], [124, 4])
-    proud = [(link[0][1], link[-1][1]) for link in _drawn(figure, "ancestry links").get_segments()]
+    proud = [(link[0][1], link[-1][1]) for link in drawn(figure, "ancestry links").get_segments()]
     assert proud == [(0, 5), (5, 5), (5, 1)]
 
 
 def test_failures_and_divergence_are_marked_where_they_happened(small: Result) -> None:
     figure = _lineage(small)
-    assert _points(figure, "failed") == [(140, 3)]
-    assert _points(figure, "diverged") == [(100, 4)]
+    assert points(figure, "failed") == [(140, 3)]
+    assert points(figure, "diverged") == [(100, 4)]
 
 
 def test_the_colour_bar_names_metric_unit_and_direction(small: Result) -> None:
     assert _lineage(small).axes[1].get_ylabel() == "validation bits_per_byte [bits/byte]\nlower is better"
 
 
-def test_a_sweep_under_way_can_be_drawn(tmp_path: Path) -> None:
+def test_a_sweep_under_way_can_bedrawn(tmp_path: Path) -> None:
     result = load(ledgers.tell(tmp_path / "run", commits=5))
     figure = _lineage(result)
-    assert len(_drawn(figure, "no score").get_segments()) == 5 + 1 + 1  # under way, failed, diverged
+    assert len(drawn(figure, "no score").get_segments()) == 5 + 1 + 1  # under way, failed, diverged
     assert "under way" in [entry.get_text() for entry in figure.legends[0].get_texts()]
+
+
+def test_of_many_members_the_best_and_the_winner_s_ancestors_are_drawn(tmp_path: Path) -> None:
+    result = load(ledgers.simulate(tmp_path / "run", members=80, generations=4))
+    figure = _lineage(result)
+    shown = {int(label.get_text()) for label in figure.axes[0].get_yticklabels()}
+    path = result.lineage.path(result.lineage.last(result.best.member).key)
+    assert 64 == len(shown)
+    assert {segment.key.member for segment in path} <= shown
+    assert 78 not in shown, "it failed"
+    assert "64 of 80 members" in figure.axes[0].get_title(loc="left")
+    assert len(path) == len(drawn(figure, "ancestry").get_segments())
 
 
 @pytest.mark.parametrize(
@@ -135,19 +131,19 @@ def test_lines_that_would_run_over_each_other_get_their_own_lanes(spans: Any, la
 
 def test_the_winner_s_curve_follows_its_ancestry(small: Result) -> None:
     """Member 1 won with weights of members 0 and 5: the curve is theirs, not its own."""
-    assert _points(curves_figure(small), "winner") == [(100, 2.0), (200, 1.6), (300, 1.5), (400, 1.3)]
+    assert points(curves_figure(small), "winner") == [(100, 2.0), (200, 1.6), (300, 1.5), (400, 1.3)]
 
 
 def test_a_member_goes_on_from_the_donor_s_score(small: Result) -> None:
     figure = curves_figure(small)
-    lines = [[tuple(point) for point in line] for line in _drawn(figure, "members").get_segments()]
+    lines = [[tuple(point) for point in line] for line in drawn(figure, "members").get_segments()]
     assert [(100, 2.1), (200, 1.95), (300, 1.9)] in lines
     assert [(300, 1.5), (400, 1.3)] in lines
-    assert sorted(_points(figure, "exploits")) == [(100, 2.0), (100, 2.1), (300, 1.5)]
+    assert sorted(points(figure, "exploits")) == [(100, 2.0), (100, 2.1), (300, 1.5)]
 
 
 def test_divergence_is_marked_at_the_edge(small: Result) -> None:
-    assert _points(curves_figure(small), "diverged") == [(100, 0.98)]
+    assert points(curves_figure(small), "diverged") == [(100, 0.98)]
 
 
 def test_the_later_half_is_shown_closer(small: Result) -> None:
@@ -159,9 +155,9 @@ def test_the_later_half_is_shown_closer(small: Result) -> None:
 def test_a_baseline_s_best_member_is_drawn_beside(small: Result, tmp_path: Path) -> None:
     other = load(ledgers.simulate(tmp_path / "other", members=4, generations=4, diverges=False))
     figure = curves_figure(small, other)
-    points = _points(figure, "baseline")
-    assert [x for x, _ in points] == [100, 200, 300, 400]
-    assert points[-1][1] == other.best.score
+    line = points(figure, "baseline")
+    assert [x for x, _ in line] == [100, 200, 300, 400]
+    assert line[-1][1] == other.best.score
     entry = f"best of other, member {other.best.member}: {other.best.score:.4f}"
     assert entry in [text.get_text() for text in figure.legends[0].get_texts()]
 
@@ -204,16 +200,16 @@ def test_every_varied_hyperparameter_has_a_panel_on_its_own_scale(small: Result)
 
 def test_the_winner_s_schedule_is_what_its_weights_saw(small: Result) -> None:
     figure = schedule_figure(small)
-    assert _points(figure, "winner") == [
+    assert points(figure, "winner") == [
         *[(0, 0.001), (100, 0.001)],
         *[(100, 0.002), (200, 0.002), (200, 0.002), (300, 0.002)],
         *[(300, 0.012), (400, 0.012)],
     ]
-    assert [y for _, y in _points(figure, "winner", panel=1)] == [0, 0, 1, 1, 1, 1, 0, 0]  # sgd, adamw, sgd
+    assert [y for _, y in points(figure, "winner", panel=1)] == [0, 0, 1, 1, 1, 1, 0, 0]  # sgd, adamw, sgd
 
 
 def test_members_of_one_option_lie_beside_each_other(small: Result) -> None:
-    lines = _drawn(schedule_figure(small), "members", panel=1).get_segments()
+    lines = drawn(schedule_figure(small), "members", panel=1).get_segments()
     heights = {float(line[0][1]) for line in lines if line[0][0] == 0}
     assert len(heights) == 6
     assert all(abs(height - round(height)) < 0.25 for height in heights)
@@ -240,28 +236,12 @@ def test_a_decay_rate_has_an_axis_of_nines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("draw", [_lineage, curves_figure, schedule_figure], ids=["lineage", "curves", "schedules"])
 def test_no_words_lie_over_others(simulated: Result, draw: Any) -> None:
     figure = draw(simulated)
-    figure.draw_without_rendering()
-    hidden = set(_ticks_out_of_sight(figure))
-    words = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in words if text not in hidden]
-    assert len(boxes) > 10
-    clashes = [(a, b) for (a, one), (b, two) in itertools.combinations(boxes, 2) if one.overlaps(two)]
-    assert clashes == []
-    edge = figure.bbox.padded(2)
-    assert [name for name, box in boxes if not (edge.contains(*box.min) and edge.contains(*box.max))] == []
+    assert illegible(figure) == []
+    assert len(words(figure)) > 10
 
 
-def _ticks_out_of_sight(figure: Figure) -> Iterator[Text]:
-    """matplotlib makes labels beyond the limits too, and does not draw them."""
-    for axis in figure.findobj(Axis):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low <= tick.get_loc() <= high:
-                yield from (tick.label1, tick.label2)
-
-
-def test_three_pictures_are_written(small: Result, tmp_path: Path) -> None:
-    files = write_plots(small.path, tmp_path / "deep" / "plots", baseline_run=small.path)
+def test_the_pictures_asked_for_are_written(small: Result, tmp_path: Path) -> None:
+    files = write_plots(small.path, tmp_path / "deep" / "plots", baseline_run=small.path, names=FIRST)
     assert [file.name for file in files] == ["lineage.png", "curves.png", "schedules.png"]
     width, _ = _png_size(tmp_path / "deep" / "plots" / "curves.png")
     assert width == round(11.5 * 150)

@@ -9,16 +9,18 @@ import pytest
 from rich.console import Console
 
 from pbt.errors import SpecError
+from pbt.record.result import Result
 from pbt.record.runs import open_run
 from pbt.report import watch
+from pbt.report.plots import FIRST
 from pbt.report.watch import Watch, check_tracking
 from pbt.spec import Tracking
 from tests import ledgers
 
 
-def watched(tmp_path: Path, tracking: Tracking) -> str:
-    """Follow a finished run from beginning to end; returns what was printed."""
-    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2))
+def watched(tmp_path: Path, tracking: Tracking, generations: int = 1) -> str:
+    """Follow a finished run from beginning to end, half a minute for each generation; returns what was printed."""
+    run = open_run(ledgers.simulate(tmp_path / "run", members=4, generations=generations))
     console = Console(file=io.StringIO(), width=200)
     with Watch(run, tracking, show=True, console=console) as eye:
         eye.finish()
@@ -28,9 +30,21 @@ def watched(tmp_path: Path, tracking: Tracking) -> str:
 def test_a_sweep_is_told_and_drawn(tmp_path: Path) -> None:
     """Every generation as a line, and the plots in its folder."""
     printed = watched(tmp_path, Tracking(enabled=False))
-    assert "generation 1/2" in printed
+    assert "generation 1/1" in printed
     assert "finished" in printed
-    assert (tmp_path / "run" / "plots" / "lineage.png").exists()
+    drawn = {file.name for file in (tmp_path / "run" / "plots").iterdir()}
+    assert {"lineage.png", "curves.png", "schedules.png"} == drawn
+
+
+@pytest.mark.parametrize(("generations", "names"), [(1, FIRST), (2, None)], ids=["half a minute", "a minute"])
+def test_a_short_sweep_does_not_wait_for_all_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generations: int, names: object
+) -> None:
+    """Only one that took a minute ends with all there are."""
+    asked: list[object] = []
+    monkeypatch.setattr("pbt.report.plots.write_plots", lambda *arguments: asked.append(arguments[-1]))
+    watched(tmp_path, Tracking(enabled=False), generations)
+    assert [names] == asked
 
 
 @pytest.mark.parametrize("broken", ["open_mirror", "end_mirror", "remember_page"])
@@ -73,9 +87,49 @@ def test_a_finished_sweep_is_not_lost_to_a_plot(tmp_path: Path, monkeypatch: pyt
     assert "No plots: ValueError: no font" in watched(tmp_path, Tracking(enabled=False))
 
 
+def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> None:
+    """Plots, the lineage page and the description; what is not there is passed over by the mirror."""
+    sent: list[Path] = []
+
+    class Taking(Silent):
+        def finish(self, status: str, best: object, artifacts: list[Path]) -> bool:
+            sent.extend(artifacts)
+            return True
+
+    result = Result(open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2)))
+    watch.end_mirror(Taking(), result, "finished")  # type: ignore[arg-type]
+    assert [result.path / name for name in ("plots", "lineage.html", "run.json")] == sent
+
+
 def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow 3 has no file store; better said now than at the end."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
     with pytest.raises(SpecError, match=r"^MLFLOW_TRACKING_URI: MLflow cannot track to 'file:///tmp/mlruns'"):
         check_tracking(Tracking())
     check_tracking(Tracking(uri="sqlite:///mine.db"))
+
+
+@pytest.mark.parametrize(
+    ("costs", "waits"),
+    [([0.001] * 4, [2.0] * 4), ([0.05] * 4, [2.0, 2.0, 5.0, 5.0]), ([9.0, 9.0, 0.001], [2.0, 2.0, 60.0])],
+)
+def test_what_is_costly_is_done_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs: list[float], waits: list[float]
+) -> None:
+    """It takes a hundredth of a core, but waits a minute at most; the first turn, which imports, does not count."""
+    eye = Watch(open_run(ledgers.tell(tmp_path / "run")), Tracking(enabled=False), show=False)
+    waited: list[float] = []
+    spent = [0.0]
+    left = iter(costs)
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) > len(costs)
+
+    def task() -> None:
+        spent[0] += next(left)
+
+    monkeypatch.setattr(eye._stop, "wait", wait)
+    monkeypatch.setattr(watch.time, "thread_time", lambda: spent[0])
+    eye._repeat(task, 2.0, 0.01)
+    assert pytest.approx(waits) == waited[: len(costs)]

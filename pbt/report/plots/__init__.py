@@ -1,0 +1,101 @@
+"""Pictures of a run. Needs `pbt[plots]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pbt.record.result import Result, load
+from pbt.report import canvas
+from pbt.report.lineage_plot import lineage_figure
+from pbt.report.plots.cost import cost_figure
+from pbt.report.plots.curves import curves_figure
+from pbt.report.plots.density import density_figure
+from pbt.report.plots.exploits import exploits_figure
+from pbt.report.plots.importance import importance_figure
+from pbt.report.plots.parallel import parallel_figure
+from pbt.report.plots.schedules import schedule_figure
+from pbt.report.plots.scores import scores_figure
+from pbt.report.plots.subject import best_member, unit
+from pbt.report.plots.timeline import timeline_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FIRST",
+    "cost_figure",
+    "curves_figure",
+    "density_figure",
+    "exploits_figure",
+    "figures",
+    "importance_figure",
+    "lineage_figure",
+    "parallel_figure",
+    "schedule_figure",
+    "scores_figure",
+    "timeline_figure",
+    "write_plots",
+]
+
+#: The pictures that every sweep ends with, however short.
+FIRST = ("lineage", "curves", "schedules")
+
+
+def figures(result: Result, baseline: Result | None = None) -> Mapping[str, Callable[[], Figure]]:
+    """What draws each picture of a run that has trained something, by name.
+
+    Args:
+        result: The run.
+        baseline: A run to compare with; its best member is drawn among the learning curves.
+    """
+    return {
+        "lineage": lambda: _lineage(result),
+        "curves": lambda: curves_figure(result, baseline),
+        "schedules": lambda: schedule_figure(result),
+        "scores": lambda: scores_figure(result),
+        "density": lambda: density_figure(result),
+        "parallel": lambda: parallel_figure(result),
+        "importance": lambda: importance_figure(result),
+        "timeline": lambda: timeline_figure(result),
+        "cost": lambda: cost_figure(result),
+        "exploits": lambda: exploits_figure(result),
+    }
+
+
+def _lineage(result: Result) -> Figure:
+    info = result.run.info
+    return lineage_figure(result.lineage, info["objective"], best=best_member(result), unit=unit(info))
+
+
+def write_plots(
+    run: Path, folder: Path, baseline_run: Path | None = None, names: Collection[str] | None = None
+) -> list[Path]:
+    """Draw a run's pictures as PNG files: `lineage.png`, `curves.png` and so on, see `figures`.
+
+    Args:
+        run: The run's folder.
+        folder: Where the files go; made if it is not there.
+        baseline_run: A run to compare with; its best member is drawn among the learning curves.
+        names: Which pictures; None draws all.
+
+    Returns:
+        The files; none if the run has not trained anything yet.
+
+    Raises:
+        PbtError: matplotlib is not installed.
+        RunNotFound: There is no such run.
+    """
+    result = load(run)
+    if not len(result.frame):
+        return []
+    drawn = {
+        name: draw()
+        for name, draw in figures(result, load(baseline_run) if baseline_run else None).items()
+        if names is None or name in names
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png", dpi=canvas.DPI)
+    return [folder / f"{name}.png" for name in drawn]
