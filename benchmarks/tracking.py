@@ -61,18 +61,23 @@ def main(quick: bool, output: Path | None) -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    packages = ("pbt", "mlflow", "ray", "sqlalchemy")
     record: dict[str, Any] = {"machine": {"cpus": os.cpu_count(), "load_before": os.getloadavg()[0]}}
+    record["versions"] = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
+
+    def keep(what: str, found: Any) -> None:
+        """One that is stopped leaves what it has."""
+        record[what] = found
+        if output:
+            output.write_text(json.dumps(record, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
         stream = toy(Path(folder), members=8, generations=25 if quick else 100)
-        record["enqueue_us"] = enqueue_us(stream)
+        keep("enqueue_us", enqueue_us(stream))
         click.echo(f"a row of the ledger costs the driver {record['enqueue_us']:.1f} us until it is ready to be sent")
-        record["sinks"] = [*into_sqlite(stream, Path(folder)), *into_postgres(stream)]
-        record["training"] = tracked_training(Path(folder), generations=10 if quick else 40)
-        record["page"] = page(toy(Path(folder), *((200, 40) if quick else (1_000, 200))))
-    packages = ("pbt", "mlflow", "ray", "sqlalchemy")
-    record["versions"] = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
-    if output:
-        output.write_text(json.dumps(record, indent=1) + "\n")
+        keep("sinks", [*into_sqlite(stream, Path(folder)), *into_postgres(stream)])
+        keep("page", page(toy(Path(folder), *((200, 40) if quick else (1_000, 200)))))
+        keep("training", tracked_training(Path(folder), generations=10 if quick else 30))
 
 
 def toy(storage: Path, members: int, generations: int) -> Path:
