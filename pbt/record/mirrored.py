@@ -59,6 +59,7 @@ class Story:
     usage: dict[int, Row] = field(default_factory=dict)
     records: set[SegmentKey] = field(default_factory=set)
     best: float = math.nan
+    record: SegmentKey | None = None
     last_at: float = 0.0
 
     def add(self, rows: Iterable[Entry]) -> None:
@@ -91,7 +92,9 @@ class Story:
         self.outcomes[key] = row
         score = row.get("score")
         if row["status"] == "ended" and score is not None and better(self.mode, score, self.best):
-            self.best = score
+            if self.record is not None and _moment(self.outcomes[self.record]) == _moment(row):
+                self.records.discard(self.record)  # of one step and moment MLflow shows the largest value, not the last
+            self.best, self.record = score, key
             self.records.add(key)
 
     def metrics(self, rows: Iterable[Entry]) -> dict[int | None, list[Point]]:
@@ -326,6 +329,11 @@ def winner_facts(facts: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, 
         else:
             numbers[f"best/{name}"] = float(value)
     return numbers, words
+
+
+def _moment(outcome: Row) -> tuple[int | None, int]:
+    """Step and milliseconds of an end."""
+    return outcome.get("consumed_end"), milliseconds(outcome["at"])
 
 
 def milliseconds(at: float) -> int:

@@ -74,3 +74,19 @@ def test_a_persons_own_description_is_kept(tmp_path: Path) -> None:
         assert mirror.finish("finished", mirrors.WINNER), mirror.last_error
         assert store.runs("e")["made-up-1"].data.tags["mlflow.note.content"].startswith(kept)
     assert "is old news" not in str(store.everything("e"))
+
+
+def test_of_records_of_one_moment_only_the_best_is_told(tmp_path: Path) -> None:
+    """Of values at one step and one millisecond MLflow shows the largest, which is the worst where small is good."""
+    run = ledgers.run_json(tmp_path / "run", members=4, generations=1, steps=100)
+    info = json.loads((run / "run.json").read_text())
+    story, where = Story("min", info["hparams"]), {"segment": 0, "status": "ended"}
+    begun = {"segment": 0, "start": "fresh", "hparams": "{}", "age_start": 0, "consumed_start": 0, "at": 1.0}
+    ends = [(0, 3.0, 5.0), (1, 2.0, 5.0), (2, 1.5, 5.0004), (3, 1.0, 6.0)]
+    rows: list[Any] = [("segments", {**begun, "member": member}) for member, _, _ in ends]
+    rows += [
+        ("outcomes", {**where, "member": member, "score": score, "at": at, "consumed_end": 100, "age_end": 100})
+        for member, score, at in ends
+    ]
+    story.add(rows)
+    assert [(1.5, 5000), (1.0, 6000)] == [(point.value, point.timestamp_ms) for point in story.metrics(rows)[None]]
