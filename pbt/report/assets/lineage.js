@@ -99,7 +99,7 @@ function addRoots(lineage) {
 
 /** Where each score stands among those of its generation, from 1; 0 without a score. */
 function addStandings(lineage) {
-  const { count, scored, generation, small, score } = lineage, groups = new Map();
+  const { count, scored, generation } = lineage, groups = new Map();
   for (let at = 0; at < count; at++) {
     if (!scored[at]) continue;
     if (!groups.has(generation[at])) groups.set(generation[at], []);
@@ -108,11 +108,7 @@ function addStandings(lineage) {
   lineage.rank = new Int32Array(count);
   lineage.peers = new Int32Array(count);
   for (const group of groups.values()) {
-    group.sort((a, b) => {
-      if (scored[a] !== scored[b]) return scored[a] - scored[b]; // diverged come last
-      if (scored[a] === DIVERGED || score[a] === score[b]) return a - b;
-      return (score[a] < score[b]) === small ? -1 : 1;
-    });
+    group.sort((a, b) => compareScores(lineage, a, b));
     group.forEach((at, place) => { lineage.rank[at] = place + 1; lineage.peers[at] = group.length; });
   }
 }
@@ -280,6 +276,7 @@ function ordered(lineage, rows, kin) {
   return places;
 }
 
+/** The better first, diverged last, ties in order of member and time. */
 function compareScores(lineage, a, b) {
   if (lineage.scored[a] !== lineage.scored[b]) return lineage.scored[a] - lineage.scored[b];
   if (lineage.scored[a] === DIVERGED || lineage.score[a] === lineage.score[b]) return a - b;
