@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pbt.errors import StorageError
-from pbt.lineage import better
 from pbt.record.ledger import write_atomically
 from pbt.record.result import Result
+from pbt.report.plots.subject import best_entries, unit
 from pbt.report.text import hparam
 
 Ints: TypeAlias = NDArray[np.int32]
@@ -124,7 +124,7 @@ def page_data(result: Result) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     reasons = _reasons(result.tables["decisions"], segments, words)
     series, points, left_out = _curves(result, segments)
     head = {
-        "run": _facts(result, segments),
+        "run": _facts(result),
         "hparams": [_described(name, domain) for name, _, domain in _flat(domains)],
         "series": series,
         "leftOut": left_out,
@@ -179,11 +179,6 @@ class _Segments:
         found = np.minimum(self._first[slot] + np.maximum(index, 0), len(self.member) - 1)
         is_there = (self.member[found] == member) & (self._index[found] == index)
         return np.where(is_there, found, -1).astype(np.int32)
-
-    def span(self, member: int) -> tuple[int, int]:
-        """Places of a member's first segment and of that behind its last."""
-        low, high = np.searchsorted(self.member, [member, member + 1])
-        return int(low), int(high)
 
     @staticmethod
     def _ends(rows: pa.Table, ends: pa.Table, where: Ints, name: str) -> Ints:
@@ -309,8 +304,9 @@ def _curves(result: Result, segments: _Segments) -> tuple[list[dict[str, str]], 
         prefix = f"points/{len(told)}"
         columns[f"{prefix}/segment"], columns[f"{prefix}/age"] = where[order], age[order]
         columns[f"{prefix}/value"] = _floats(own["value"])[order].astype(np.float32)
-        unit = result.run.info["metrics"].get(name, {}).get("unit", "")
-        told.append({"split": split, "name": name, "unit": str(unit)})
+        told.append(
+            {"split": split, "name": name, "unit": str(result.run.info["metrics"].get(name, {}).get("unit", ""))}
+        )
     return told, columns, left_out
 
 
@@ -327,40 +323,23 @@ def _saved(checkpoints: pa.Table, segments: _Segments) -> list[tuple[int, str]]:
     return sorted(kept.items())
 
 
-def _facts(result: Result, segments: _Segments) -> dict[str, Any]:
+def _facts(result: Result) -> dict[str, Any]:
     info = result.run.info
     spec, objective = info["spec"], info["objective"]
-    link = result.path / "mlflow.json"
+    path, link = best_entries(result), result.path / "mlflow.json"
     return {
         "id": result.run.id,
         "trainable": spec["trainable"]["name"],
         "strategy": spec["strategy"]["name"],
-        "objective": {**objective, "unit": str(info["metrics"].get(objective["metric"], {}).get("unit", ""))},
+        "objective": {**objective, "unit": unit(info)},
         "steps": spec["budget"]["steps"],
         "generations": spec["budget"]["generations"],
         "created": info["created"],
         "status": result.status,
-        "best": _best(segments, objective["mode"], result.winner),
+        "best": int(path[-1]) if len(path) else None,
         "announced": result.winner is not None,
         "mlflow": json.loads(link.read_bytes())["url"] if link.exists() else None,
     }
-
-
-def _best(segments: _Segments, mode: str, winner: int | None) -> int | None:
-    """Where the winner ended; before there is one, the best end of a living member. A place among the segments."""
-    columns = segments.columns
-    found: int | None = None
-    for member in segments.ids if winner is None else [winner]:
-        own = np.arange(*segments.span(member))
-        if winner is None and columns["segment/status"][own[-1]] == STATUSES.index("failed"):
-            continue
-        ended = own[(columns["segment/status"][own] == 0) & (columns["segment/scored"][own] > 0)]
-        if not len(ended):
-            continue
-        score = columns["segment/score"]
-        if found is None or better(mode, float(score[ended[-1]]), float(score[found])):
-            found = int(ended[-1])
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------- columns
