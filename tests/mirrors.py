@@ -214,6 +214,8 @@ def _generation(pen: ledgers.Pen, generation: int, saved: tuple[int, ...]) -> It
     seconds = 30.0 * (generation % 2 + 1)
     costs = {"wall_s": seconds, "device_s": 2 * seconds, "joules": None, "tokens": 150_000 * (generation % 2 + 1)}
     pen.ledger.append("usage", session=1 + generation // 2, **costs)
+    busy = {"name": "cpu_utilization_percentage", "value": 90.0 + generation, "wall_s": seconds - 0.5}
+    pen.ledger.append("nodes", session=1 + generation // 2, node=0, **busy)
     pen.ledger.commit()
     yield
     for member in saved:

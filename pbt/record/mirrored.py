@@ -112,16 +112,28 @@ class Story:
                 found[row["member"]] += []
             elif table == "usage":
                 found[None] += self._of_usage(row)
+            elif table == "nodes":
+                found[None] += self._of_node(row)
             elif table in ("sessions", "incidents"):
                 found[None] += []
         return found
 
     def _of_usage(self, row: Row) -> list[Point]:
         """What the sweep has cost so far, over the whole seconds that it has run. A session counts from 0."""
-        rows = [*(known for session, known in self.usage.items() if session < row["session"]), row]
+        rows = [*self._before(row["session"]), row]
         known_to_all = [name for name in _COSTS if all(known.get(name) is not None for known in rows)]
         values = [(f"system/{name}", sum(known[name] for known in rows)) for name in known_to_all]
         return points(values, int(sum(known["wall_s"] for known in rows)), milliseconds(row["at"]))
+
+    def _of_node(self, row: Row) -> list[Point]:
+        """What a node did, over the whole seconds that the sweep has run, under the names of MLflow's own monitor."""
+        ran_s = row["wall_s"] + sum(known["wall_s"] for known in self._before(row["session"]))
+        named = f"system/node_{row['node']}/{row['name']}"
+        return points([(named, row["value"])], int(ran_s), milliseconds(row["at"]))
+
+    def _before(self, session: int) -> list[Row]:
+        """What the sessions before one came to."""
+        return [known for number, known in self.usage.items() if number < session]
 
     def _of_segment(self, row: Row) -> list[Point]:
         """What changes where a segment starts. Told a moment after the end before it, so that it counts as newer."""
@@ -291,8 +303,17 @@ def sweep_params(sweep: Mapping[str, Any]) -> dict[str, str]:
 
 def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values without those that are addresses with a password in them, at any depth."""
-    kept = {name: value for name, value in values.items() if not (isinstance(value, str) and has_secret(value))}
-    return {name: without_secrets(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+    return {name: _cleared(value) for name, value in values.items() if not _is_secret(value)}
+
+
+def _cleared(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_secrets(value)
+    return [_cleared(one) for one in value if not _is_secret(one)] if isinstance(value, list | tuple) else value
+
+
+def _is_secret(value: Any) -> bool:
+    return isinstance(value, str) and has_secret(value)
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, str]:

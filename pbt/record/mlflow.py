@@ -365,6 +365,7 @@ class Mirror:
     def _keep_artifacts(self, client: MlflowClient, run_id: str, artifacts: Iterable[Path]) -> None:
         client.log_text(run_id, dialect.write(without_secrets(self._sweep["spec"])), "sweep.yaml")
         client.log_text(run_id, json.dumps(self._story.environment(), indent=1), "environment.json")
+        client.log_text(run_id, json.dumps(without_secrets(self._sweep), indent=1), "run.json")
         for path in artifacts:
             if path.is_dir():
                 client.log_artifacts(run_id, str(path), path.name)

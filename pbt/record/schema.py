@@ -158,6 +158,16 @@ USAGE = _fields(
     at=_when,
 )
 
+#: Observations: what nodes did, each told of by one of its processes, in long rows.
+NODES = _fields(
+    session=pa.int32(),
+    node=pa.int32(),  # counted from 0 within the session, in the order in which they were heard of
+    name=pa.string(),  # with its unit
+    value=pa.float64(),  # since the node's last row of that name
+    wall_s=pa.float64(),  # how long the session had run
+    at=_when,
+)
+
 TABLES: Mapping[str, pa.Schema] = {
     "segments": SEGMENTS,
     "decisions": DECISIONS,
@@ -170,6 +180,7 @@ TABLES: Mapping[str, pa.Schema] = {
     "sessions": SESSIONS,
     "incidents": INCIDENTS,
     "usage": USAGE,
+    "nodes": NODES,
 }
 
 #: Columns of each table, to look names up in.

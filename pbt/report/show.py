@@ -24,6 +24,7 @@ from pbt.record.runs import Run
 from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
+from pbt.report.nodes import node_facts, node_lines
 from pbt.report.tables import ExploitRow, Population, exploit_rows
 from pbt.report.throughput import together
 
@@ -164,6 +165,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "member_steps": sum(row.consumed for row in members),
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
+        "nodes": node_facts(result.rows["nodes"]),
         "place": _place(result.rows["stacks"]),
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
@@ -295,7 +297,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         ahead = "" if facts["status"] == "finished" else " so far"
         lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
         lines["best"] += "" if test is None else f", test {text.score(test)}"
-    lines |= _system_lines(facts["system"])
+    lines |= _system_lines(facts["system"]) | node_lines(facts["nodes"])
     if place := facts["place"]:
         lines["place"] = f"{place['device']}, {place['dtype']}, compile {place['compile']}"
         ranks = [ranks for ranks, _ in itertools.groupby(session["ranks"] for session in facts["sessions"])]

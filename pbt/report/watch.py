@@ -223,7 +223,7 @@ def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     if status == "finished" and result.winner is not None:
         found = result.best
         best = {"member": found.member, "score": found.score, "hparams": dict(found.hparams), **found.metrics}
-    return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html", "run.json")])
+    return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html")])
 
 
 def remember_page(run: Run, mirror: Mirror) -> None:

@@ -34,6 +34,7 @@ from pbt.runtime.history import (
     read_history,
 )
 from pbt.runtime.minutes import Minutes
+from pbt.runtime.nodes import Nodes
 from pbt.runtime.orders import (
     Admit,
     Examine,
@@ -149,6 +150,7 @@ class Brain:
         self._trained: frozenset[int] = frozenset()
         self._num_orders = 0
         self._session = 0
+        self._nodes = Nodes(0)
         self._was_cut = False
         self._is_stopping = False
         self._is_closing = False
@@ -247,7 +249,11 @@ class Brain:
         for report, known in answered:
             self._purse.spend(report, sum(self._steps(result) for result in report.segments if known.draft))
         if answered:
-            self._ledger.append("usage", session=self._session, **self._purse.used_now())
+            used = self._purse.used_now()
+            self._ledger.append("usage", session=self._session, **used)
+            readings = [node for report, _ in answered for node in report.nodes]
+            for row in self._nodes.rows(readings, used["wall_s"]):
+                self._ledger.append("nodes", **row)
         work = [report for report, known in fresh if known.draft is not None]
         happened = self._budget_events(work)
         if any(report.segments for report in work):
@@ -563,6 +569,7 @@ class Brain:
     def _open_session(self, history: History) -> None:
         known = self._plan.session
         self._session = history.sessions + 1
+        self._nodes = Nodes(self._session)
         self._ledger.append(
             "sessions",
             session=self._session,

@@ -56,7 +56,7 @@ class Rank:
 
     def __init__(self, trainable: Trainable, place: Place, share: float) -> None:
         self._trainable, self._place = trainable, place
-        self._telemetry = Telemetry(place, share=share)
+        self._telemetry = Telemetry(place, share=share, node=ray.get_runtime_context().get_node_id())
         self._stacks: dict[int, Stack] = {}
         if torch.device(place.device).type == "cpu":
             torch.set_num_threads(1)
@@ -117,7 +117,7 @@ class Gang:
     def __init__(self, trainable: Trainable, place: Place, group: PlacementGroup, each: Mapping[str, float]) -> None:
         self._trainable, self._place = trainable, place
         share = each.get("GPU", 1.0)
-        self._telemetry = Telemetry(place, share=share)
+        self._telemetry = Telemetry(place, share=share, node=ray.get_runtime_context().get_node_id())
         actor = ray.remote(Rank)
         self._others = [
             actor.options(

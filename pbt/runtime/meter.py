@@ -27,6 +27,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ _SAMPLE_S = 0.1
 #: which takes a package of a kilowatt a minute.
 _PACKAGE_S = 10.0
 #: Where Linux has those counters, and says how long processors were busy.
-_POWERCAP, _STAT = Path("/sys/class/powercap"), Path("/proc/stat")
+POWERCAP, _STAT = Path("/sys/class/powercap"), Path("/proc/stat")
 
 
 class Meter(Protocol):
@@ -47,7 +48,7 @@ class Meter(Protocol):
 
 
 def meter_for(
-    device: str, nvml: Any = None, uuid: Callable[[str], str] | None = None, powercap: Path = _POWERCAP
+    device: str, nvml: Any = None, uuid: Callable[[str], str] | None = None, powercap: Path = POWERCAP
 ) -> Meter:
     """The meter of a torch device; made by the process that trains on it, as it asks CUDA which GPU that is.
 
@@ -82,6 +83,21 @@ def can_measure(nvml: Any = None) -> bool:
         return bool(handles) and all(_is_whole(nvml, handle) and _reading(nvml, handle) for handle in handles)
     except nvml.NVMLError:
         return False
+
+
+def meters_of_machine(nvml: Any | None, powercap: Path = POWERCAP) -> dict[str, Meter]:
+    """Meters of all that this machine has and that tells: `cpu` for all processors, whoever they work for, `gpu_0`, ...
+
+    Args:
+        nvml: The module `pynvml`, initialised; None where there is none.
+        powercap: Folder of the counters of processor packages.
+    """
+    found = {"cpu": _meter_of_packages(powercap, own=_busy_s)}
+    if nvml is not None:
+        with suppress(nvml.NVMLError):
+            for index in range(nvml.nvmlDeviceGetCount()):
+                found[f"gpu_{index}"] = _meter(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+    return {name: meter for name, meter in found.items() if meter.joules() is not None}
 
 
 def open_nvml() -> Any | None:
@@ -248,11 +264,11 @@ def _keep_sampling(meter: weakref.ref[Any], every_s: float) -> None:
         time.sleep(every_s)
 
 
-def _meter_of_packages(powercap: Path) -> Meter:
+def _meter_of_packages(powercap: Path, own: Callable[[], float] = time.process_time) -> Meter:
     try:
         # Folders of parts of a package, of the whole machine (psys), and of the same counters by another way are left.
         zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if _name(zone).startswith("package")]
-        return PackageMeter(zones, _busy_s).start() if zones else NoMeter()
+        return PackageMeter(zones, _busy_s, own).start() if zones else NoMeter()
     except (OSError, ValueError):
         return NoMeter()
 

@@ -164,6 +164,19 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReading:
+    """What a node did since its last reading.
+
+    Attributes:
+        node: Tells it from other nodes.
+        values: By name, with the unit in it.
+    """
+
+    node: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StackReport:
     """The answer to a work order.
 
@@ -177,6 +190,7 @@ class StackReport:
         peak_flops: Peak of its device in its precision, FLOP/s; None where it is not on file.
         peak_memory_bytes: The most memory its process held, as `take_peak_memory` says; None where it cannot be read.
         member_bytes: Bytes of one member's own state; None where the stack does not say.
+        nodes: What the nodes it works on tell of themselves, if it is time for that.
         segments: How the ordered segments ended.
         examinations: The further evaluations.
         trouble: What broke the order off, which then says nothing of segments and examinations; None if nothing did.
@@ -191,6 +205,7 @@ class StackReport:
     peak_flops: float | None = None
     peak_memory_bytes: int | None = None
     member_bytes: int | None = None
+    nodes: tuple[NodeReading, ...] = ()
     segments: tuple[SegmentResult, ...] = ()
     examinations: tuple[Examination, ...] = ()
     trouble: Trouble | None = None
@@ -207,6 +222,7 @@ class Reading:
     joules: float | None = None
     peak_flops: float | None = None
     peak_memory_bytes: int | None = None
+    nodes: tuple[NodeReading, ...] = ()
 
 
 class Telemetry(Protocol):
@@ -292,6 +308,7 @@ def carry_out(
         peak_flops=reading.peak_flops,
         peak_memory_bytes=reading.peak_memory_bytes,
         member_bytes=stack.member_bytes() if isinstance(stack, Sized) else None,
+        nodes=reading.nodes,
         segments=segments,
         examinations=examinations,
     )

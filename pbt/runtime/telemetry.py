@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pbt.runtime.meter import Gauge, Meter, meter_for
+from pbt.runtime.nodes import NodeMonitor
 from pbt.runtime.orders import Reading, StackReport
 from trainables.base import Place
 from trainables.core.telemetry import peak_flops, take_peak_memory
@@ -17,20 +18,23 @@ class Telemetry:
         place: The device, and the precision.
         meter: Its energy; None finds out how it can be read.
         share: How much of the device this process has: of its energy, as much is taken to be its own.
+        node: Tells the node this process is on from the others of the sweep.
     """
 
-    def __init__(self, place: Place, meter: Meter | None = None, share: float = 1.0) -> None:
+    def __init__(self, place: Place, meter: Meter | None = None, share: float = 1.0, node: str = "") -> None:
         self._device, self._share = place.device, share
         self._peak_flops = peak_flops(place)
         self._gauge = Gauge(meter_for(place.device) if meter is None else meter)
+        self._node = NodeMonitor(node).start()
 
     def take(self) -> Reading:
         """What the device used since it was last asked, whichever stack asked."""
-        joules = self._gauge.take()
+        joules, node = self._gauge.take(), self._node.take()
         return Reading(
             joules=None if joules is None else self._share * joules,
             peak_memory_bytes=take_peak_memory(self._device),
             peak_flops=self._peak_flops,
+            nodes=() if node is None else (node,),
         )
 
 
@@ -42,6 +46,7 @@ def together(readings: Sequence[Reading]) -> Reading:
         joules=None if None in joules else sum(filter(None, joules)),
         peak_flops=None if None in flops else sum(filter(None, flops)),
         peak_memory_bytes=max(memory, default=None),
+        nodes=tuple(node for reading in readings for node in reading.nodes),
     )
 
 

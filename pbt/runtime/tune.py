@@ -214,7 +214,8 @@ class Host(tune.Trainable):
             raise HostError(f"node {socket.gethostname()} has other data than the driver: {differences}")
         if work.place.world_size > 1:
             self._gang = Gang(work.trainable, work.place, ray.util.get_current_placement_group(), work.each)
-        self._telemetry = self._gang or Telemetry(work.place, share=work.each.get("GPU", 1.0))
+        node = ray.get_runtime_context().get_node_id()
+        self._telemetry = self._gang or Telemetry(work.place, share=work.each.get("GPU", 1.0), node=node)
         self._join()
 
     def _join(self) -> None:

@@ -1512,6 +1512,7 @@ def test_the_golden_ledger_of_version_2_stays_readable(tmp_path):
         "sessions": 2,
         "incidents": 3,
         "usage": 3,
+        "nodes": 0,
     }
     rows = reader.rows()
     assert [row["order"] for row in rows["orders"]] == ["order:1", "order:2", "order:3", "order:7"]

@@ -186,6 +186,14 @@ def test_what_the_sweep_has_cost_lies_over_the_seconds_it_ran(store: Store, tmp_
     assert "system/joules" not in parent.data.metrics
 
 
+def test_what_a_node_does_has_the_name_that_mlflow_s_own_monitor_gives_it(store: Store, tmp_path: Path) -> None:
+    """On the sweep, over the whole seconds that it ran: MLflow's UI shows it under "System metrics"."""
+    run = mirrors.tell_eventful(tmp_path / "nodes")
+    store.mirror(run, "nodes").sync()
+    told = store.history(store.runs("nodes")["nodes"], "system/node_0/cpu_utilization_percentage")
+    assert told == [(29, 90.0), (59, 91.0), (89, 92.0)]
+
+
 def test_the_sweep_s_tags_tell_its_sessions_and_incidents(store: Store, tmp_path: Path) -> None:
     """With what it was taken up last, and how often."""
     store.mirror(mirrors.tell_eventful(tmp_path / "sessions"), "sessions").sync()
@@ -220,21 +228,26 @@ def test_the_spec_is_kept_as_a_sweep_file(told: dict[str, Any], store: Store, tm
     assert to_dict(read_sweep(Path(file))) == info["spec"]
 
 
-def test_a_sweep_file_holds_no_secret(store: Store, tmp_path: Path) -> None:
+def test_what_is_kept_of_the_spec_holds_no_secret(store: Store, tmp_path: Path) -> None:
     """Nor do the params. A sweep refuses most of them; a run made by hand may have any."""
     run = ledgers.tell(tmp_path / "secret")
     info = json.loads((run / "run.json").read_text())
     address = "https://me:hunter2@host/data"
     info["spec"]["tracking"]["uri"] = info["spec"]["archive"] = address
-    info["spec"]["trainable"]["options"]["corpus"] = address
+    info["spec"]["trainable"]["options"] |= {"corpus": address, "more": [address, {"there": address}, "corpus/"]}
     (run / "run.json").write_text(json.dumps(info))
     mirror = store.mirror(run, "secret")
     assert mirror.finish("finished", WINNER)
     parent = store.runs("secret")["secret"]
-    file = store.client.download_artifacts(parent.info.run_id, "sweep.yaml", str(tmp_path))
-    assert "hunter2" not in Path(file).read_text()
+    file, run_json = (
+        Path(store.client.download_artifacts(parent.info.run_id, name, str(tmp_path)))
+        for name in ("sweep.yaml", "run.json")
+    )
+    assert "hunter2" not in file.read_text() + run_json.read_text()
     assert "hunter2" not in str(parent.data.params) + str(parent.data.tags)
-    assert read_sweep(Path(file)).trainable.options == {"width": 64}
+    left = {"width": 64, "more": [{}, "corpus/"]}
+    assert read_sweep(file).trainable.options == left
+    assert json.loads(run_json.read_text())["spec"]["trainable"]["options"] == left
 
 
 def test_the_environment_of_every_session_is_kept(store: Store, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_segment_s_metrics_are_its_part_of_the_member_s(runs: dict[str, Any], 
 
 def test_segments_end_when_and_as_the_ledger_says(runs: dict[str, Any]) -> None:
     ended, failed = runs["member 2 segment 1"].info, runs["member 2 segment 2"]
-    assert ("FINISHED", 1_700_000_030_200, 1_700_000_060_330) == (ended.status, ended.start_time, ended.end_time)
+    assert ("FINISHED", 1_700_000_030_210, 1_700_000_060_340) == (ended.status, ended.start_time, ended.end_time)
     assert ("FAILED", ledgers.FAILURE) == (failed.info.status, failed.data.tags["pbt.reason"])
 
 

@@ -53,6 +53,7 @@ VERSION_2 = VERSION_1 | {
     ),
     "incidents": "kind:string member:int32 segment:int32 stack:int32 message:string at:timestamp[us, tz=UTC]",
     "usage": "session:int32 wall_s:double device_s:double joules:double tokens:int64 at:timestamp[us, tz=UTC]",
+    "nodes": "session:int32 node:int32 name:string value:double wall_s:double at:timestamp[us, tz=UTC]",
 }
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -98,7 +98,7 @@ def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> No
 
     result = Result(open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2)))
     watch.end_mirror(Taking(), result, "finished")  # type: ignore[arg-type]
-    assert [result.path / name for name in ("plots", "lineage.html", "run.json")] == sent
+    assert [result.path / name for name in ("plots", "lineage.html")] == sent
 
 
 def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from pbt.runtime.orders import (
     Examination,
     Examine,
     Fetch,
+    NodeReading,
     Publish,
     SegmentResult,
     StackReport,
@@ -962,6 +963,22 @@ def test_what_a_session_has_used_is_on_record(make_brain, tmp_path):
         {"session": 1, "wall_s": 5.0, "device_s": 2.0, "joules": 8.0, "tokens": 140},
         {"session": 1, "wall_s": 6.0, "device_s": 5.0, "joules": 9.0, "tokens": 280},
     ] == rows(tmp_path, "usage")
+
+
+def test_what_nodes_do_is_on_record(make_brain, tmp_path):
+    """As the first report of each tells; that of a node told of a moment ago is let go."""
+    brain = make_brain({"start": BEGIN, "report:3:0": [go_on(3, 20, 1)]})
+    brain.start()
+    first, second = brain.orders([0, 1])
+    brain.clock.now += 5.0
+    brain.report([ended(first, {0: 0.1, 1: 0.2}, nodes=(NodeReading(node="a", values={"x": 3.0}),))])
+    other = (NodeReading(node="a", values={"x": 9.0}), NodeReading(node="b", values={"x": 4.0}))
+    brain.clock.now += 1.0
+    brain.report([ended(second, {2: 0.1, 3: 0.2}, nodes=other)])
+    assert [
+        {"session": 1, "node": 0, "name": "x", "value": 3.0, "wall_s": 5.0},
+        {"session": 1, "node": 1, "name": "x", "value": 4.0, "wall_s": 6.0},
+    ] == rows(tmp_path, "nodes")
 
 
 def test_energy_that_is_not_read_is_not_known(make_brain, tmp_path):
