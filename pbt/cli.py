@@ -337,9 +337,10 @@ def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
+@click.option("--uri", help="Where MLflow is.  [default: what the sweep says]")
 @click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
 @_explained
-def sync(run: str, storage: Path, as_json: bool) -> None:
+def sync(run: str, storage: Path, uri: str | None, as_json: bool) -> None:
     """Bring MLflow up to date with a run's ledger, for example after the server was down."""
     import dataclasses
     import json
@@ -347,7 +348,7 @@ def sync(run: str, storage: Path, as_json: bool) -> None:
     from pbt.record.runs import find_run
     from pbt.report.watch import catch_up, tell_synced
 
-    synced = catch_up(find_run(run, storage))
+    synced = catch_up(find_run(run, storage), uri)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(synced), indent=1))
     told = tell_synced(synced)

@@ -24,6 +24,8 @@ Entry: TypeAlias = tuple[str, dict[str, Any]]
 #: Whose record it is: a segment's, a member's, or None for the sweep's.
 Who: TypeAlias = SegmentKey | int | None
 
+#: The tag that MLflow shows as the description of a run or a model.
+DESCRIPTION = "mlflow.note.content"
 #: The longest value of a tag.
 TAG_CHARS = 8_000
 #: Columns of `usage` that add up.

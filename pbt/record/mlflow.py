@@ -39,7 +39,17 @@ from pbt import dialect
 from pbt.errors import first_line
 from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader, Tail
-from pbt.record.mirrored import Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts, without_secrets
+from pbt.record.mirrored import (
+    DESCRIPTION,
+    Entry,
+    Point,
+    Story,
+    Who,
+    milliseconds,
+    sweep_params,
+    winner_facts,
+    without_secrets,
+)
 from pbt.record.mirrored_segments import segment_metrics, segment_params, segment_tags, touched, weights
 from pbt.record.mlflow_address import absolute_uri, connect, is_server, quiet, ui_command, without_password
 from pbt.record.mlflow_batches import key
@@ -50,8 +60,6 @@ from pbt.record.schema import canonical
 
 #: Ledger rows between two writings of the cursor.
 CHUNK_ROWS = 5_000
-#: The tag that MLflow shows as a run's description.
-_DESCRIPTION = "mlflow.note.content"
 #: Seconds to leave a server alone that has just failed.
 RETRY_S = 5.0
 #: How a sweep's end is called in MLflow.
@@ -334,8 +342,8 @@ class Mirror:
             self._end_below(there.runs, who, ending, last_ms)
         numbers, words = winner_facts(ending.best)
         words |= {"pbt.status": ending.status, "pbt.digest": self._reader.digest(), **self._winner(there, ending)}
-        if there.runs.known[None].tags.get(_DESCRIPTION, OURS).startswith(OURS):  # not a person's own
-            words[_DESCRIPTION] = note(self._story, self._sweep, ending.best)
+        if there.runs.known[None].tags.get(DESCRIPTION, OURS).startswith(OURS):  # not a person's own
+            words[DESCRIPTION] = note(self._story, self._sweep, ending.best)
         there.runs.log(None, [Point(name, value, last_ms, 0) for name, value in numbers.items()], words)
         there.runs.end(None, STATUS[ending.status], last_ms)
         self._keep_artifacts(there.client, there.runs.known[None].run_id, ending.artifacts)

@@ -6,6 +6,7 @@ server holds up neither training nor the table.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
@@ -159,12 +160,8 @@ class Watch:
         self._write_page()
 
     def _write_page(self) -> None:
-        from pbt.report.lineage_page import write_lineage_page
-
-        try:
-            write_lineage_page(Result(self._run))
-        except Exception as error:  # nor to a page
-            self._warn(f"No lineage page: {first_line(error)}.")
+        if problem := write_page(Result(self._run)):
+            self._warn(f"No lineage page: {problem}.")
 
     def _end_mirror(self, status: str) -> None:
         try:
@@ -226,6 +223,17 @@ def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html")])
 
 
+def write_page(result: Result) -> str | None:
+    """Leave the lineage page in a run's folder; returns what is in the way of that. A sweep is not lost to a page."""
+    from pbt.report.lineage_page import write_lineage_page
+
+    try:
+        write_lineage_page(result)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
 def remember_page(run: Run, mirror: Mirror) -> None:
     """Keep in the run's folder how to open its page in MLflow."""
     command, url = mirror.ui()
@@ -259,14 +267,27 @@ class Synced:
     command: str | None
 
 
-def catch_up(run: Run) -> Synced:
-    """Bring MLflow up to date with a run that is no longer running."""
-    result = Result(run)
-    mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
-    if result.running:
+def catch_up(run: Run, uri: str | None = None) -> Synced:
+    """Bring MLflow up to date with a run.
+
+    Args:
+        run: Which.
+        uri: Where MLflow is; None takes what the sweep or the environment says.
+
+    Raises:
+        SpecError: The sweep was not to be mirrored, and no address is given.
+    """
+    result, tracking = Result(run), Tracking(**run.info["spec"]["tracking"])
+    if uri is None and not tracking.enabled:
+        mend = "Say where to write all the same: --uri sqlite:///mlflow.db"
+        raise SpecError("tracking.enabled", f"{run.id} is not to be in MLflow", mend)
+    mirror = open_mirror(run, dataclasses.replace(tracking, uri=uri or tracking.uri))
+    if (status := result.status) == "running":
         mirror.sync()  # its own driver will tell the end
     else:
-        end_mirror(mirror, result, "finished" if result.finished else "stopped")
+        if not (run.path / "lineage.html").exists():  # its driver did not live to write it
+            write_page(result)
+        end_mirror(mirror, result, "stopped" if status == "unfinished" else status)
     if not mirror.last_error:
         remember_page(run, mirror)
     command, url = mirror.ui()
