@@ -94,6 +94,19 @@ class Frame:
         """For each member, in order, whether it has not failed."""
         return ~self.is_failed[self.is_last]
 
+    @cached_property
+    def is_own(self) -> Flags:
+        """Whether it went on from the weights its member had."""
+        return ~self.is_copy & (self.parent >= 0)
+
+    @cached_property
+    def _keys(self) -> Ints:
+        return _key(self.member, self.segment)
+
+    def find(self, member: Ints, segment: Ints) -> Ints:
+        """Entries of segments; -1 for those that are not there."""
+        return _places(self._keys, _key(member, segment))
+
     def leader(self, mode: str) -> int | None:
         """Entry of the best last score of a living member; None where there is none."""
         scores = self.score[self.ends] * (1 if mode == "min" else -1)
@@ -146,6 +159,41 @@ def frame(tables: Mapping[str, pa.Table]) -> Frame:
         joules=at.number("joules"),
         distinct=tuple(json.loads(text) for text in encoded.dictionary.to_pylist()),
         hparams=np.asarray(encoded.indices, dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """All values of a metric, in order of their segments and, within a segment, as they were measured.
+
+    Attributes:
+        entry: The segment it is of, as its entry in the frame.
+        age: Steps in the ancestry of the weights.
+        consumed: Steps the member ran itself.
+        value: What was measured.
+    """
+
+    entry: Ints
+    age: Ints
+    consumed: Ints
+    value: Floats
+
+    def until(self, num_segments: int) -> Ints:
+        """For each segment, the place behind its last value."""
+        return np.searchsorted(self.entry, np.arange(num_segments), "right")
+
+
+def points(metrics: pa.Table, segments: Frame, split: str, name: str) -> Points:
+    """The values of one metric; what is of no known segment is left out."""
+    rows = metrics.filter(pc.and_(pc.equal(metrics["split"], split), pc.equal(metrics["name"], name)))
+    entry, age = segments.find(_whole(rows, "member"), _whole(rows, "segment")), _whole(rows, "age")
+    order = np.lexsort((age, entry))
+    order = order[entry[order] >= 0]
+    return Points(
+        entry=entry[order],
+        age=age[order],
+        consumed=_whole(rows, "consumed")[order],
+        value=_number(rows, "value")[order],
     )
 
 

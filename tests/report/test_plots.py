@@ -21,7 +21,7 @@ from pbt.report import canvas
 from pbt.report.lineage_plot import assign_lanes
 from pbt.report.plots import FIRST, curves_figure, lineage_figure, schedule_figure, write_plots
 from tests import ledgers
-from tests.report.drawn import drawn, illegible, points, words
+from tests.report.drawn import drawn, illegible, points, strokes, words
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +136,12 @@ def test_the_winner_s_curve_follows_its_ancestry(small: Result) -> None:
 
 def test_a_member_goes_on_from_the_donor_s_score(small: Result) -> None:
     figure = curves_figure(small)
-    lines = [[tuple(point) for point in line] for line in drawn(figure, "members").get_segments()]
+    lines = strokes(figure, "members")
     assert [(100, 2.1), (200, 1.95), (300, 1.9)] in lines
     assert [(300, 1.5), (400, 1.3)] in lines
     assert sorted(points(figure, "exploits")) == [(100, 2.0), (100, 2.1), (300, 1.5)]
+    jumps = [jump for jump in strokes(figure, "jumps") if len(jump) == 2]  # member 4 had diverged
+    assert jumps == [[(300, 1.9), (300, 1.5)], [(100, 2.5), (100, 2.0)]]
 
 
 def test_divergence_is_marked_at_the_edge(small: Result) -> None:
@@ -181,7 +183,7 @@ def test_one_that_ran_away_does_not_squeeze_the_others(simulated: Result) -> Non
     ],
 )
 def test_what_is_usual(values: list[float], usual: list[float]) -> None:
-    assert canvas.usual(values) == usual
+    assert canvas.usual(values).tolist() == usual
 
 
 # ------------------------------------------------------------------------------------------------------- schedules
@@ -209,8 +211,8 @@ def test_the_winner_s_schedule_is_what_its_weights_saw(small: Result) -> None:
 
 
 def test_members_of_one_option_lie_beside_each_other(small: Result) -> None:
-    lines = drawn(schedule_figure(small), "members", panel=1).get_segments()
-    heights = {float(line[0][1]) for line in lines if line[0][0] == 0}
+    lines = strokes(schedule_figure(small), "members", panel=1)
+    heights = {line[0][1] for line in lines if line[0][0] == 0}
     assert len(heights) == 6
     assert all(abs(height - round(height)) < 0.25 for height in heights)
 

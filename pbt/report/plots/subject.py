@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pbt.lineage import Segment
 from pbt.member import Hparams
 from pbt.record.frame import Floats, Ints
 from pbt.record.result import Result
@@ -32,12 +31,6 @@ def best_entries(result: Result) -> Ints:
         return np.empty(0, dtype=np.int64)
     own = frame.ends[frame.member[frame.ends] == best]
     return frame.path(int(own[0]))
-
-
-def best_path(result: Result) -> list[Segment]:
-    """Segments that made the best member's weights."""
-    best = best_member(result)
-    return [] if best is None else result.lineage.path(result.lineage.last(best).key)
 
 
 def mode(result: Result) -> str:
