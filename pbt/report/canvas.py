@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -36,6 +37,16 @@ def new_figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise PbtError("plots need matplotlib, which is not installed: pip install 'pbt[plots]'") from error
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def as_png(figure: Figure, dpi: int = DPI) -> bytes:
+    """The picture as a PNG file. `savefig` would go through all of it twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file)
+    return file.getvalue()
 
 
 def dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

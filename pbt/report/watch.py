@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A sweep that took fewer seconds does not end with all the pictures there are: `pbt report` draws them.
+#: A sweep that took fewer seconds does not end with all the pictures there are, which take five to ten seconds, most
+#: of it for importing and growing a forest: `pbt report` draws them.
 _SHORT_S = 60.0
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
@@ -150,19 +151,19 @@ class Watch:
     def _draw(self) -> None:
         from pbt.report.plots import FIRST, write_plots
 
+        result = Result(self._run)
         try:
-            baseline = self._baseline.path if self._baseline else None
             names = None if self._progress.elapsed >= _SHORT_S else FIRST
-            write_plots(self._run.path, self._run.path / "plots", baseline, names)
+            write_plots(result, self._run.path / "plots", self._baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
-        self._write_page()
+        self._write_page(result)
 
-    def _write_page(self) -> None:
+    def _write_page(self, result: Result) -> None:
         from pbt.report.lineage_page import write_lineage_page
 
         try:
-            write_lineage_page(Result(self._run))
+            write_lineage_page(result)
         except Exception as error:  # nor to a page
             self._warn(f"No lineage page: {first_line(error)}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from numpy.testing import assert_allclose
 
 from pbt.errors import PbtError
@@ -243,7 +245,7 @@ def test_no_words_lie_over_others(simulated: Result, draw: Any) -> None:
 
 
 def test_the_pictures_asked_for_are_written(small: Result, tmp_path: Path) -> None:
-    files = write_plots(small.path, tmp_path / "deep" / "plots", baseline_run=small.path, names=FIRST)
+    files = write_plots(small.path, tmp_path / "deep" / "plots", small.path, FIRST)
     assert [file.name for file in files] == ["lineage.png", "curves.png", "schedules.png"]
     width, _ = _png_size(tmp_path / "deep" / "plots" / "curves.png")
     assert width == round(11.5 * 150)
@@ -254,6 +256,13 @@ def _png_size(file: Path) -> tuple[int, int]:
     assert data.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
+
+
+def test_a_picture_is_what_savefig_would_write(small: Result) -> None:
+    """To the pixel, with its words where the layout puts them."""
+    file = io.BytesIO()
+    schedule_figure(small).savefig(file, dpi=110, format="png")
+    assert_allclose(imread(io.BytesIO(canvas.as_png(schedule_figure(small), 110))), imread(io.BytesIO(file.getvalue())))
 
 
 def test_a_run_that_has_not_begun_has_no_pictures(tmp_path: Path) -> None:
