@@ -194,12 +194,12 @@ def test_what_is_usual(values: list[float], usual: list[float]) -> None:
 def test_every_varied_hyperparameter_has_a_panel_on_its_own_scale(small: Result) -> None:
     figure = schedule_figure(small)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
-    assert list(panels) == ["lr", "optimizer", "nesterov", "mix: share of books (the rest is web)"]
+    assert list(panels) == ["lr", "optimizer", "nesterov", "mix/books (the rest is web)"]
     assert panels["lr"].get_yscale() == "log"
     assert_allclose(panels["lr"].get_ylim(), (1e-4, 1e-1), rtol=0.5)
     assert [label.get_text() for label in panels["optimizer"].get_yticklabels()] == ["sgd", "adamw"]
     assert [label.get_text() for label in panels["nesterov"].get_yticklabels()] == ["no", "yes"]
-    assert_allclose(panels["mix: share of books (the rest is web)"].get_ylim(), (-0.04, 1.04))
+    assert_allclose(panels["mix/books (the rest is web)"].get_ylim(), (-0.04, 1.04))
 
 
 def test_the_winner_s_schedule_is_what_its_weights_saw(small: Result) -> None:

@@ -98,7 +98,7 @@ def test_pictures_that_can_be_moved_hold_what_the_others_show(plain: Path) -> No
     """All members that have a score, every quantile, and the winner's ancestry."""
     result = load(plain.parent / "made-up-1")
     (lines,) = interactive.parallel(result).data
-    assert ["lr", "optimizer", "nesterov", "mix: share of<br>books (the rest<br>is web)", "bits_per_byte"] == [
+    assert ["lr", "optimizer", "nesterov", "mix/books (the<br>rest is web)", "bits_per_byte"] == [
         dimension.label for dimension in lines.dimensions
     ]
     assert [1.65, 1.3, 1.8, 1.75, 1.4] == list(lines.line.color)
