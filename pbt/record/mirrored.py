@@ -320,15 +320,16 @@ def _is_secret(value: Any) -> bool:
 
 def flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Values with dotted names, as text."""
-    return dict(_flat("", values))
+    return {name: _text(value) for name, value in leaves(values)}
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), item)
-    else:
-        yield name, _text(value)
+def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values with dotted names: the parts of a simplex, say, one by one."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((f"{name}.{part}", item) for part, item in leaves(value))
+        else:
+            yield str(name), value
 
 
 def _text(value: Any) -> str:

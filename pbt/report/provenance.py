@@ -26,6 +26,7 @@ from pbt.record.provenance import JSON_COLUMNS, differing_names, score_at
 from pbt.record.result import Result
 from pbt.report import forest, text
 from pbt.report.console import is_within
+from pbt.report.plots.subject import best_member
 from pbt.report.sentences import both, changed, sentence, values
 from pbt.report.tables import changes
 
@@ -48,20 +49,10 @@ def named(result: Result, name: str) -> Reference:
     """
     if name != "best":
         return name
-    best = _best(result)
+    best = best_member(result)
     if best is None:
         raise MemberNotFound("MEMBER: no member has a score, so none is best. Write a number (3).")
     return best
-
-
-def _best(result: Result) -> int | None:
-    """The winner; before there is one, the living member with the best last score."""
-    if result.winner is not None:
-        return result.winner
-    lineage, sign = result.lineage, _sign(result)
-    last = [lineage.last(member) for member in lineage.members if lineage.is_living(member)]
-    scores = [(sign * one.score, one.key.member) for one in last if one.score is not None and not math.isnan(one.score)]
-    return min(scores)[1] if scores else None
 
 
 def _sign(result: Result) -> int:
@@ -108,7 +99,7 @@ def lineage_json(result: Result, member: Reference | None = None) -> str:
         "members": len(lineage.members),
         "segments": len(lineage.segments),
         "copies": len(lineage.exploits()),
-        "best": _best(result),
+        "best": best_member(result),
         "roots": [{"root": tell(root), "members": members} for root, members in _living_by_root(lineage)],
         "lines": [_line_facts(lineage, line) for line in lines],
     }
@@ -173,7 +164,7 @@ def _founders(lineage: Lineage) -> str:
 
 
 def _show_forest(console: Console, result: Result, lines: Sequence[Line], everything: bool) -> None:
-    best = _best(result)
+    best = best_member(result)
     ranked = sorted(lines, key=_interest(result, best))
     style = forest.ASCII if console.options.ascii_only else forest.UNICODE
     branches = forest.forest(ranked, None if everything else _LINES, console.width, style)

@@ -12,6 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,14 +22,16 @@ from rich.text import Text
 
 from pbt.errors import LedgerError
 from pbt.lineage import ScheduleStep
+from pbt.record.frame import seconds
 from pbt.record.result import Result
 from pbt.record.runs import Run
+from pbt.record.schema import to_rows
 from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
 from pbt.report.nodes import node_facts, node_lines
 from pbt.report.tables import ExploitRow, Population, exploit_rows
-from pbt.report.throughput import together
+from pbt.report.throughput import RATES, together
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
@@ -136,8 +141,30 @@ def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, cons
 def population_of(result: Result) -> Population:
     """All that a run's ledger says, taken in."""
     population = Population(result.run.info)
-    population.apply((table, row) for table, rows in result.rows.items() for row in rows)
+    rows: dict[str, list[dict[str, Any]]] = {name: result.rows[name] for name in result.tables if name != "metrics"}
+    rows["metrics"] = to_rows(_latest_metrics(result))
+    population.apply((table, row) for table in rows for row in rows[table])
     return population
+
+
+def _latest_metrics(result: Result) -> pa.Table:
+    """The metrics without those that no table tells, which are nearly all.
+
+    Told are how fast stacks train, the system's last words on each member, and how far its newest segment is; and a
+    session's last metric may be its last row.
+    """
+    metrics, frame = result.tables["metrics"], result.frame
+    metrics = metrics.append_column("row", pa.array(np.arange(metrics.num_rows)))
+    of_system = metrics.filter(pc.equal(metrics["split"], "system"))
+    is_rate = pc.is_in(of_system["name"], pa.array(RATES))
+    last = of_system.group_by(["member", "name"]).aggregate([("row", "max")])["row_max"]
+    entry = frame.find(np.asarray(metrics["member"], dtype=np.int64), np.asarray(metrics["segment"], dtype=np.int64))
+    newest = np.flatnonzero((entry >= 0) & frame.is_last[entry]) if len(frame) else np.empty(0, dtype=np.int64)
+    at = seconds(metrics)
+    begun = [*seconds(result.tables["sessions"]), np.inf]
+    ends = [np.argmax(np.where(at < moment, at, -np.inf)) for moment in begun if len(at)]
+    kept = [np.asarray(rows, dtype=np.int64) for rows in (of_system.filter(is_rate)["row"], last, newest, ends)]
+    return metrics.drop_columns(["row"]).take(np.unique(np.concatenate(kept)))
 
 
 # --------------------------------------------------------------------------------------------------------- facts

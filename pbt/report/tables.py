@@ -6,6 +6,7 @@ counted as people count them: generation 1 is the first, and an exploit "after g
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import statistics
@@ -177,10 +178,12 @@ class Population:
 
     def apply(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in, as `Tail.poll` gives them; each table's rows in order."""
-        rows = list(rows)
-        self._look_at_clock(rows)
+        told: dict[str, list[Row]] = defaultdict(list)
+        for table, row in rows:
+            told[table].append(row)
+        self._look_at_clock(told)
         # Segments first: a clock that was set back must not put an outcome before its segment.
-        for name, take in (
+        for table, take in (
             ("segments", self._segment),
             ("orders", self.throughput.add_order),
             ("metrics", self._metric),
@@ -188,15 +191,15 @@ class Population:
             ("decisions", self._decision),
             ("incidents", self._incident),
         ):
-            for table, row in rows:
-                if table == name:
-                    take(row)
+            for row in told[table]:
+                take(row)
 
-    def _look_at_clock(self, rows: Sequence[tuple[str, Row]]) -> None:
-        for table, row in sorted(rows, key=lambda entry: entry[1]["at"]):
-            if table == "sessions" and row["session"] > 1:
-                self._pauses.append((row["at"], max(0.0, row["at"] - self.last_at)))
-            self.last_at = max(self.last_at, row["at"])
+    def _look_at_clock(self, told: Mapping[str, Sequence[Row]]) -> None:
+        times = sorted(row["at"] for rows in told.values() for row in rows)
+        for begun in sorted(row["at"] for row in told.get("sessions", ()) if row["session"] > 1):
+            before = max([self.last_at, *times[: bisect.bisect_left(times, begun)][-1:]])
+            self._pauses.append((begun, max(0.0, begun - before)))
+        self.last_at = max([self.last_at, *times[-1:]])
 
     def _segment(self, row: Row) -> None:
         own = self._own.setdefault(row["member"], _Own(row))

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A sweep that took fewer seconds does not end with all the pictures there are: `pbt report` draws them.
+#: A sweep that took fewer seconds does not end with all the pictures there are, which take five to ten seconds, most
+#: of it for importing and growing a forest: `pbt report` draws them.
 _SHORT_S = 60.0
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
@@ -151,16 +152,16 @@ class Watch:
     def _draw(self) -> None:
         from pbt.report.plots import FIRST, write_plots
 
+        result = Result(self._run)
         try:
-            baseline = self._baseline.path if self._baseline else None
             names = None if self._progress.elapsed >= _SHORT_S else FIRST
-            write_plots(self._run.path, self._run.path / "plots", baseline, names)
+            write_plots(result, self._run.path / "plots", self._baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
-        self._write_page()
+        self._write_page(result)
 
-    def _write_page(self) -> None:
-        if problem := write_page(Result(self._run)):
+    def _write_page(self, result: Result) -> None:
+        if problem := write_page(result):
             self._warn(f"No lineage page: {problem}.")
 
     def _end_mirror(self, status: str) -> None:

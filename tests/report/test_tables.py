@@ -14,7 +14,9 @@ import pytest
 
 from pbt.lineage import Lineage
 from pbt.record.ledger import LedgerReader, Tail
+from pbt.record.result import load
 from pbt.report import text
+from pbt.report.show import population_of
 from pbt.report.tables import ExploitRow, MemberRow, Population, changes, exploit_rows
 from tests import ledgers
 
@@ -125,6 +127,18 @@ def _polls(run: Path) -> Iterator[list[tuple[str, dict[str, Any]]]]:
     tail = Tail(LedgerReader(run))
     for _ in itertools.chain([None], story):
         yield tail.poll()
+
+
+@pytest.mark.parametrize("commits", [None, 5, 1], ids=["whole", "under way", "begun"])
+def test_of_the_metrics_only_what_is_told_is_taken(tmp_path: Path, commits: int | None) -> None:
+    """Which is most quickly read, and comes to the same."""
+    result = load(ledgers.tell(tmp_path / "run", commits=commits))
+    found, whole = population_of(result), Population(result.run.info)
+    whole.apply((table, row) for table, rows in result.rows.items() for row in rows)
+    assert whole.ranked() == found.ranked()
+    assert whole.ended() == found.ended()
+    assert (whole.elapsed, whole.share, whole.generation) == (found.elapsed, found.share, found.generation)
+    assert whole.throughput.typical() == found.throughput.typical()
 
 
 def test_rows_out_of_order_do_no_harm(tmp_path: Path, population: Population) -> None:
