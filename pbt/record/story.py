@@ -62,6 +62,7 @@ class Entry:
         score: Of the weights: at the end of a segment, or of the weights handed over.
         standing: Where the score stood in its generation.
         other: The donor's segment of a `copy`, the receiver's of a `donate`, the winner's of `won` and `finish`.
+        other_generation: Of a `donate`: the generation, from 0, that the receiver begins with these weights.
         before: Hyperparameters of the segment before, where one begins.
         hparams: Those ordered.
         in_effect: What the device held where that was not what was ordered, by name.
@@ -79,6 +80,7 @@ class Entry:
     score: float | None = None
     standing: Standing | None = None
     other: SegmentKey | None = None
+    other_generation: int | None = None
     before: Hparams | None = None
     hparams: Hparams | None = None
     in_effect: Hparams | None = None
@@ -240,7 +242,9 @@ def _donations(lineage: Lineage, rows: Rows, member: int) -> Iterator[Entry]:
         if row["start"] == "copied" and row.get("parent_member") == member:
             given = lineage.segments[SegmentKey(member, row["parent_segment"])]
             receiver = SegmentKey(row["member"], row["segment"])
-            yield _Place(row["at"], given, True, None).entry(row["at"], "donate", score=given.score, other=receiver)
+            place = _Place(row["at"], given, True, None)
+            facts = {"score": given.score, "other": receiver, "other_generation": row["generation"]}
+            yield place.entry(row["at"], "donate", **facts)
 
 
 def _decisions(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Iterator[Entry]:

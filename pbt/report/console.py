@@ -230,7 +230,8 @@ def _line(row: GenerationRow, population: Population) -> str:
     best = "no score" if row.best is None else f"best {text.score(row.best)} (member {row.best_member})"
     number = f"{row.generation:>{len(str(population.generations))}}"
     said = [f"generation {number}/{population.generations}", best, f"median {text.score(row.median)}"]
-    said.append(text.count(row.num_exploits, "exploit"))
+    # Decided on these scores; the copies begin the next generation, which is the one that tables name.
+    said.append(("then " if row.num_exploits else "") + text.count(row.num_exploits, "exploit"))
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
     return "  ".join([*said, text.duration(population.elapsed_at(row.at))])

@@ -452,11 +452,20 @@ def _parted(lineage: Lineage, a: Reference, b: Reference) -> str:
         return f"{names[0]} and {names[1]} have no common ancestor"
     if one == other:
         return f"{names[0]} and {names[1]} are the same"
-    end = f"age {_so_far(common.age):,}, generation {common.generation + 1}"
+    age = f"age {_so_far(common.age):,}"
     if common in (one, other):
         old, new = names if common == one else names[::-1]
-        return f"{new} descends from {old}, which ends at {end}"
-    return f"{names[0]} and {names[1]} parted at {end}: up to {tell(common.key)} they are one and the same"
+        return f"{new} descends from {old}, which ends at {age}, with generation {common.generation + 1}"
+    begun = _first_apart(lineage, a, b, common)
+    return f"{names[0]} and {names[1]} parted at {age}, {begun}: up to {tell(common.key)} they are one and the same"
+
+
+def _first_apart(lineage: Lineage, a: Reference, b: Reference, common: Segment) -> str:
+    """Which generation began on weights that had been one and the same: that of the copy, as everywhere."""
+    paths = [lineage.ancestors(reference) for reference in (a, b)]
+    children = [path[path.index(common) + 1] for path in paths]
+    copies = [child for child in children if child.start == "copied"] or children
+    return f"as generation {1 + min(child.generation for child in copies)} began"
 
 
 def _now_table(lineage: Lineage, a: Reference, b: Reference) -> Table:

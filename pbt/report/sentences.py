@@ -63,7 +63,11 @@ def _set(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _donated(entry: Entry, names: Sequence[str]) -> str:
-    return "" if entry.other is None else f"gave its weights to member {entry.other.member} ({tell(entry.other)})"
+    if entry.other is None:
+        return ""
+    said = f"gave its weights to member {entry.other.member} ({tell(entry.other)})"
+    begins = entry.other_generation
+    return said if begins is None else f"{said}, whose generation {begins + 1} begins with them"
 
 
 def _ended(entry: Entry, names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
 from pbt.report.nodes import node_facts, node_lines
-from pbt.report.tables import ExploitRow, Population, exploit_rows
+from pbt.report.tables import ExploitRow, Population, exploit_rows, generation_facts
 from pbt.report.throughput import together
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
@@ -105,7 +105,7 @@ def as_json(result: Result) -> str:
         "summary": _summary(result, population),
         "members": [asdict(row) for row in population.ranked()],
         "schedule": [asdict(step) for step in lineage.schedule(best.member)] if best else [],
-        "generations": [asdict(row) for row in population.ended()],
+        "generations": [generation_facts(row) for row in population.ended()],
         "exploits": [asdict(row) for row in exploit_rows(lineage, result.rows["decisions"])],
         "files": _files(result.path),
         "mlflow": _page(result.path),
@@ -380,14 +380,14 @@ def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Ta
 
 def _exploit_table(console: Console, rows: Sequence[ExploitRow], hparams: Sequence[str]) -> Table:
     """One column for each hyperparameter if there is room, else one for all that changed."""
-    table = _table("after gen", "member", "scored", "took over", "scored", *hparams)
+    table = _table("gen", "member", "scored", "took over", "scored", *hparams)
     for row in rows:
         table.add_row(
             *_exploit_cells(row), *(_change(row.changed[name]) if name in row.changed else "" for name in hparams)
         )
     if is_within(console, table):
         return table
-    table = _table("after gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
+    table = _table("gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
     for row in rows:
         changed = [f"{name} {_change(row.changed[name])}" for name in hparams if name in row.changed]
         table.add_row(*_exploit_cells(row), ", ".join(changed) or "nothing")
@@ -395,7 +395,7 @@ def _exploit_table(console: Console, rows: Sequence[ExploitRow], hparams: Sequen
 
 
 def _exploit_cells(row: ExploitRow) -> tuple[str, ...]:
-    return str(row.generation), str(row.member), text.score(row.score), str(row.donor), text.score(row.donor_score)
+    return str(row.generation + 1), str(row.member), text.score(row.score), str(row.donor), text.score(row.donor_score)
 
 
 def _change(values: tuple[Any, Any]) -> str:

@@ -106,10 +106,10 @@ def test_runs_end_when_and_as_their_members_did(told: dict[str, Any]) -> None:
     ("member", "ancestry", "exploit"),
     [
         (0, ["0.0", "0.1", "0.2", "0.3"], None),
-        (1, ["0.0", "5.1", "5.2", "1.3"], "gen 3 <- member 5"),
+        (1, ["0.0", "5.1", "5.2", "1.3"], "gen 4 <- member 5"),
         (3, ["3.0", "3.1"], None),
-        (4, ["1.0", "4.1", "4.2", "4.3"], "gen 1 <- member 1"),
-        (5, ["0.0", "5.1", "5.2", "5.3"], "gen 1 <- member 0"),
+        (4, ["1.0", "4.1", "4.2", "4.3"], "gen 2 <- member 1"),
+        (5, ["0.0", "5.1", "5.2", "5.3"], "gen 2 <- member 0"),
     ],
 )
 def test_ancestry_is_in_tags(told: dict[str, Any], member: int, ancestry: list[str], exploit: str | None) -> None:

@@ -49,10 +49,10 @@ def test_without_a_terminal_a_sweep_is_a_line_for_each_generation(tmp_path: Path
     assert _told(ledgers.tell(tmp_path / "made-up-1"), _plain(width=60)).splitlines() == [
         "made-up-1: language under pbt, 6 members x 4 generations of 100 steps; "
         "validation bits_per_byte, lower is better",
-        "generation 1/4  best 2.0000 (member 0)  median 2.2000  2 exploits  1 diverged  0:30",
+        "generation 1/4  best 2.0000 (member 0)  median 2.2000  then 2 exploits  1 diverged  0:30",
         "member 3 failed after 140 steps: out of memory on cuda:0",
         "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 declined  1:01",
-        "generation 3/4  best 1.5000 (member 5)  median 1.8500  1 exploit  1:31",
+        "generation 3/4  best 1.5000 (member 5)  median 1.8500  then 1 exploit  1:31",
         "generation 4/4  best 1.3000 (member 1)  median 1.6500  0 exploits  2:01",
         "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 failure",
     ]
@@ -101,7 +101,7 @@ def test_on_a_terminal_the_best_member_comes_first_and_is_marked(tmp_path: Path)
     console = _live()
     shown = _told(ledgers.tell(tmp_path / "run", commits=5), console)
     rows = [line for line in shown.splitlines() if "running" in line]
-    best = "* 5 200 1.6000 0.002 adamw yes books 25% web 75% running gen 1 <- member 0"
+    best = "* 5 200 1.6000 0.002 adamw yes books 25% web 75% running gen 2 <- member 0"
     assert " ".join(rows[0].split()) == best
     assert [row.split()[0] for row in rows[1:5]] == ["0", "1", "2", "4"]
     assert "\x1b[1;32m" in console.file.getvalue(), "the best stands out in bold green"  # type: ignore[attr-defined]
@@ -207,9 +207,9 @@ def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path)
     assert "objective validation bits_per_byte [bits/byte], lower is better" in shown
     assert "exploits 3, 1 declined" in shown
     assert "member 3 failed: out of memory on cuda:0" in shown
-    assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 3 <- member 5" in shown
+    assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 4 <- member 5" in shown
     assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown
-    assert "3 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
+    assert "4 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
     assert any(line.startswith(f"{tmp_path}/made-up-1/ledger") for line in shown)
 
 
@@ -350,7 +350,12 @@ def test_the_same_facts_come_as_strict_json(tmp_path: Path) -> None:
 def test_json_has_the_whole_story(tmp_path: Path) -> None:
     facts = json.loads(as_json(load(ledgers.tell(tmp_path / "run"))))
     assert [row["member"] for row in facts["members"]] == [1, 5, 0, 4, 2, 3]
-    assert [row["best"] for row in facts["generations"]] == [2.0, 1.6, 1.5, 1.3]
+    assert [(row["generation"], row["best"]) for row in facts["generations"]] == [
+        (0, 2.0),
+        (1, 1.6),
+        (2, 1.5),
+        (3, 1.3),
+    ]
     schedule = [(step["age_start"], step["age_end"], step["member"]) for step in facts["schedule"]]
     assert schedule == [(0, 100, 0), (100, 300, 5), (300, 400, 1)]
     assert facts["exploits"][-1]["changed"] == {"lr": [0.002, 0.012], "optimizer": ["adamw", "sgd"]}

@@ -129,7 +129,7 @@ def test_json_has_a_line_for_every_event(tmp_path: Path) -> None:
     assert kinds == [event["event"] for event in events]
     assert sorted(event["at"] for event in events) == [event["at"] for event in events]
     assert (6, 4, 100, "run") == tuple(events[0][name] for name in ("members", "generations", "steps", "run"))
-    assert (1, 2.0, 0, 2) == tuple(events[1][name] for name in ("generation", "best", "best_member", "num_exploits"))
+    assert (0, 2.0, 0, 2) == tuple(events[1][name] for name in ("generation", "best", "best_member", "num_exploits"))
     assert (3, 1, ledgers.FAILURE) == tuple(events[2][name] for name in ("member", "segment", "reason"))
     assert ("finished", 1, 1.3, 1.0) == tuple(
         events[-1][name] for name in ("status", "best_member", "best_score", "share")

@@ -18,12 +18,14 @@ from pbt.cli import main
 from pbt.lineage import MemberNotFound, Standing
 from pbt.member import SegmentKey
 from pbt.record.ledger import Ledger
+from pbt.record.mirrored import Story
 from pbt.record.result import Result, load
 from pbt.record.schema import canonical
 from pbt.record.story import Entry
 from pbt.report import provenance
+from pbt.report.console import Progress
 from pbt.report.sentences import both, changed, sentence, values
-from pbt.report.show import population_of
+from pbt.report.show import as_json, population_of, show
 from tests import ledgers
 
 NAMES = list(ledgers.SPACE)
@@ -211,7 +213,7 @@ def test_why_tells_a_members_story(told: Result) -> None:
         "  1     0           0   started from new weights with lr 0.002, optimizer adamw, nesterov no, mix",
         "                        books 25% web 75%",
         "  1   100         100   scored 2.1000, rank 2 of 6",
-        "  1   100         100   gave its weights to member 4 (4:1)",
+        "  1   100         100   gave its weights to member 4 (4:1), whose generation 2 begins with them",
         "  2   200         200   scored 1.9500, rank 3 of 5",
         "  3   300         300   scored 1.9000, rank 4 of 5",
         "  4   300         300   took over the weights of member 5 (5:2, score 1.5000); lr 0.002 -> 0.012,",
@@ -270,6 +272,10 @@ def test_why_as_json(told: Result) -> None:
         ),
         ({"kind": "set", "before": {"lr": 0.1}, "hparams": {"lr": 0.2}}, "went on with lr 0.1 -> 0.2"),
         ({"kind": "donate", "other": SegmentKey(3, 1)}, "gave its weights to member 3 (3:1)"),
+        (
+            {"kind": "donate", "other": SegmentKey(3, 1), "other_generation": 4},
+            "gave its weights to member 3 (3:1), whose generation 5 begins with them",
+        ),
         ({"kind": "ended", "score": 0.5, "standing": Standing(2, 5, 0)}, "scored 0.5000, rank 2 of 5"),
         (
             {"kind": "ended", "score": 0.5, "standing": Standing(2, 5, 3)},
@@ -409,7 +415,7 @@ def test_the_schedule_as_json_can_be_replayed(told: Result) -> None:
 def test_diff(told: Result) -> None:
     """Until when they are the same, what they are now, and what happened in between."""
     assert _printed(provenance.show_diff, told, 1, 5) == [
-        "member 1 and member 5 parted at age 300, generation 3: up to 5:2 they are one and the same",
+        "member 1 and member 5 parted at age 300, as generation 4 began: up to 5:2 they are one and the same",
         "",
         "            member 1   member 5",
         "───────────────────────────────",
@@ -427,6 +433,28 @@ def test_diff(told: Result) -> None:
     ]
 
 
+def test_an_exploit_has_one_generation_whoever_tells_it(told: Result) -> None:
+    """The one that begins with the copied weights: counted from 1 for people, from 0 for programs."""
+    shown = io.StringIO()
+    show(told, Console(file=shown, width=130))
+    console = Progress(told.run.info, Console(file=io.StringIO(), width=130, height=40, force_terminal=True))
+    with console:
+        console.update((table, row) for table, rows in told.rows.items() for row in rows)
+    sweep = Story("min", {})
+    sweep.add([(table, row) for table, rows in told.rows.items() for row in rows])
+    assert "gen 4 <- member 5" in shown.getvalue()
+    assert "gen 4 <- member 5" in console._console.file.getvalue()  # type: ignore[attr-defined]
+    assert sweep.tags(1)["pbt.last_exploit"] == "gen 4 <- member 5"
+    assert any(line.startswith("  4   300") and "took over" in line for line in _printed(provenance.show_why, told, 1))
+    assert any("whose generation 4 begins with them" in line for line in _printed(provenance.show_why, told, 5))
+    assert "parted at age 300, as generation 4 began" in _printed(provenance.show_diff, told, 1, 5)[0]
+    assert _words(_printed(provenance.show_lineage, told)[7]) == "└╴member 1 5:2 4 300-400 1.3000 winner"
+    facts = json.loads(as_json(told))
+    assert [row["exploit_generation"] for row in facts["members"] if row["member"] == 1] == [3]
+    assert [row["generation"] for row in facts["exploits"] if row["member"] == 1] == [3]
+    assert [row["generation"] for row in told.why(1).to_pylist() if row["kind"] == "copy"] == [3]
+
+
 def test_diff_of_strangers_says_what_differs_once(told: Result) -> None:
     """Where it goes on to differ, it says so."""
     lines = _printed(provenance.show_diff, told, 1, 2)
@@ -440,10 +468,10 @@ def test_diff_of_strangers_says_what_differs_once(told: Result) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
-        ("5:1", "1", "member 1 descends from segment 5:1, which ends at age 200, generation 2"),
-        ("1", "5:1", "member 1 descends from segment 5:1, which ends at age 200, generation 2"),
+        ("5:1", "1", "member 1 descends from segment 5:1, which ends at age 200, with generation 2"),
+        ("1", "5:1", "member 1 descends from segment 5:1, which ends at age 200, with generation 2"),
         ("1", "1:3", "member 1 and segment 1:3 are the same"),
-        ("0:0", "1", "member 1 descends from segment 0:0, which ends at age 100, generation 1"),
+        ("0:0", "1", "member 1 descends from segment 0:0, which ends at age 100, with generation 1"),
     ],
 )
 def test_diff_of_relatives(told: Result, a: str, b: str, says: str) -> None:

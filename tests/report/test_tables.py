@@ -40,10 +40,10 @@ def test_a_member_row_is_the_member_as_it_is_now(population: Population) -> None
         score=1.3,
         hparams=ledgers.hparams(5, changes=1),
         donor=5,
-        exploited_after=3,
+        exploit_generation=3,
         num_exploits=1,
     )
-    assert population.row(1).last_exploit == "gen 3 <- member 5"
+    assert population.row(1).last_exploit == "gen 4 <- member 5"
     assert population.row(0).last_exploit == ""
 
 
