@@ -220,7 +220,8 @@ class Result:
         who = self.lineage.find(member).key.member
         rows = {name: to_rows(table) for name, table in self.tables.items() if name != "metrics"}
         rows["metrics"] = self._rows("metrics", member=who)
-        return story(self.lineage, rows, member, self.run.info["objective"])
+        is_trained = self.status == "running"
+        return story(self.lineage, rows, member, self.run.info["objective"], is_trained=is_trained)
 
 
 def load(path: str | Path) -> Result:

@@ -84,7 +84,8 @@ def _failed(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _running(entry: Entry, names: Sequence[str]) -> str:
-    return f"began to train with {values(entry.hparams or {}, names)}; no report yet"
+    ends = "stopped before it reported" if entry.detail == "stopped" else "no report yet"
+    return f"began to train with {values(entry.hparams or {}, names)}; {ends}"
 
 
 def _evaluated(entry: Entry, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pbt.cli import main
 from pbt.lineage import MemberNotFound, Standing
 from pbt.member import SegmentKey
 from pbt.record.ledger import Ledger
+from pbt.record.lock import WriterLock
 from pbt.record.mirrored import Story
 from pbt.record.result import Result, load
 from pbt.record.schema import canonical
@@ -44,6 +45,14 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(storage: Path) -> Result:
     """The scripted sweep."""
     return load(storage / "made-up")
+
+
+@pytest.fixture
+def under_way(storage: Path) -> Iterator[Result]:
+    """The half sweep while somebody writes it."""
+    lock = WriterLock(storage / "half")
+    yield load(storage / "half")
+    lock.release()
 
 
 def _console(width: int = 100) -> Console:
@@ -98,14 +107,25 @@ def test_the_lineage_of_one_member(told: Result) -> None:
     assert [re.sub(r" .*", "", line.split("member ")[1]) for line in lines] == ["1", "4", "4"]
 
 
-def test_the_lineage_of_a_sweep_under_way(storage: Path) -> None:
+def test_the_lineage_of_a_sweep_under_way(under_way: Result) -> None:
     """The best so far, and who is training."""
-    lines = _printed(provenance.show_lineage, load(storage / "half"))
-    assert lines[0] == "half, unfinished: 6 members, 17 segments, 2 copies"
+    lines = _printed(provenance.show_lineage, under_way)
+    assert lines[0] == "half, running: 6 members, 17 segments, 2 copies"
     assert lines[5:7] == [
         "member 0          fresh    1-3     0-200   1.8000   running",
         "└╴member 5          0:0    2-3   100-200   1.6000   best",
     ]
+
+
+def test_nobody_is_said_to_train_in_a_sweep_that_was_killed(storage: Path) -> None:
+    """What was under way has stopped, in every verb."""
+    killed = load(storage / "half")
+    assert _printed(provenance.show_lineage, killed)[5].split()[-1] == "stopped"
+    assert _printed(provenance.show_why, killed, 5, width=150)[-1].endswith("; stopped before it reported")
+    assert not re.search(" now ", _printed(provenance.show_why, killed, 5, times=True, width=150)[-1])
+    assert _printed(provenance.show_why, killed, "5:2")[0] == "segment 5:2 of half, generation 3: stopped"
+    assert _printed(provenance.show_ancestors, killed, 5, width=130)[-1].split()[:4] == ["5:2", "3", "200", "-"]
+    assert _printed(provenance.show_diff, killed, 5, 0)[4].split() == ["status", "stopped", "stopped"]
 
 
 def test_many_lines_are_cut_to_the_most_interesting(tmp_path: Path) -> None:
@@ -239,9 +259,9 @@ def test_why_of_a_segment(told: Result) -> None:
     assert [line.split()[3] for line in lines[4:] if line[:3].strip()] == ["took", "scored"]
 
 
-def test_why_of_a_member_that_is_training(storage: Path) -> None:
+def test_why_of_a_member_that_is_training(under_way: Result) -> None:
     """The story ends in the present."""
-    lines = _printed(provenance.show_why, load(storage / "half"), "5", times=True, width=150)
+    lines = _printed(provenance.show_why, under_way, "5", times=True, width=150)
     assert lines[0] == "member 5 of half: living, last bits_per_byte 1.6000"
     assert re.match(r"  3   200         200 +now   began to train with lr 0\.002, optimizer", lines[-1])
 
@@ -293,6 +313,10 @@ def test_why_as_json(told: Result) -> None:
             "failed; not in effect: lr was - where 0.1 was ordered: deaf",
         ),
         ({"kind": "running", "hparams": {"lr": 0.1}}, "began to train with lr 0.1; no report yet"),
+        (
+            {"kind": "running", "hparams": {"lr": 0.1}, "detail": "stopped"},
+            "began to train with lr 0.1; stopped before it reported",
+        ),
         ({"kind": "decline", "reason": "too close"}, "kept its weights: too close"),
         ({"kind": "evaluate", "reason": "on the test split"}, "to be evaluated: on the test split"),
         (
@@ -353,9 +377,9 @@ def test_ancestors_where_there_is_little_room(told: Result) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_ancestors_of_a_member_that_is_training(storage: Path) -> None:
+def test_ancestors_of_a_member_that_is_training(under_way: Result) -> None:
     """Up to the segment under way."""
-    lines = _printed(provenance.show_ancestors, load(storage / "half"), "5", width=130)
+    lines = _printed(provenance.show_ancestors, under_way, "5", width=130)
     assert lines[-1].split()[:6] == ["5:2", "3", "200", "now", "own", "-"]
 
 
@@ -483,9 +507,9 @@ def test_diff_of_the_same_says_nothing_more(told: Result) -> None:
     assert len(_printed(provenance.show_diff, told, 1, 1)) == 8
 
 
-def test_diff_of_members_that_are_training(storage: Path) -> None:
+def test_diff_of_members_that_are_training(under_way: Result) -> None:
     """With the scores they had last."""
-    lines = _printed(provenance.show_diff, load(storage / "half"), "5", "0")
+    lines = _printed(provenance.show_diff, under_way, "5", "0")
     assert lines[4].split() == ["status", "running", "running"]
     assert lines[7].split() == ["score", "1.6000", "1.8000"]
 
