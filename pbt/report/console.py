@@ -251,7 +251,10 @@ def _tell(incident: Row) -> str:
 
 def _closing(info: Mapping[str, Any], population: Population) -> str:
     took, best = text.duration(population.elapsed), population.best
-    done = f"{text.count(population.num_exploits, 'exploit')}, {text.count(len(population.failures), 'failure')}"
+    done = text.count(population.num_exploits, "exploit")
+    if population.diverged:
+        done += f", {len(population.diverged):,} diverged"
+    done += f", {text.count(len(population.failures), 'failure')}"
     if population.finish is None:
         return f"{info['run_id']} is unfinished after {took}: {100 * population.share:.0f}% trained, {done}"
     if best is None:

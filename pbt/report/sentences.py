@@ -89,7 +89,7 @@ def _running(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _evaluated(entry: Entry, names: Sequence[str]) -> str:
-    found = ", ".join(f"{name} {text.score(value)}" for name, value in (entry.metrics or {}).items())
+    found = ", ".join(f"{name} {text.metric(value)}" for name, value in (entry.metrics or {}).items())
     return f"evaluated on the {entry.detail} split: {found}"
 
 

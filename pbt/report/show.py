@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pbt.errors import LedgerError
-from pbt.lineage import ScheduleStep
+from pbt.lineage import ScheduleStep, tell
 from pbt.record.result import Result
 from pbt.record.runs import Run
 from pbt.record.story import is_routine
@@ -30,6 +30,8 @@ from pbt.report.throughput import together
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
+#: Segments and members to name in a line before the rest is only counted.
+_NAMED = 8
 #: Incidents to show, the latest.
 _INCIDENTS = 8
 
@@ -170,6 +172,10 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
+        "diverged": {
+            "segments": [tell(key) for key in population.diverged],
+            "members": [row.member for row in members if row.status == "diverged"],
+        },
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
         "sessions": [_session(row) for row in result.rows["sessions"]],
         "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
@@ -319,11 +325,24 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["incidents" + " " * number] = line  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
+    if facts["diverged"]["segments"]:
+        lines["diverged"] = _diverged(facts["diverged"])
     alike: dict[str, list[int]] = {}  # a mistake in the user's code may concern all members
     for member, reason in facts["failures"].items():
         alike.setdefault(reason, []).append(int(member))
     lines |= {text.members(numbers): f"failed: {reason}" for reason, numbers in alike.items()}
     return lines | {"digest": facts["digest"]}
+
+
+def _diverged(facts: Mapping[str, Any]) -> str:
+    """`2 segments (4:0, 3:2), the last of member 3 among them`."""
+    segments, members = facts["segments"], facts["members"]
+    more = ", ..." if len(segments) > _NAMED else ""
+    said = f"{text.count(len(segments), 'segment')} ({', '.join(segments[:_NAMED])}{more})"
+    if not members:
+        return said
+    who = text.members(members) if len(members) <= _NAMED else text.count(len(members), "member")
+    return f"{said}, the last of {who} among them"
 
 
 def _system_lines(system: Mapping[str, Any]) -> dict[str, str]:

@@ -152,6 +152,7 @@ class Population:
         finish: The decision that ended the sweep, once there is one.
         budget_end: Why the budget ended it before its last generation, if it did.
         incidents: What went wrong, newest last; what was only loaded again is left out.
+        diverged: Segments whose score is NaN, in the order in which they ended.
         throughput: How fast its stacks train.
     """
 
@@ -165,6 +166,7 @@ class Population:
         self.finish: Row | None = None
         self.budget_end: str | None = None
         self.incidents: list[Row] = []
+        self.diverged: list[SegmentKey] = []
         self.throughput = Throughput()
         self.last_at: float = self.created
         self._pauses: list[tuple[float, float]] = []  # when each ended, seconds
@@ -223,7 +225,10 @@ class Population:
             self._failures[row["member"]] = row
             return
         generation = self._generations[self._generation_of[row["member"], row["segment"]]]
-        generation.scores[row["member"]] = math.nan if row["score"] is None else row["score"]
+        score = math.nan if row["score"] is None else row["score"]
+        generation.scores[row["member"]] = score
+        if math.isnan(score):
+            self.diverged.append(SegmentKey(row["member"], row["segment"]))
         generation.at = max(generation.at, row["at"])
 
     def _metric(self, row: Row) -> None:

@@ -54,7 +54,7 @@ def test_without_a_terminal_a_sweep_is_a_line_for_each_generation(tmp_path: Path
         "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 declined  1:01",
         "generation 3/4  best 1.5000 (member 5)  median 1.8500  then 1 exploit  1:31",
         "generation 4/4  best 1.3000 (member 1)  median 1.6500  0 exploits  2:01",
-        "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 failure",
+        "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 diverged, 1 failure",
     ]
 
 
@@ -74,7 +74,7 @@ def test_following_a_sweep_prints_each_line_once_and_in_time(tmp_path: Path) -> 
 
 def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
     last = _told(ledgers.tell(tmp_path / "run", commits=5), _plain()).splitlines()[-1]
-    assert last == "run is unfinished after 1:01: 58% trained, 2 exploits, 1 failure"
+    assert last == "run is unfinished after 1:01: 58% trained, 2 exploits, 1 diverged, 1 failure"
 
 
 def test_markup_in_names_is_printed_as_it_is(tmp_path: Path) -> None:
@@ -211,6 +211,28 @@ def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path)
     assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown
     assert "4 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
     assert any(line.startswith(f"{tmp_path}/made-up-1/ledger") for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("commits", "members", "says"),
+    [(2, [4], "1 segment (4:0), the last of member 4 among them"), (None, [], "1 segment (4:0)")],
+)
+def test_what_diverged_is_told(tmp_path: Path, commits: int | None, members: list[int], says: str) -> None:
+    """Also once the member has been given other weights; no score is shown as nan."""
+    console = _plain(width=120)
+    run = ledgers.tell(tmp_path / "run", commits) if commits else ledgers.tell(tmp_path / "run")
+    show(load(run), console)
+    assert re.findall(r"^diverged {2,}(.*?) *$", _printed(console), re.M) == [says]
+    assert json.loads(as_json(load(run)))["summary"]["diverged"] == {"segments": ["4:0"], "members": members}
+    assert " nan " not in _printed(console)
+
+
+def test_a_run_in_which_nothing_diverged_has_no_line_for_it(tmp_path: Path) -> None:
+    console = _plain(width=120)
+    run = ledgers.simulate(tmp_path / "run", members=4, generations=2, diverges=False)
+    show(load(run), console)
+    assert "diverged" not in _printed(console)
+    assert json.loads(as_json(load(run)))["summary"]["diverged"] == {"segments": [], "members": []}
 
 
 def _measured(run: Path, device: str, **used: float) -> Result:

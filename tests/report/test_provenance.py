@@ -86,17 +86,17 @@ def test_lineage_is_a_forest_of_members(told: Result) -> None:
         "made-up, finished: 6 members, 22 segments, 3 copies",
         "5 living members from 3 of 6 fresh starts: 0:0 (3), 1:0 (1), 2:0 (1)",
         "",
-        "line of descent    from   gens       age    score   now",
-        "────────────────────────────────────────────────────────────",
-        "member 0          fresh    1-4     0-400   1.6500   living",
-        "└╴member 5          0:0    2-4   100-400   1.4000   living",
-        "  └╴member 1        5:2      4   300-400   1.3000   winner",
-        "member 1          fresh    1-3     0-300   1.9000   replaced",
-        "└╴member 4          1:0    2-4   100-400   1.7500   living",
-        "member 2          fresh    1-4     0-400   1.8000   living",
-        "member 3          fresh    1-2     0-140   2.3000   failed",
-        "member 4          fresh      1     0-100      nan   replaced",
-        "member 5          fresh      1     0-100   2.5000   replaced",
+        "line of descent    from   gens       age      score   now",
+        "──────────────────────────────────────────────────────────────",
+        "member 0          fresh    1-4     0-400     1.6500   living",
+        "└╴member 5          0:0    2-4   100-400     1.4000   living",
+        "  └╴member 1        5:2      4   300-400     1.3000   winner",
+        "member 1          fresh    1-3     0-300     1.9000   replaced",
+        "└╴member 4          1:0    2-4   100-400     1.7500   living",
+        "member 2          fresh    1-4     0-400     1.8000   living",
+        "member 3          fresh    1-2     0-140     2.3000   failed",
+        "member 4          fresh      1     0-100   diverged   replaced",
+        "member 5          fresh      1     0-100     2.5000   replaced",
     ]
 
 
@@ -112,8 +112,8 @@ def test_the_lineage_of_a_sweep_under_way(under_way: Result) -> None:
     lines = _printed(provenance.show_lineage, under_way)
     assert lines[0] == "half, running: 6 members, 17 segments, 2 copies"
     assert lines[5:7] == [
-        "member 0          fresh    1-3     0-200   1.8000   running",
-        "└╴member 5          0:0    2-3   100-200   1.6000   best",
+        "member 0          fresh    1-3     0-200     1.8000   running",
+        "└╴member 5          0:0    2-3   100-200     1.6000   best",
     ]
 
 

@@ -178,6 +178,8 @@ def test_changes_are_told_by_name_before_and_after() -> None:
         (text.number(None), "-"),
         (text.number(math.nan), "nan"),
         (text.score(1.3), "1.3000"),
+        (text.score(math.nan), "diverged"),
+        (text.metric(math.nan), "nan"),
         (text.score(1e-7), "1.000e-07"),
         (text.score(math.inf), "inf"),
         (text.hparam(0.00123456), "0.00123"),
