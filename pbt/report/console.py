@@ -28,6 +28,9 @@ _SIGN_OF_LIFE_S = 60.0
 #: Share of the training that must be done before the rest is guessed at.
 _GUESS_FROM = 0.02
 
+#: Columns of members that make room for hyperparameters, the first of them first.
+_SPARE = ("last exploit", "age")
+
 _STYLES = {"failed": "red", "diverged": "yellow"}
 
 
@@ -172,31 +175,53 @@ class Progress:
         return words
 
 
-def member_table(rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None) -> Table:
-    """Members as a table, in the order given; the best one is marked."""
+def member_table(
+    rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None, without: Sequence[str] = ()
+) -> Table:
+    """Members as a table, in the order given; the best one is marked.
+
+    Args:
+        rows: The members.
+        hparams: Hyperparameters to show.
+        best: Who is best, if anybody is.
+        without: Of the columns in `_SPARE`, those to leave out.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    for heading in ("member", "age", "score", *hparams):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("last exploit", no_wrap=True)
+    for heading in ("member", "age", "score"):
+        if heading not in without:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for name in hparams:
+        table.add_column(Text(name), justify="right", overflow="fold")  # wrapped only where it stands alone
+    for heading in ("status", "last exploit"):
+        if heading not in without:
+            table.add_column(heading, no_wrap=True)
     for row in rows:
         mark, style = ("*", "bold green") if row.member == best else ("", _STYLES.get(row.status, ""))
-        values = [text.hparam(row.hparams.get(name)) for name in hparams]
-        cells = [mark, str(row.member), f"{row.age:,}", text.score(row.score), *values, row.status, row.last_exploit]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
+        cells = {"mark": mark, "member": str(row.member), "age": f"{row.age:,}", "score": text.score(row.score)}
+        cells |= {f"hparams/{name}": text.hparam(row.hparams.get(name)) for name in hparams}
+        cells |= {"status": row.status, "last exploit": row.last_exploit}
+        table.add_row(*(Text(cell) for heading, cell in cells.items() if heading not in without), style=style)
     return table
 
 
 def fitting_table(
     console: Console, rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None
 ) -> tuple[Table, Sequence[str]]:
-    """`member_table` with as many hyperparameters, in order, as the console is wide; and those left out."""
-    for shown in range(len(hparams), -1, -1):
-        table = member_table(rows, hparams[:shown], best)
-        if shown == 0 or is_within(console, table):
-            break
-    return table, hparams[shown:]
+    """`member_table` with as much as the console is wide, and the names of columns left out.
+
+    Hyperparameters are what a sweep is about: columns that tell less go first, then hyperparameters from the last on.
+    One stays in any case; if it alone is too wide, its values take several lines.
+    """
+    for spared in range(len(_SPARE)):
+        if is_within(console, table := member_table(rows, hparams, best, _SPARE[:spared])):
+            return table, _SPARE[:spared]
+    shown: list[str] = []
+    for name in hparams:
+        if is_within(console, member_table(rows, [*shown, name], best, _SPARE)):
+            shown.append(name)
+    left_out = [name for name in hparams if name not in (shown or hparams[:1])]
+    return member_table(rows, shown or hparams[:1], best, _SPARE), [*left_out, *_SPARE]
 
 
 def is_within(console: Console, table: Table) -> bool:

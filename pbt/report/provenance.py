@@ -479,7 +479,9 @@ def _first_apart(lineage: Lineage, a: Reference, b: Reference, common: Segment) 
 
 def _now_table(result: Result, a: Reference, b: Reference) -> Table:
     lineage = result.lineage
-    table = _table("", _who(lineage, a), _who(lineage, b), left=("",))
+    table = _table("", left=("",))
+    for reference in (a, b):
+        table.add_column(Text(_who(lineage, reference)), justify="right", overflow="fold")  # what is compared is whole
     one, other = _now_facts(lineage, lineage.find(a)), _now_facts(lineage, lineage.find(b))
     _add(table, "status", *(_status(result, lineage.find(reference)) for reference in (a, b)))
     _add(table, "age", f"{one['age']:,}", f"{other['age']:,}")

@@ -82,13 +82,18 @@ def _show_members(console: Console, population: Population, hparams: Sequence[st
 
 
 def _show_page(console: Console, run: Path) -> None:
-    """How to open the run in MLflow, if it was mirrored there."""
+    """How to open the run in MLflow, if it was mirrored there; and whether all of it arrived."""
     if (page := _page(run)) is None:
         return
     _heading(console, "In MLflow")
     if page["command"]:
         console.print(Text(page["command"]), soft_wrap=True)
     console.print(Text(page["url"]), soft_wrap=True)
+    if page.get("error"):
+        told = (
+            f"Not all of the run is there: MLflow was behind at its end ({page['error']}). `pbt sync {run}` brings it."
+        )
+        console.print(Text(told, style="yellow"), soft_wrap=True)
 
 
 def _page(run: Path) -> dict[str, Any] | None:

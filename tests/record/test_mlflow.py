@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import socket
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
@@ -428,9 +430,39 @@ def test_a_server_that_is_down_costs_nothing_but_freshness(tmp_path: Path, monke
     mirror = Mirror(run, uri="http://127.0.0.1:9", experiment="offline")
     assert mirror.sync() == 0
     assert mirror.behind == 30
-    assert "127.0.0.1" in str(mirror.last_error)
+    assert mirror.last_error == "127.0.0.1:9: connection refused"
     assert not mirror.finish("stopped", {})
     assert not mirror.ended
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("http://me:hunter2@127.0.0.1:9", "127.0.0.1:9: connection refused"),
+        ("http://tracker.invalid", r"tracker\.invalid: .*(name|resolution).*"),
+    ],
+)
+def test_what_the_network_says_is_told_in_a_few_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, says: str
+) -> None:
+    """Not in those of MLflow and the libraries below it, and without a password."""
+    for name in SERVER_MANNERS:
+        monkeypatch.delenv(name, raising=False)
+    mirror = Mirror(ledgers.tell(tmp_path / "offline", commits=2), uri=uri, experiment="offline")
+    mirror.sync()
+    assert re.fullmatch(says, str(mirror.last_error))
+
+
+def test_a_server_that_does_not_answer_in_time_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the call, and says nothing."""
+    for name in SERVER_MANNERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        mirror = Mirror(ledgers.tell(tmp_path / "slow", commits=2), uri=f"http://{place}", experiment="slow")
+        mirror.sync()
+    assert mirror.last_error == f"{place}: timed out"
 
 
 def test_a_failing_server_is_left_alone_for_a_while(store: Store, tmp_path: Path) -> None:

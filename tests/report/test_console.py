@@ -126,11 +126,37 @@ def test_a_population_too_tall_for_the_terminal_shows_the_best(tmp_path: Path) -
     assert max(len(line) for line in shown.splitlines()) <= 120
 
 
-def test_hyperparameters_too_many_for_the_terminal_are_named(tmp_path: Path) -> None:
-    shown = _told(ledgers.tell(tmp_path / "run"), _live(width=70))
-    assert "not shown: optimizer, nesterov, mix" in shown
-    lines = shown.splitlines()
-    assert max(len(line) for line in lines if "ended" in line) <= 70
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (110, None),
+        (92, "last exploit"),
+        (80, "last exploit, age"),
+        (70, "mix, last exploit, age"),
+        (50, "nesterov, mix, last exploit, age"),
+    ],
+)
+def test_what_tells_less_makes_room_for_hyperparameters(tmp_path: Path, width: int, left_out: str | None) -> None:
+    """While a sweep runs, and afterwards; what is not shown is named."""
+    console, run = _plain(width), ledgers.tell(tmp_path / "run")
+    show(load(run), console)
+    for shown in (_told(run, _live(width)), _printed(console)):
+        named = {" ".join(words.split()) for words in re.findall(r"not shown: ([^\r\n]*)", shown)}
+        assert named == (set() if left_out is None else {left_out})
+        assert max(len(line.rstrip()) for line in shown.splitlines() if " ended" in line) <= width
+        assert "0.012" in shown
+
+
+def test_a_hyperparameter_too_long_for_the_terminal_takes_several_lines(tmp_path: Path) -> None:
+    """One is shown in any case, to its end."""
+    run = ledgers.tell(tmp_path / "run")
+    info, console = json.loads((run / "run.json").read_text()), _plain(40)
+    info["hparams"] = {"mix": info["hparams"]["mix"]}
+    (run / "run.json").write_text(json.dumps(info))
+    show(load(run), console)
+    members = _printed(console).partition("Members")[2].partition("not shown: last exploit, age")[0]
+    assert members.count("25%") == members.count("75%") == 6
+    assert max(len(line) for line in members.splitlines()) <= 40
 
 
 def test_failures_are_told_once_above_the_table(tmp_path: Path) -> None:

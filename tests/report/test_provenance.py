@@ -457,6 +457,21 @@ def test_diff(told: Result) -> None:
     ]
 
 
+def test_diff_shows_a_long_value_whole(tmp_path: Path) -> None:
+    """On as many lines as it takes: it is what is compared."""
+    parts = [f"a-long-name-{number}" for number in range(6)]
+    ledgers.run_json(tmp_path / "run", members=2, generations=1, steps=100, space={"mixture": {"type": "simplex"}})
+    pen = ledgers.Pen(Ledger(tmp_path / "run"), ledgers.Clock())
+    for member, share in enumerate((0.15, 0.19)):
+        pen.begin(member, 0, {"mixture": dict.fromkeys(parts, share)})
+    pen.settle()
+    pen.ledger.close(finished=False)
+    lines = _printed(provenance.show_diff, load(tmp_path / "run"), 0, 1, width=80)
+    words = " ".join(lines)
+    assert (words.count("15%"), words.count("19%")) == (6, 6)
+    assert max(map(len, lines)) <= 80
+
+
 def test_an_exploit_has_one_generation_whoever_tells_it(told: Result) -> None:
     """The one that begins with the copied weights: counted from 1 for people, from 0 for programs."""
     shown = io.StringIO()
