@@ -8,11 +8,14 @@ Heavy modules are imported inside the commands, so that `pbt --help` answers at 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -325,13 +328,43 @@ def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
     from pbt.report.report_page import write_report
 
     found = find_run(run, storage)
-    file = write_report(found.path, output or found.path / "report.html")
+    with _writing(output or found.path / "report.html", "-o") as file:
+        write_report(found.path, file)
     click.echo(f"{file} is the report of {found.id}: one file, which needs nothing else.")
     if plots:
         from pbt.report.plots import write_plots
 
         files = write_plots(found.path, found.path / "plots")
         click.echo(f"{len(files)} pictures are in {found.path / 'plots'}.")
+
+
+@contextlib.contextmanager
+def _writing(file: Path, option: str) -> Iterator[Path]:
+    """Write a file of the person's choice: folders are not made for it, and the mend is to name another.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    from pbt.errors import StorageError
+
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"cannot write {file}: there is no folder {folder}. Make it, or name another file: {option}."
+        )
+    try:
+        yield file
+    except StorageError as error:
+        if (why := _forbidden(error)) is None:
+            raise
+        raise StorageError(f"cannot write {file}: {why}. Name another file: {option}.") from error
+
+
+def _forbidden(error: BaseException) -> str | None:
+    """Why nothing may be written there, if that is what an error says."""
+    cause = error.__cause__
+    forbids = isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return cause.strerror if isinstance(cause, OSError) and forbids else None
 
 
 @main.command()
@@ -409,10 +442,21 @@ def lineage(
 
 
 def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_browser: bool) -> None:
+    from pbt.errors import StorageError
     from pbt.report.lineage_page import write_lineage_page
 
-    page = write_lineage_page(result, file)
-    click.echo(f"The lineage of {result.run.id} is in {page}")
+    page = file or result.path / "lineage.html"
+    try:
+        with _writing(page, "--html"):
+            write_lineage_page(result, page)
+        click.echo(f"The lineage of {result.run.id} is in {page}")
+    except StorageError as error:
+        if file is not None or _forbidden(error.__cause__ or error) is None or not page.exists():
+            raise
+        written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page.stat().st_mtime))
+        click.echo(
+            f"The lineage of {result.run.id} is in {page}, as of {written} UTC: nothing may be written there now"
+        )
     if in_browser:
         import webbrowser
 

@@ -298,7 +298,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "started": f"{_when(facts['created'])} UTC, took {text.duration(facts['seconds'])}",
         "trained": f"{facts['trainable']} under {facts['strategy']}{'' if facts['synchronous'] else ', asynchronous'}",
         "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
-        "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps"
+        "budget": " x ".join(text.count(budget[f"{noun}s"], noun) for noun in ("member", "generation", "step"))
         + "".join(f", at most {budget[name]:g} {words}" for name, words in _LIMITS.items() if budget.get(name)),
         "used": f"{facts['member_steps']:,} member-steps, {facts['tokens']:,} tokens",
         "best": "no member has a score",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import shlex
 import socket
 import sqlite3
 from collections import defaultdict
@@ -561,6 +562,15 @@ def test_the_command_that_opens_the_ui(uri: str, command: str | None, url: str) 
     said, page = ui_command(uri, experiment_id="3", run_id="abc")
     assert page == url
     assert (said is None) if command is None else (said is not None and said.split("mlflow ", 1)[1] == command)
+
+
+def test_the_command_that_opens_the_ui_is_the_documented_one(tmp_path: Path) -> None:
+    """It starts no helpers, and can be typed in any shell."""
+    docs = " ".join((Path(__file__).parents[2] / "docs/mlflow.md").read_text().replace("\\\n", " ").split())
+    words = shlex.split(str(ui_command("sqlite:////data/pbt-runs/mlflow.db")[0]))
+    assert words[:2] == ["env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"]
+    assert Path(words[2]).name == "mlflow"
+    assert " ".join([*words[:2], "mlflow", *words[3:]]) in docs
 
 
 def test_a_relative_database_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,12 @@ def test_what_diverged_is_told(tmp_path: Path, commits: int | None, members: lis
     assert " nan " not in _printed(console)
 
 
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    console = _plain(width=120)
+    show(load(ledgers.simulate(tmp_path / "run", members=1, generations=1, steps=1)), console)
+    assert re.search(r"^budget +1 member x 1 generation x 1 step *$", _printed(console), re.M)
+
+
 def test_a_run_in_which_nothing_diverged_has_no_line_for_it(tmp_path: Path) -> None:
     console = _plain(width=120)
     run = ledgers.simulate(tmp_path / "run", members=4, generations=2, diverges=False)
