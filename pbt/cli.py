@@ -8,13 +8,15 @@ Heavy modules are imported inside the commands, so that `pbt --help` answers at 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +267,7 @@ def _opened(run: str, storage: Path) -> Result:
     return Result(find_run(run, storage))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """Nothing is looked through for garbage: where all that is read is kept to the end, that takes a third longer."""
     gc.disable()
@@ -342,13 +344,43 @@ def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
 
     result = _opened(run, storage)
     with _uncollected():
-        file = write_report(result, output or result.path / "report.html")
+        with _writing(output or result.path / "report.html", "-o") as file:
+            write_report(result, file)
         click.echo(f"{file} is the report of {result.run.id}: one file, which needs nothing else.")
         if plots:
             from pbt.report.plots import write_plots
 
             files = write_plots(result, result.path / "plots")
             click.echo(f"{len(files)} pictures are in {result.path / 'plots'}.")
+
+
+@contextlib.contextmanager
+def _writing(file: Path, option: str) -> Iterator[Path]:
+    """Write a file of the person's choice: folders are not made for it, and the mend is to name another.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    from pbt.errors import StorageError
+
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"cannot write {file}: there is no folder {folder}. Make it, or name another file: {option}."
+        )
+    try:
+        yield file
+    except StorageError as error:
+        if (why := _forbidden(error)) is None:
+            raise
+        raise StorageError(f"cannot write {file}: {why}. Name another file: {option}.") from error
+
+
+def _forbidden(error: BaseException) -> str | None:
+    """Why nothing may be written there, if that is what an error says."""
+    cause = error.__cause__
+    forbids = isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return cause.strerror if isinstance(cause, OSError) and forbids else None
 
 
 @main.command()
@@ -420,10 +452,21 @@ def lineage(
 
 
 def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_browser: bool) -> None:
+    from pbt.errors import StorageError
     from pbt.report.lineage_page import write_lineage_page
 
-    page = write_lineage_page(result, file)
-    click.echo(f"The lineage of {result.run.id} is in {page}")
+    page = file or result.path / "lineage.html"
+    try:
+        with _writing(page, "--html"):
+            write_lineage_page(result, page)
+        click.echo(f"The lineage of {result.run.id} is in {page}")
+    except StorageError as error:
+        if file is not None or _forbidden(error.__cause__ or error) is None or not page.exists():
+            raise
+        written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page.stat().st_mtime))
+        click.echo(
+            f"The lineage of {result.run.id} is in {page}, as of {written} UTC: nothing may be written there now"
+        )
     if in_browser:
         import webbrowser
 

@@ -187,7 +187,7 @@ class Story:
         tags |= {f"pbt.hparams.{name}": value for name, value in named.items() if isinstance(value, str)}
         if copies:
             donor, when = copies[-1]["parent_member"], copies[-1]["generation"]
-            tags |= {"pbt.parent_member": str(donor), "pbt.last_exploit": f"gen {when} <- member {donor}"}
+            tags |= {"pbt.parent_member": str(donor), "pbt.last_exploit": f"gen {when + 1} <- member {donor}"}
         if checkpoint := self._newest_checkpoint(member):
             tags["pbt.checkpoint"] = checkpoint
         return tags

@@ -405,13 +405,21 @@ class _Ending:
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line: the database's own, where there is one, without what MLflow and SQLAlchemy add to it."""
-    cause: BaseException | None = error
-    while cause is not None:
+    """An error in one line: the database's or the network's own, without what MLflow and its libraries add to it."""
+    causes = [error]
+    for cause in causes:  # which grows while it is walked
         if own := getattr(cause, "orig", None):
             return first_line(own)
-        cause = cause.__cause__
-    return first_line(error)
+        inner = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
+        causes += [one for one in inner if isinstance(one, BaseException) and one not in causes]
+    request = next((found for cause in causes if (found := getattr(cause, "request", None)) is not None), None)
+    network = [
+        cause for cause in causes if isinstance(cause, OSError) and (cause.strerror or type(cause) is TimeoutError)
+    ]
+    if request is None or not network:
+        return first_line(error)
+    place = str(request.url).split("/")[2].rpartition("@")[2]
+    return f"{place}: {(network[-1].strerror or 'timed out').lower()}"
 
 
 def _padded(number: int, count: int) -> str:

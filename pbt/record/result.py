@@ -240,7 +240,8 @@ class Result:
         who = self.lineage.find(member).key.member
         rows = {name: self.rows[name] for name in self.tables if name != "metrics"}
         rows["metrics"] = self._rows("metrics", member=who)
-        return story(self.lineage, rows, member, self.run.info["objective"])
+        is_trained = self.status == "running"
+        return story(self.lineage, rows, member, self.run.info["objective"], is_trained=is_trained)
 
 
 def load(path: str | Path) -> Result:

@@ -236,9 +236,10 @@ def write_page(result: Result) -> str | None:
 
 
 def remember_page(run: Run, mirror: Mirror) -> None:
-    """Keep in the run's folder how to open its page in MLflow."""
+    """Keep in the run's folder how to open its page in MLflow, and why that is behind, if it is."""
     command, url = mirror.ui()
-    write_atomically(run.path / "mlflow.json", json.dumps({"command": command, "url": url}, indent=1).encode())
+    page = {"command": command, "url": url, "error": mirror.last_error}
+    write_atomically(run.path / "mlflow.json", json.dumps(page, indent=1).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

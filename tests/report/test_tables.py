@@ -42,10 +42,10 @@ def test_a_member_row_is_the_member_as_it_is_now(population: Population) -> None
         score=1.3,
         hparams=ledgers.hparams(5, changes=1),
         donor=5,
-        exploited_after=3,
+        exploit_generation=3,
         num_exploits=1,
     )
-    assert population.row(1).last_exploit == "gen 3 <- member 5"
+    assert population.row(1).last_exploit == "gen 4 <- member 5"
     assert population.row(0).last_exploit == ""
 
 
@@ -192,6 +192,8 @@ def test_changes_are_told_by_name_before_and_after() -> None:
         (text.number(None), "-"),
         (text.number(math.nan), "nan"),
         (text.score(1.3), "1.3000"),
+        (text.score(math.nan), "diverged"),
+        (text.metric(math.nan), "nan"),
         (text.score(1e-7), "1.000e-07"),
         (text.score(math.inf), "inf"),
         (text.hparam(0.00123456), "0.00123"),
