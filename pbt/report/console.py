@@ -139,9 +139,8 @@ class Progress:
 
     def _render(self) -> RenderableType:
         rows = self._population.ranked()
-        throughput = self._population.throughput
-        rate = together(throughput.latest(), throughput.at_once(is_latest=True))
-        room = max(3, self._console.height - _FRAME_LINES - bool(rate))
+        speed = self._speed()
+        room = max(3, self._console.height - _FRAME_LINES - bool(speed))
         shown = rows if len(rows) <= room else rows[: room - 1]
         best = self._population.best
         names = list(self._info.get("hparams", {}))
@@ -149,9 +148,17 @@ class Progress:
         parts: list[RenderableType] = [self._bar(), table]
         if footer := _hidden(rows[len(shown) :], left_out):
             parts.append(Text(footer, style="dim"))
-        if rate:
-            parts.append(Text(text.speed(rate.tokens_per_s, rate.mfu), style="dim"))
+        if speed:
+            parts.append(Text(speed, style="dim"))
         return Group(*parts)
+
+    def _speed(self) -> str:
+        """How fast it trains now; of a sweep that has ended, what `pbt show` says of the whole. Empty if not known."""
+        throughput, is_over = self._population.throughput, self._population.finish is not None
+        stacks = throughput.typical() if is_over else throughput.latest()
+        rate = together(stacks, throughput.at_once(is_latest=not is_over))
+        when = ", while training" if is_over else " in the latest segments"
+        return text.speed(rate.tokens_per_s, rate.mfu) + when if rate else ""
 
     def _bar(self) -> RenderableType:
         population = self._population

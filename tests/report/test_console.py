@@ -383,8 +383,27 @@ def test_speed_memory_and_energy_are_in_the_json(tmp_path: Path) -> None:
 
 
 def test_a_live_table_ends_with_the_speed(tmp_path: Path) -> None:
-    run = _measured(tmp_path / "run", "cuda", flops=6e9).path
-    assert "700 tokens/s, MFU 25.0%" in _told(run, _live()).rsplit("\r", 1)[-1]
+    """That of the latest segments, while the sweep runs; then the one that `pbt show` tells."""
+    result = _measured(tmp_path / "run", "cuda", flops=6e9)
+    assert "700 tokens/s, MFU 25.0% in the latest segments" in _told(result.path, _live()).rsplit("\r", 1)[-1]
+
+
+def test_the_speed_of_a_sweep_that_has_ended_is_the_one_of_show(tmp_path: Path) -> None:
+    """The median, though the latest segments were slower."""
+    run = ledgers.run_json(tmp_path / "run", members=1, generations=3, steps=10)
+    ledger = Ledger(run)
+    pen = ledgers.Pen(ledger, ledgers.Clock(), stacks=1)
+    for generation, speed in enumerate((700.0, 700.0, 500.0)):
+        pen.begin(0, generation, ledgers.hparams(0))
+        pen.settle()
+        ledger.append("orders", order=f"o{generation}", stack=0, kind="work", segments=json.dumps([[0, generation]]))
+        _end(ledger, 0, generation, {"tokens_per_s": speed}, {})
+    ledger.commit()
+    assert "500 tokens/s in the latest segments" in _told(run, _live())
+    ledger.append("decisions", kind="finish", member=0, reason="budget spent")
+    ledger.close(finished=True)
+    assert "700 tokens/s, while training" in _told(run, _live()).rsplit("\r", 1)[-1]
+    assert _system_lines(load(run))["speed"].startswith("700 tokens/s, while training")
 
 
 def test_a_run_without_measurements_has_no_lines_for_them(tmp_path: Path) -> None:
