@@ -6,6 +6,7 @@ server holds up neither training nor the table.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -96,6 +97,8 @@ class Watch:
         self._finished = True
         with self._console.status("Drawing plots, writing to MLflow (a new database takes some seconds) ..."):
             self._draw()
+            self._remember_page()
+            self._write_page()
             self._end_mirror("finished")
 
     def __exit__(
@@ -156,7 +159,13 @@ class Watch:
             write_plots(self._run.path, self._run.path / "plots", baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
-        self._write_page()
+
+    def _remember_page(self) -> None:
+        """Before the lineage page is written, which links to MLflow's and is kept there."""
+        with contextlib.suppress(Exception):  # whatever it is, `_end_mirror` meets it again and tells it
+            self._sync()
+            if self._mirror is not None and not self._mirror.last_error:
+                remember_page(self._run, self._mirror)
 
     def _write_page(self) -> None:
         from pbt.report.lineage_page import write_lineage_page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pbt.errors import SpecError
 from pbt.record.result import Result
 from pbt.record.runs import open_run
 from pbt.report import watch
+from pbt.report.lineage_page import unpack
 from pbt.report.plots import FIRST
 from pbt.report.watch import Watch, check_tracking
 from pbt.spec import Tracking
@@ -99,6 +101,31 @@ def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> No
     result = Result(open_run(ledgers.simulate(tmp_path / "run", members=4, generations=2)))
     watch.end_mirror(Taking(), result, "finished")  # type: ignore[arg-type]
     assert [result.path / name for name in ("plots", "lineage.html")] == sent
+
+
+@pytest.mark.parametrize("error", [None, "no answer"])
+def test_the_page_a_sweep_leaves_links_to_its_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str | None
+) -> None:
+    """Also that among the artifacts; a mirror that does not answer is not linked to."""
+    address = "http://127.0.0.1:5000/#/experiments/1/runs/ab"
+    kept: list[dict[str, object]] = []
+
+    class Taking(Silent):
+        last_error = error
+
+        def finish(self, status: str, best: object, artifacts: list[Path]) -> bool:
+            (page,) = [path.read_text() for path in artifacts if path.suffix == ".html"]
+            (data,) = re.findall(r'id="data">(.*?)</script>', page, re.S)
+            kept.append(unpack(data)[0]["run"])
+            return True
+
+        def ui(self) -> tuple[None, str]:
+            return None, address
+
+    monkeypatch.setattr(watch, "open_mirror", lambda run, tracking: Taking())
+    watched(tmp_path, Tracking())
+    assert [None if error else address] == [facts["mlflow"] for facts in kept]
 
 
 def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
