@@ -8,11 +8,15 @@ Heavy modules are imported inside the commands, so that `pbt --help` answers at 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,6 +260,23 @@ def demo(folder: Path, data: Path | None, seed: int) -> None:
     run_demo(folder, data, seed)
 
 
+def _opened(run: str, storage: Path) -> Result:
+    from pbt.record.result import Result
+    from pbt.record.runs import find_run
+
+    return Result(find_run(run, storage))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing is looked through for garbage: where all that is read is kept to the end, that takes a third longer."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
@@ -263,11 +284,9 @@ def demo(folder: Path, data: Path | None, seed: int) -> None:
 @_explained
 def show(run: str, storage: Path, as_json: bool) -> None:
     """Show what a run found. RUN is its name, the beginning of it, its folder, or `latest`."""
-    from pbt.record.result import Result
-    from pbt.record.runs import find_run
     from pbt.report import show as report
 
-    result = Result(find_run(run, storage))
+    result = _opened(run, storage)
     if as_json:
         click.echo(report.as_json(result))
     else:
@@ -321,25 +340,56 @@ def watch(run: str, storage: Path, as_json: bool) -> None:
 @_explained
 def report(run: str, storage: Path, output: Path | None, plots: bool) -> None:
     """Write a run's report: one HTML file with everything in it, to be read anywhere and sent to anybody."""
-    from pbt.record.runs import find_run
     from pbt.report.report_page import write_report
 
-    found = find_run(run, storage)
-    file = write_report(found.path, output or found.path / "report.html")
-    click.echo(f"{file} is the report of {found.id}: one file, which needs nothing else.")
-    if plots:
-        from pbt.report.plots import write_plots
+    result = _opened(run, storage)
+    with _uncollected():
+        with _writing(output or result.path / "report.html", "-o") as file:
+            write_report(result, file)
+        click.echo(f"{file} is the report of {result.run.id}: one file, which needs nothing else.")
+        if plots:
+            from pbt.report.plots import write_plots
 
-        files = write_plots(found.path, found.path / "plots")
-        click.echo(f"{len(files)} pictures are in {found.path / 'plots'}.")
+            files = write_plots(result, result.path / "plots")
+            click.echo(f"{len(files)} pictures are in {result.path / 'plots'}.")
+
+
+@contextlib.contextmanager
+def _writing(file: Path, option: str) -> Iterator[Path]:
+    """Write a file of the person's choice: folders are not made for it, and the mend is to name another.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    from pbt.errors import StorageError
+
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"cannot write {file}: there is no folder {folder}. Make it, or name another file: {option}."
+        )
+    try:
+        yield file
+    except StorageError as error:
+        if (why := _forbidden(error)) is None:
+            raise
+        raise StorageError(f"cannot write {file}: {why}. Name another file: {option}.") from error
+
+
+def _forbidden(error: BaseException) -> str | None:
+    """Why nothing may be written there, if that is what an error says."""
+    cause = error.__cause__
+    forbids = isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    return cause.strerror if isinstance(cause, OSError) and forbids else None
 
 
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
+@click.option("--uri", help="Where MLflow is.  [default: what the sweep says]")
 @click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
 @_explained
-def sync(run: str, storage: Path, as_json: bool) -> None:
+def sync(run: str, storage: Path, uri: str | None, as_json: bool) -> None:
     """Bring MLflow up to date with a run's ledger, for example after the server was down."""
     import dataclasses
     import json
@@ -347,7 +397,7 @@ def sync(run: str, storage: Path, as_json: bool) -> None:
     from pbt.record.runs import find_run
     from pbt.report.watch import catch_up, tell_synced
 
-    synced = catch_up(find_run(run, storage))
+    synced = catch_up(find_run(run, storage), uri)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(synced), indent=1))
     told = tell_synced(synced)
@@ -359,13 +409,6 @@ def sync(run: str, storage: Path, as_json: bool) -> None:
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
 _ALL = click.option("--all", "everything", is_flag=True, help="All lines of descent, however many.")
-
-
-def _opened(run: str, storage: Path) -> Any:
-    from pbt.record.result import Result
-    from pbt.record.runs import find_run
-
-    return Result(find_run(run, storage))
 
 
 @main.command()
@@ -409,10 +452,21 @@ def lineage(
 
 
 def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_browser: bool) -> None:
+    from pbt.errors import StorageError
     from pbt.report.lineage_page import write_lineage_page
 
-    page = write_lineage_page(result, file)
-    click.echo(f"The lineage of {result.run.id} is in {page}")
+    page = file or result.path / "lineage.html"
+    try:
+        with _writing(page, "--html"):
+            write_lineage_page(result, page)
+        click.echo(f"The lineage of {result.run.id} is in {page}")
+    except StorageError as error:
+        if file is not None or _forbidden(error.__cause__ or error) is None or not page.exists():
+            raise
+        written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page.stat().st_mtime))
+        click.echo(
+            f"The lineage of {result.run.id} is in {page}, as of {written} UTC: nothing may be written there now"
+        )
     if in_browser:
         import webbrowser
 

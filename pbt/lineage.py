@@ -84,6 +84,8 @@ class Line:
         return self.segments[-1]
 
 
+_NOTHING = "Nothing was trained yet"
+
 #: What became of the weights in which a segment ended: the member holds them, or it failed, went on from them, was
 #: given a copy of another's instead, or began again.
 Fate: TypeAlias = Literal["held", "failed", "trained on", "replaced", "restarted"]
@@ -215,7 +217,7 @@ class Lineage:
         if (found := self.segments.get(SegmentKey(member, index))) is None:
             raise MemberNotFound(
                 f"MEMBER: member {member} has no segment {index}. "
-                f"Its segments are {tell(own[0].key)} to {tell(own[-1].key)}."
+                f"Its {_all_of('segment', tell(own[0].key), tell(own[-1].key))}."
             )
         return found
 
@@ -231,7 +233,7 @@ class Lineage:
     def _known(self, member: int) -> Sequence[Segment]:
         own = self._own.get(member)
         if not own:
-            there = f"Its members are {min(self._own)} to {max(self._own)}" if self._own else "Nothing was trained yet"
+            there = f"Its {_all_of('member', *map(str, (min(self._own), max(self._own))))}" if self._own else _NOTHING
             raise MemberNotFound(f"MEMBER: the sweep has no member {member}. {there}.")
         return own
 
@@ -420,6 +422,11 @@ def _is_ahead(mode: str, one: Segment, other: Segment) -> bool:
     """Whether `one` ranks before `other`."""
     a, b = float(one.score or 0.0), float(other.score or 0.0)
     return better(mode, a, b) or (not better(mode, b, a) and one.key < other.key)
+
+
+def _all_of(noun: str, first: str, last: str) -> str:
+    """`members are 0 to 5`, `only member is 0`."""
+    return f"only {noun} is {first}" if first == last else f"{noun}s are {first} to {last}"
 
 
 def _next(key: SegmentKey) -> SegmentKey:

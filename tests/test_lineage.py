@@ -230,6 +230,15 @@ def test_an_unknown_segment_is_named_with_those_there_are(lineage):
     assert str(raised.value) == "MEMBER: member 3 has no segment 2. Its segments are 3:0 to 3:1."
 
 
+def test_where_there_is_only_one_it_is_named_alone(lineage):
+    """No range of one."""
+    alone = Lineage([lineage.of(0)[0]])
+    with pytest.raises(MemberNotFound, match=r"has no member 9\. Its only member is 0\.$"):
+        alone.find(9)
+    with pytest.raises(MemberNotFound, match=r"has no segment 7\. Its only segment is 0:0\.$"):
+        alone.find("0:7")
+
+
 def test_in_an_empty_lineage_nobody_is_found():
     """And the error says why."""
     with pytest.raises(MemberNotFound) as raised:

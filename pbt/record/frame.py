@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -36,6 +36,7 @@ class Frame:
         age: Steps in the ancestry of the weights at start and end, `(segments, 2)`; NaN where it has no end yet.
         consumed: Steps the member ran itself, likewise.
         score: The objective at its end; NaN without one, and where training diverged.
+        is_scored: Whether there is one, be it no number.
         decided_at: Seconds since the epoch when it was decided.
         ended_at: When its end was recorded; NaN where it has none.
         order: Which work order trained it: equal numbers, one order; -1 where it has no end yet.
@@ -45,6 +46,8 @@ class Frame:
         joules: Its share of the energy.
         distinct: The hyperparameters there are, each once.
         hparams: Entry in `distinct` of those that were ordered.
+        in_effect: Those that the device held, as JSON; null where that is not known.
+        reason: Why it failed; null or empty where it did not.
     """
 
     member: Ints
@@ -58,6 +61,7 @@ class Frame:
     age: Floats
     consumed: Floats
     score: Floats
+    is_scored: Flags
     decided_at: Floats
     ended_at: Floats
     order: Ints
@@ -67,6 +71,8 @@ class Frame:
     joules: Floats
     distinct: tuple[Hparams, ...]
     hparams: Ints
+    in_effect: pa.ChunkedArray
+    reason: pa.ChunkedArray
 
     def __len__(self) -> int:
         """How many segments there are."""
@@ -75,7 +81,7 @@ class Frame:
     @cached_property
     def is_diverged(self) -> Flags:
         """Whether it ended in a score that is no number."""
-        return self.is_ended & np.isnan(self.score)
+        return self.is_ended & self.is_scored & np.isnan(self.score)
 
     @cached_property
     def is_last(self) -> Flags:
@@ -94,6 +100,19 @@ class Frame:
         """For each member, in order, whether it has not failed."""
         return ~self.is_failed[self.is_last]
 
+    @cached_property
+    def is_own(self) -> Flags:
+        """Whether it went on from the weights its member had."""
+        return ~self.is_copy & (self.parent >= 0)
+
+    @cached_property
+    def _keys(self) -> Ints:
+        return _key(self.member, self.segment)
+
+    def find(self, member: Ints, segment: Ints) -> Ints:
+        """Entries of segments; -1 for those that are not there."""
+        return _places(self._keys, _key(member, segment))
+
     def leader(self, mode: str) -> int | None:
         """Entry of the best last score of a living member; None where there is none."""
         scores = self.score[self.ends] * (1 if mode == "min" else -1)
@@ -110,9 +129,16 @@ class Frame:
 
     def each(self, read: Callable[[Hparams], float | None]) -> Floats:
         """A number read from every segment's hyperparameters; NaN for None."""
-        values = [read(hparams) for hparams in self.distinct]
-        numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
-        return numbers[self.hparams] if len(numbers) else np.empty(0)
+        return _each(read, self.distinct)[self.hparams]
+
+    def each_in_effect(self, read: Callable[[Hparams], float | None]) -> Floats:
+        """A number read from what the device held; NaN for None, and where that is not known."""
+        distinct, entries = self._held
+        return _each(read, distinct)[entries]
+
+    @cached_property
+    def _held(self) -> tuple[tuple[Hparams, ...], Ints]:
+        return _distinct(self.in_effect)
 
 
 def frame(tables: Mapping[str, pa.Table]) -> Frame:
@@ -120,71 +146,80 @@ def frame(tables: Mapping[str, pa.Table]) -> Frame:
     segments, outcomes = tables["segments"], tables["outcomes"]
     keys, rows = _last_of_each(_keys(segments))
     chosen = segments.take(rows)
-    place = _places(keys, _keys(outcomes))
-    at = _Spread(len(keys), place[place >= 0], outcomes.filter(pa.array(place >= 0)))
-    status = at.text("status")
-    parent = _key(_whole(chosen, "parent_member"), _whole(chosen, "parent_segment"))
-    encoded = pc.dictionary_encode(chosen["hparams"].combine_chunks())
+    ends = outcomes.take(_rows_of(_places(keys, _keys(outcomes)), len(keys)))
+    status = np.asarray(pc.fill_null(ends["status"], ""))
+    parent = _key(whole(chosen, "parent_member"), whole(chosen, "parent_segment"))
+    distinct, hparams = _distinct(chosen["hparams"])
     return Frame(
-        member=_whole(chosen, "member"),
-        segment=_whole(chosen, "segment"),
-        generation=_whole(chosen, "generation"),
-        stack=_whole(chosen, "stack"),
+        member=whole(chosen, "member"),
+        segment=whole(chosen, "segment"),
+        generation=whole(chosen, "generation"),
+        stack=whole(chosen, "stack"),
         parent=_places(keys, parent),
         is_copy=np.asarray(chosen["start"]) == "copied",
         is_ended=status == "ended",
         is_failed=status == "failed",
-        age=np.column_stack([_number(chosen, "age_start"), at.number("age_end")]),
-        consumed=np.column_stack([_number(chosen, "consumed_start"), at.number("consumed_end")]),
-        score=at.number("score"),
+        age=np.column_stack([_number(chosen, "age_start"), _number(ends, "age_end")]),
+        consumed=np.column_stack([_number(chosen, "consumed_start"), _number(ends, "consumed_end")]),
+        score=_number(ends, "score"),
+        is_scored=np.asarray(ends["score"].is_valid()),
         decided_at=seconds(chosen),
-        ended_at=at.spread(seconds(at.outcomes)),
+        ended_at=seconds(ends),
         order=np.where(status == "", -1, _orders(keys, chosen, tables["orders"])),
-        wall_s=at.number("wall_s"),
-        tokens=at.number("tokens"),
-        flops=at.number("flops"),
-        joules=at.number("joules"),
-        distinct=tuple(json.loads(text) for text in encoded.dictionary.to_pylist()),
-        hparams=np.asarray(encoded.indices, dtype=np.int64),
+        wall_s=_number(ends, "wall_s"),
+        tokens=_number(ends, "tokens"),
+        flops=_number(ends, "flops"),
+        joules=_number(ends, "joules"),
+        distinct=distinct,
+        hparams=hparams,
+        in_effect=ends["hparams_in_effect"],
+        reason=ends["reason"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """All values of a metric, in order of their segments and, within a segment, as they were measured.
+
+    Attributes:
+        entry: The segment it is of, as its entry in the frame.
+        age: Steps in the ancestry of the weights.
+        consumed: Steps the member ran itself.
+        value: What was measured.
+    """
+
+    entry: Ints
+    age: Ints
+    consumed: Ints
+    value: Floats
+
+    def until(self, num_segments: int) -> Ints:
+        """For each segment, the place behind its last value."""
+        return np.searchsorted(self.entry, np.arange(num_segments), "right")
+
+
+def points(metrics: pa.Table, segments: Frame, split: str, name: str) -> Points:
+    """The values of one metric; what is of no known segment is left out."""
+    rows = metrics.filter(pc.and_(pc.equal(metrics["split"], split), pc.equal(metrics["name"], name)))
+    entry, age = segments.find(whole(rows, "member"), whole(rows, "segment")), whole(rows, "age")
+    order = np.lexsort((age, entry))
+    order = order[entry[order] >= 0]
+    return Points(
+        entry=entry[order],
+        age=age[order],
+        consumed=whole(rows, "consumed")[order],
+        value=_number(rows, "value")[order],
     )
 
 
 def seconds(table: pa.Table) -> Floats:
-    """When each row was recorded, in seconds since the epoch."""
-    return np.asarray(table["at"].cast(pa.int64()), dtype=float) / 1e6
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """Columns of outcomes, each value at the entry of its segment.
-
-    Attributes:
-        size: Number of segments.
-        places: For each outcome, the entry of its segment.
-        outcomes: The outcomes.
-    """
-
-    size: int
-    places: Ints
-    outcomes: pa.Table
-
-    def spread(self, values: Floats) -> Floats:
-        found = np.full(self.size, np.nan)
-        found[self.places] = values
-        return found
-
-    def number(self, name: str) -> Floats:
-        return self.spread(_number(self.outcomes, name))
-
-    def text(self, name: str) -> NDArray[np.str_]:
-        found = np.full(self.size, "", dtype="U16")
-        found[self.places] = np.asarray(self.outcomes[name], dtype="U16")
-        return found
+    """When each row was recorded, in seconds since the epoch; NaN for null."""
+    return _number(table.select(["at"]).cast(pa.schema([("at", pa.int64())])), "at") / 1e6
 
 
 def _orders(keys: Ints, segments: pa.Table, orders: pa.Table) -> Ints:
     """Which order trained each segment; where that is not recorded, those of a stack and generation are one."""
-    _, found = np.unique(_key(_whole(segments, "stack"), _whole(segments, "generation")), return_inverse=True)
+    _, found = np.unique(_key(whole(segments, "stack"), whole(segments, "generation")), return_inverse=True)
     work = orders.filter(pc.equal(orders["kind"], "work"))
     trained = [json.loads(text or "[]") for text in work["segments"].to_pylist()]
     pairs = np.array([pair for each in trained for pair in each], dtype=np.int64).reshape(-1, 2)
@@ -195,8 +230,28 @@ def _orders(keys: Ints, segments: pa.Table, orders: pa.Table) -> Ints:
     return found
 
 
+def _distinct(texts: pa.ChunkedArray) -> tuple[tuple[Hparams, ...], Ints]:
+    """Hyperparameters, each once, and which of them every entry has; -1 for null. Most are another's, too."""
+    coded = pc.dictionary_encode(texts.combine_chunks())
+    values = tuple(json.loads(text) for text in coded.dictionary.to_pylist())
+    return values, np.asarray(pc.fill_null(coded.indices, -1), dtype=np.int64)
+
+
+def _each(read: Callable[[Hparams], float | None], values: Sequence[Hparams]) -> Floats:
+    """A number read from each; NaN for None, and behind the last, where the entry -1 finds it."""
+    found = [*map(read, values), None]
+    return np.array([np.nan if value is None else value for value in found], dtype=float)
+
+
+def _rows_of(places: Ints, size: int) -> pa.Array:
+    """For each entry, the last row that has it as its place; null for those that none has."""
+    rows = np.full(size, -1)
+    rows[places[places >= 0]] = np.flatnonzero(places >= 0)
+    return pa.array(rows, mask=rows < 0)
+
+
 def _keys(table: pa.Table) -> Ints:
-    return _key(_whole(table, "member"), _whole(table, "segment"))
+    return _key(whole(table, "member"), whole(table, "segment"))
 
 
 def _key(member: Ints, segment: Ints) -> Ints:
@@ -218,7 +273,7 @@ def _places(keys: Ints, wanted: Ints) -> Ints:
     return np.where(keys[places] == wanted, places, -1)
 
 
-def _whole(table: pa.Table, name: str) -> Ints:
+def whole(table: pa.Table, name: str) -> Ints:
     """A column of whole numbers, -1 for null."""
     return np.asarray(pc.fill_null(table[name].cast(pa.int64()), -1), dtype=np.int64)
 

@@ -23,7 +23,6 @@ A ledger can be read while it is being written, by this module and (the sealed p
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +35,7 @@ import pyarrow as pa
 from pbt.errors import LedgerError, RunNotFound, StorageError
 from pbt.record import schema
 from pbt.record.archive import Archive, LocalArchive, open_archive, sync_folder, write_atomically
+from pbt.record.digest import digest
 from pbt.record.lock import WriterLock, is_written, writer_pid
 from pbt.record.manifest import (
     POINTER,
@@ -457,15 +457,7 @@ class LedgerReader:
         Two runs with equal digests made the same decisions with the same hyperparameters in effect, whatever their
         hosts, timings and order of reports.
         """
-        rows = self.rows(("segments", "outcomes"))
-        effect = {(row["member"], row["segment"]): row["hparams_in_effect"] for row in rows["outcomes"]}
-        segments = sorted(rows["segments"], key=lambda row: (row["member"], row["segment"]))
-        lines = [
-            {name: row.get(name) for name in schema.DIGEST}
-            | {"hparams_in_effect": effect.get((row["member"], row["segment"]))}
-            for row in segments
-        ]
-        return hashlib.sha256(schema.canonical(lines).encode()).hexdigest()
+        return digest(self.tables(("segments", "outcomes")))
 
     def check(self) -> Manifest:
         """Read everything, and give the manifest.

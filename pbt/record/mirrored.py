@@ -24,6 +24,8 @@ Entry: TypeAlias = tuple[str, dict[str, Any]]
 #: Whose record it is: a segment's, a member's, or None for the sweep's.
 Who: TypeAlias = SegmentKey | int | None
 
+#: The tag that MLflow shows as the description of a run or a model.
+DESCRIPTION = "mlflow.note.content"
 #: The longest value of a tag.
 TAG_CHARS = 8_000
 #: Columns of `usage` that add up.
@@ -185,7 +187,7 @@ class Story:
         tags |= {f"pbt.hparams.{name}": value for name, value in named.items() if isinstance(value, str)}
         if copies:
             donor, when = copies[-1]["parent_member"], copies[-1]["generation"]
-            tags |= {"pbt.parent_member": str(donor), "pbt.last_exploit": f"gen {when} <- member {donor}"}
+            tags |= {"pbt.parent_member": str(donor), "pbt.last_exploit": f"gen {when + 1} <- member {donor}"}
         if checkpoint := self._newest_checkpoint(member):
             tags["pbt.checkpoint"] = checkpoint
         return tags
@@ -318,15 +320,16 @@ def _is_secret(value: Any) -> bool:
 
 def flat(values: Mapping[str, Any]) -> dict[str, str]:
     """Values with dotted names, as text."""
-    return dict(_flat("", values))
+    return {name: _text(value) for name, value in leaves(values)}
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), item)
-    else:
-        yield name, _text(value)
+def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values with dotted names: the parts of a simplex, say, one by one."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from ((f"{name}.{part}", item) for part, item in leaves(value))
+        else:
+            yield str(name), value
 
 
 def _text(value: Any) -> str:

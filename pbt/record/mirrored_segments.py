@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pbt.member import SegmentKey
 from pbt.record.mirrored import (
+    DESCRIPTION,
     Entry,
     Point,
     Row,
@@ -22,6 +23,9 @@ from pbt.record.mirrored import (
     points,
     verdict,
 )
+
+#: What all our descriptions of models begin with; one that begins otherwise is a person's own.
+OURS = "Weights of member "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +113,7 @@ def weights(story: Story, key: SegmentKey, *, even_if_never_saved: bool) -> Weig
         step=outcome["consumed_end"],
         is_kept=is_kept,
         params=segment_params(story, key),
-        tags=_weights_tags(key, outcome, saved),
+        tags=_weights_tags(key, outcome, saved) | {DESCRIPTION: _in_words(story, key, outcome, saved)},
         metrics=[point for point in _measured(story, key, outcome) if not math.isnan(point.value)],
     )
 
@@ -124,6 +128,23 @@ def _weights_tags(key: SegmentKey, outcome: Row, saved: Row | None) -> dict[str,
         return tags | {"pbt.weights": saved["status"]}
     file = f"checkpoints/{saved['digest']}.safetensors"
     return tags | {"pbt.weights": "kept", "pbt.file": file, "pbt.load": f'safetensors.torch.load_file("RUN/{file}")'}
+
+
+def _in_words(story: Story, key: SegmentKey, outcome: Row, saved: Row | None) -> str:
+    """The same, and who took them over, for MLflow's page of a model, which shows neither tags nor that."""
+    score = outcome.get("score")
+    told = [f"{OURS}{key.member} at age {outcome['age_end']}" + ("." if score is None else f": {score:.6g}.")]
+    if saved is not None and is_there(saved):
+        told.append(f"They are in the run's folder, in `checkpoints/{saved['digest']}.safetensors`.")
+    else:
+        why = "were never saved" if saved is None else f"were saved, and are {saved['status']}"
+        told.append(
+            f"They {why}. *Failed* is MLflow's word for a model without its file: nothing went wrong in training."
+        )
+    if takers := sorted({taker.member for taker in story.takers.get(key, ())}):
+        who = f"member {takers[0]}" if len(takers) == 1 else f"members {', '.join(map(str, takers))}"
+        told.append(f"Taken over by {who}.")
+    return " ".join(told)
 
 
 def _measured(story: Story, key: SegmentKey, outcome: Row) -> list[Point]:

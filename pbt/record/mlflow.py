@@ -39,7 +39,17 @@ from pbt import dialect
 from pbt.errors import first_line
 from pbt.member import SegmentKey
 from pbt.record.ledger import LedgerReader, Tail
-from pbt.record.mirrored import Entry, Point, Story, Who, milliseconds, sweep_params, winner_facts, without_secrets
+from pbt.record.mirrored import (
+    DESCRIPTION,
+    Entry,
+    Point,
+    Story,
+    Who,
+    milliseconds,
+    sweep_params,
+    winner_facts,
+    without_secrets,
+)
 from pbt.record.mirrored_segments import segment_metrics, segment_params, segment_tags, touched, weights
 from pbt.record.mlflow_address import absolute_uri, connect, is_server, quiet, ui_command, without_password
 from pbt.record.mlflow_batches import key
@@ -50,8 +60,6 @@ from pbt.record.schema import canonical
 
 #: Ledger rows between two writings of the cursor.
 CHUNK_ROWS = 5_000
-#: The tag that MLflow shows as a run's description.
-_DESCRIPTION = "mlflow.note.content"
 #: Seconds to leave a server alone that has just failed.
 RETRY_S = 5.0
 #: How a sweep's end is called in MLflow.
@@ -334,8 +342,8 @@ class Mirror:
             self._end_below(there.runs, who, ending, last_ms)
         numbers, words = winner_facts(ending.best)
         words |= {"pbt.status": ending.status, "pbt.digest": self._reader.digest(), **self._winner(there, ending)}
-        if there.runs.known[None].tags.get(_DESCRIPTION, OURS).startswith(OURS):  # not a person's own
-            words[_DESCRIPTION] = note(self._story, self._sweep, ending.best)
+        if there.runs.known[None].tags.get(DESCRIPTION, OURS).startswith(OURS):  # not a person's own
+            words[DESCRIPTION] = note(self._story, self._sweep, ending.best)
         there.runs.log(None, [Point(name, value, last_ms, 0) for name, value in numbers.items()], words)
         there.runs.end(None, STATUS[ending.status], last_ms)
         self._keep_artifacts(there.client, there.runs.known[None].run_id, ending.artifacts)
@@ -397,13 +405,21 @@ class _Ending:
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line: the database's own, where there is one, without what MLflow and SQLAlchemy add to it."""
-    cause: BaseException | None = error
-    while cause is not None:
+    """An error in one line: the database's or the network's own, without what MLflow and its libraries add to it."""
+    causes = [error]
+    for cause in causes:  # which grows while it is walked
         if own := getattr(cause, "orig", None):
             return first_line(own)
-        cause = cause.__cause__
-    return first_line(error)
+        inner = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
+        causes += [one for one in inner if isinstance(one, BaseException) and one not in causes]
+    request = next((found for cause in causes if (found := getattr(cause, "request", None)) is not None), None)
+    network = [
+        cause for cause in causes if isinstance(cause, OSError) and (cause.strerror or type(cause) is TimeoutError)
+    ]
+    if request is None or not network:
+        return first_line(error)
+    place = str(request.url).split("/")[2].rpartition("@")[2]
+    return f"{place}: {(network[-1].strerror or 'timed out').lower()}"
 
 
 def _padded(number: int, count: int) -> str:

@@ -25,6 +25,8 @@ SERVER_MANNERS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+#: MLflow's UI starts processes for jobs of its own, which nobody here needs. `env` sets this in any shell.
+_NO_JOBS = ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",)
 #: Who talks about a database's making, and prints the traceback of an error besides raising it.
 _TALKERS = ("mlflow", "alembic", "sqlalchemy")
 
@@ -89,7 +91,18 @@ def ui_command(
     page += "?workflowType=machine_learning"
     if is_server(uri):
         return None, without_password(uri).rstrip("/") + page
-    words = [_program(), "ui", "--backend-store-uri", without_password(uri), "--host", host, "--port", str(port)]
+    words = [
+        "env",
+        *_NO_JOBS,
+        _program(),
+        "ui",
+        "--backend-store-uri",
+        without_password(uri),
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     return shlex.join(words), f"http://{host}:{port}{page}"
 
 

@@ -23,8 +23,8 @@ from mlflow.entities import (
 )
 
 from pbt.member import SegmentKey
-from pbt.record.mirrored import Who
-from pbt.record.mirrored_segments import Weights
+from pbt.record.mirrored import DESCRIPTION, Who
+from pbt.record.mirrored_segments import OURS, Weights
 from pbt.record.mlflow_batches import cut_params, cut_tags, key
 from pbt.record.mlflow_runs import Runs, origin, same_sweep
 
@@ -140,6 +140,8 @@ class Models:
     def _describe(self, model: _Known, wanted: Weights) -> None:
         """Tags and params. A param that is there cannot be logged again."""
         tags = cut_tags({**wanted.tags, **origin(self._sweep)})
+        if not model.tags.get(DESCRIPTION, OURS).startswith(OURS):
+            del tags[DESCRIPTION]
         for name in model.tags.keys() - tags.keys():
             if name.startswith("pbt."):
                 self._client.delete_logged_model_tag(model.model_id, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pbt.member import SegmentKey
-from pbt.record.mirrored import Story
+from pbt.record.mirrored import Story, leaves
 from pbt.record.schema import canonical
 
 #: What all our descriptions begin with; one that begins otherwise is a person's own.
@@ -70,22 +70,13 @@ def _stretches(story: Story, ancestry: list[SegmentKey], names: list[str]) -> It
         if end is None:
             continue
         ordered = json.loads(story.segment(key)["hparams"])
-        values = {name: _short(value) for name, value in _flat({name: ordered.get(name) for name in sorted(names)})}
+        values = {name: _short(value) for name, value in leaves({name: ordered.get(name) for name in sorted(names)})}
         start = story.segment(key)["age_start"]
         if known and known[-1][2:] == (key.member, values):
             start = known.pop()[0]
         known.append((start, end, key.member, values))
     for start, end, who, values in known:
         yield f"{start:,} to {end:,}", who, values
-
-
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The parts of a simplex one by one."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{part}", share) for part, share in sorted(value.items()))
-        else:
-            yield name, value
 
 
 def _row(cells: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from pbt.errors import LedgerError
 from pbt.lineage import Lineage, Reference, ScheduleStep
 from pbt.member import Hparams
 from pbt.record import provenance
+from pbt.record.digest import digest
 from pbt.record.frame import Frame, frame
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.runs import Run, open_run
@@ -45,6 +46,25 @@ class Best:
     hparams: Hparams
     schedule: tuple[ScheduleStep, ...]
     checkpoint: Path | None
+
+
+class _Rows(Mapping[str, list[dict[str, Any]]]):
+    """Tables as plain dictionaries, each made when it is first asked for."""
+
+    def __init__(self, tables: Mapping[str, pa.Table]) -> None:
+        self._tables = tables
+        self._made: dict[str, list[dict[str, Any]]] = {}
+
+    def __getitem__(self, name: str) -> list[dict[str, Any]]:
+        if name not in self._made:
+            self._made[name] = to_rows(self._tables[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
 
 
 class Result:
@@ -102,14 +122,14 @@ class Result:
         return self._reader.tables()
 
     @cached_property
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """The same as plain dictionaries, `at` in seconds since the epoch."""
-        return {name: to_rows(table) for name, table in self.tables.items()}
+    def rows(self) -> Mapping[str, list[dict[str, Any]]]:
+        """The same as plain dictionaries, `at` in seconds since the epoch; not to be changed."""
+        return _Rows(self.tables)
 
     @cached_property
     def lineage(self) -> Lineage:
         """All segments and their parents."""
-        return Lineage.from_rows({name: to_rows(self.tables[name]) for name in ("segments", "outcomes")})
+        return Lineage.from_rows(self.rows)
 
     @cached_property
     def frame(self) -> Frame:
@@ -139,7 +159,7 @@ class Result:
 
     def digest(self) -> str:
         """Hash of all decisions; equal for two runs that decided the same."""
-        return self._reader.digest()
+        return digest(self.tables)
 
     @cached_property
     def winner(self) -> int | None:
@@ -218,9 +238,10 @@ class Result:
     def story(self, member: Reference) -> list[Entry]:
         """`why` as objects."""
         who = self.lineage.find(member).key.member
-        rows = {name: to_rows(table) for name, table in self.tables.items() if name != "metrics"}
+        rows = {name: self.rows[name] for name in self.tables if name != "metrics"}
         rows["metrics"] = self._rows("metrics", member=who)
-        return story(self.lineage, rows, member, self.run.info["objective"])
+        is_trained = self.status == "running"
+        return story(self.lineage, rows, member, self.run.info["objective"], is_trained=is_trained)
 
 
 def load(path: str | Path) -> Result:

@@ -62,11 +62,13 @@ class Entry:
         score: Of the weights: at the end of a segment, or of the weights handed over.
         standing: Where the score stood in its generation.
         other: The donor's segment of a `copy`, the receiver's of a `donate`, the winner's of `won` and `finish`.
+        other_generation: Of a `donate`: the generation, from 0, that the receiver begins with these weights.
         before: Hyperparameters of the segment before, where one begins.
         hparams: Those ordered.
         in_effect: What the device held where that was not what was ordered, by name.
         metrics: Of an `evaluated`.
-        detail: One word more: the split, the kind of incident or session, the checkpoint's SHA-256.
+        detail: One word more: the split, the kind of incident or session, the checkpoint's SHA-256; `stopped`, if a
+            segment is under way and nobody trains it.
         reason: The words that were recorded with it.
     """
 
@@ -79,6 +81,7 @@ class Entry:
     score: float | None = None
     standing: Standing | None = None
     other: SegmentKey | None = None
+    other_generation: int | None = None
     before: Hparams | None = None
     hparams: Hparams | None = None
     in_effect: Hparams | None = None
@@ -151,7 +154,9 @@ class _Track:
         return self._places[index - 1] if index else None
 
 
-def story(lineage: Lineage, rows: Rows, reference: Reference, objective: Mapping[str, str]) -> list[Entry]:
+def story(
+    lineage: Lineage, rows: Rows, reference: Reference, objective: Mapping[str, str], *, is_trained: bool = True
+) -> list[Entry]:
     """What happened to a member, or in one of its segments, in order of time.
 
     Args:
@@ -159,6 +164,7 @@ def story(lineage: Lineage, rows: Rows, reference: Reference, objective: Mapping
         rows: The ledger's, by table.
         reference: A member (3), or one of its segments (3:5).
         objective: `mode` and `split` of the score.
+        is_trained: Whether anybody trains the sweep now; if not, what was under way was stopped, or lost.
 
     Raises:
         MemberNotFound: There is no such member or segment.
@@ -169,7 +175,7 @@ def story(lineage: Lineage, rows: Rows, reference: Reference, objective: Mapping
     tellers: Sequence[Callable[[], Iterable[Entry]]] = (
         partial(_beginnings, lineage, rows, track, member),
         partial(_endings, lineage, track, objective["mode"]),
-        partial(_under_way, track),
+        partial(_under_way, track, is_trained),
         partial(_donations, lineage, rows, member),
         partial(_decisions, lineage, rows, track, member),
         partial(_evaluations, rows, track, member, objective["split"]),
@@ -229,10 +235,11 @@ def _endings(lineage: Lineage, track: _Track, mode: str) -> Iterator[Entry]:
         )
 
 
-def _under_way(track: _Track) -> Iterator[Entry]:
+def _under_way(track: _Track, is_trained: bool) -> Iterator[Entry]:
     for place in track.begun:
         if place.segment.status == "running":
-            yield place.entry(None, "running", hparams=place.segment.hparams)
+            detail = "" if is_trained else "stopped"
+            yield place.entry(None, "running", hparams=place.segment.hparams, detail=detail)
 
 
 def _donations(lineage: Lineage, rows: Rows, member: int) -> Iterator[Entry]:
@@ -240,7 +247,9 @@ def _donations(lineage: Lineage, rows: Rows, member: int) -> Iterator[Entry]:
         if row["start"] == "copied" and row.get("parent_member") == member:
             given = lineage.segments[SegmentKey(member, row["parent_segment"])]
             receiver = SegmentKey(row["member"], row["segment"])
-            yield _Place(row["at"], given, True, None).entry(row["at"], "donate", score=given.score, other=receiver)
+            place = _Place(row["at"], given, True, None)
+            facts = {"score": given.score, "other": receiver, "other_generation": row["generation"]}
+            yield place.entry(row["at"], "donate", **facts)
 
 
 def _decisions(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Iterator[Entry]:
@@ -248,7 +257,7 @@ def _decisions(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Iter
     for row in rows["decisions"]:
         kind, whose = row["kind"], row.get("member")
         concerns = whose == member if kind in ("decline", "evaluate") else track.has_begun(row["at"])
-        if kind in _OPENING or not concerns:
+        if kind in _OPENING or not concerns or not _is_of_its_stack(row, track):
             continue
         if kind != "finish" or whose is None:
             yield track.entry(row["at"], kind, reason=row.get("reason") or "")
@@ -258,18 +267,31 @@ def _decisions(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Iter
         yield track.entry(row["at"], end, other=winner, reason=row.get("reason") or "")
 
 
+def _is_of_its_stack(decision: Row, track: _Track) -> bool:
+    """Whether a plan is that of the stack that the member was on; other decisions concern no stack."""
+    if decision["kind"] != "plan" or not decision.get("data"):
+        return True
+    return track.is_on(json.loads(decision["data"]).get("stack"), decision["at"])
+
+
 def _evaluations(rows: Rows, track: _Track, member: int, split: str) -> Iterator[Entry]:
-    """Evaluations apart from segments; old ledgers have no rows of them, only the metrics."""
+    """Evaluations apart from segments; old ledgers have no rows of them, only the metrics.
+
+    Measurements of the system are none: its speed is no reason for anything.
+    """
     asked = {(row["segment"], row["split"]): row["at"] for row in _of(rows, "evaluations", member)}
     found: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
     came: dict[tuple[int, str], float] = {}
     for row in _of(rows, "metrics", member):
         where = row["segment"], row["split"]
-        if where in asked or row["split"] not in ("train", split):
+        if where in asked or row["split"] not in ("train", "system", split):
             found[where][row["name"]] = row["value"]
             came[where] = row["at"]
+    scored = {place.segment.key.index: place.at for place in track.over}
     for where, metrics in found.items():
-        yield track.entry(asked.get(where, came[where]), "evaluated", metrics=metrics, detail=where[1])
+        # What a report brought besides the score stands in the ledger before it, and is told after it.
+        at = asked.get(where) or max(came[where], scored.get(where[0], came[where]))
+        yield track.entry(at, "evaluated", metrics=metrics, detail=where[1])
 
 
 def _checkpoints(rows: Rows, track: _Track, member: int) -> Iterator[Entry]:

@@ -28,6 +28,9 @@ _SIGN_OF_LIFE_S = 60.0
 #: Share of the training that must be done before the rest is guessed at.
 _GUESS_FROM = 0.02
 
+#: Columns of members that make room for hyperparameters, the first of them first.
+_SPARE = ("last exploit", "age")
+
 _STYLES = {"failed": "red", "diverged": "yellow"}
 
 
@@ -172,31 +175,53 @@ class Progress:
         return words
 
 
-def member_table(rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None) -> Table:
-    """Members as a table, in the order given; the best one is marked."""
+def member_table(
+    rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None, without: Sequence[str] = ()
+) -> Table:
+    """Members as a table, in the order given; the best one is marked.
+
+    Args:
+        rows: The members.
+        hparams: Hyperparameters to show.
+        best: Who is best, if anybody is.
+        without: Of the columns in `_SPARE`, those to leave out.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    for heading in ("member", "age", "score", *hparams):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("last exploit", no_wrap=True)
+    for heading in ("member", "age", "score"):
+        if heading not in without:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for name in hparams:
+        table.add_column(Text(name), justify="right", overflow="fold")  # wrapped only where it stands alone
+    for heading in ("status", "last exploit"):
+        if heading not in without:
+            table.add_column(heading, no_wrap=True)
     for row in rows:
         mark, style = ("*", "bold green") if row.member == best else ("", _STYLES.get(row.status, ""))
-        values = [text.hparam(row.hparams.get(name)) for name in hparams]
-        cells = [mark, str(row.member), f"{row.age:,}", text.score(row.score), *values, row.status, row.last_exploit]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
+        cells = {"mark": mark, "member": str(row.member), "age": f"{row.age:,}", "score": text.score(row.score)}
+        cells |= {f"hparams/{name}": text.hparam(row.hparams.get(name)) for name in hparams}
+        cells |= {"status": row.status, "last exploit": row.last_exploit}
+        table.add_row(*(Text(cell) for heading, cell in cells.items() if heading not in without), style=style)
     return table
 
 
 def fitting_table(
     console: Console, rows: Sequence[MemberRow], hparams: Sequence[str], best: int | None
 ) -> tuple[Table, Sequence[str]]:
-    """`member_table` with as many hyperparameters, in order, as the console is wide; and those left out."""
-    for shown in range(len(hparams), -1, -1):
-        table = member_table(rows, hparams[:shown], best)
-        if shown == 0 or is_within(console, table):
-            break
-    return table, hparams[shown:]
+    """`member_table` with as much as the console is wide, and the names of columns left out.
+
+    Hyperparameters are what a sweep is about: columns that tell less go first, then hyperparameters from the last on.
+    One stays in any case; if it alone is too wide, its values take several lines.
+    """
+    for spared in range(len(_SPARE)):
+        if is_within(console, table := member_table(rows, hparams, best, _SPARE[:spared])):
+            return table, _SPARE[:spared]
+    shown: list[str] = []
+    for name in hparams:
+        if is_within(console, member_table(rows, [*shown, name], best, _SPARE)):
+            shown.append(name)
+    left_out = [name for name in hparams if name not in (shown or hparams[:1])]
+    return member_table(rows, shown or hparams[:1], best, _SPARE), [*left_out, *_SPARE]
 
 
 def is_within(console: Console, table: Table) -> bool:
@@ -230,7 +255,8 @@ def _line(row: GenerationRow, population: Population) -> str:
     best = "no score" if row.best is None else f"best {text.score(row.best)} (member {row.best_member})"
     number = f"{row.generation:>{len(str(population.generations))}}"
     said = [f"generation {number}/{population.generations}", best, f"median {text.score(row.median)}"]
-    said.append(text.count(row.num_exploits, "exploit"))
+    # Decided on these scores; the copies begin the next generation, which is the one that tables name.
+    said.append(("then " if row.num_exploits else "") + text.count(row.num_exploits, "exploit"))
     said += [f"{row.num_declined} declined"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
     return "  ".join([*said, text.duration(population.elapsed_at(row.at))])
@@ -250,7 +276,10 @@ def _tell(incident: Row) -> str:
 
 def _closing(info: Mapping[str, Any], population: Population) -> str:
     took, best = text.duration(population.elapsed), population.best
-    done = f"{text.count(population.num_exploits, 'exploit')}, {text.count(len(population.failures), 'failure')}"
+    done = text.count(population.num_exploits, "exploit")
+    if population.diverged:
+        done += f", {len(population.diverged):,} diverged"
+    done += f", {text.count(len(population.failures), 'failure')}"
     if population.finish is None:
         return f"{info['run_id']} is unfinished after {took}: {100 * population.share:.0f}% trained, {done}"
     if best is None:

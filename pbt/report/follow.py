@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from pbt.record.result import Result
 from pbt.record.runs import Run
 from pbt.report.console import Progress
 from pbt.report.show import without_nan
-from pbt.report.tables import Population, Row
+from pbt.report.tables import Population, Row, generation_facts
 
 #: Seconds between two looks at the ledger.
 _LOOK_S = 0.5
@@ -152,7 +151,7 @@ class Events:
     def _news(self) -> Iterator[tuple[float, str, dict[str, Any]]]:
         for row in self._population.ended(after=self._generations):
             self._generations = row.generation
-            facts = asdict(row)
+            facts = generation_facts(row)
             yield facts.pop("at"), "generation", facts
         for member, failure in self._population.failures.items():
             if self._failed.get(member) is not failure:

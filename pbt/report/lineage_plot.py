@@ -41,7 +41,7 @@ def lineage_figure(
     """
     path = [] if best is None else lineage.path(lineage.last(best).key)
     place = _Places(lineage, _chosen(lineage, path, objective["mode"]))
-    last = max(segment.generation for segment in lineage.segments.values())
+    last = max(segment.generation for segment in place.segments)
     figure = canvas.new_figure(min(16.0, max(8.0, 3.5 + 0.55 * last)), 1.9 + place.row_height * len(place.row))
     axes = figure.add_subplot()
     few = f" ({len(place.members)} of {len(lineage.members):,} members: the best, and the winner's ancestors)"
@@ -81,14 +81,13 @@ class _Places:
     @cached_property
     def segments(self) -> list[Segment]:
         """Those of the members that are drawn."""
-        return [segment for segment in self.lineage.segments.values() if segment.key.member in self.row]
+        return [segment for member in self.members for segment in self.lineage.of(member)]
 
     @cached_property
     def exploits(self) -> list[Segment]:
         """Copies between members that are drawn."""
-        return [
-            segment for segment in self.lineage.exploits() if segment.key.member in self.row and self.has_link(segment)
-        ]
+        found = [segment for segment in self.segments if segment.start == "copied" and self.has_link(segment)]
+        return sorted(found, key=lambda segment: (segment.generation, segment.key))
 
     def has_link(self, segment: Segment) -> bool:
         """Whether the member whose weights it starts from is drawn, too."""

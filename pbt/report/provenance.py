@@ -24,8 +24,10 @@ from pbt.lineage import Line, Lineage, MemberNotFound, Reference, Segment, Stret
 from pbt.member import Hparams, SegmentKey
 from pbt.record.provenance import JSON_COLUMNS, differing_names, score_at
 from pbt.record.result import Result
+from pbt.record.story import Entry
 from pbt.report import forest, text
 from pbt.report.console import is_within
+from pbt.report.plots.subject import best_member
 from pbt.report.sentences import both, changed, sentence, values
 from pbt.report.tables import changes
 
@@ -48,20 +50,10 @@ def named(result: Result, name: str) -> Reference:
     """
     if name != "best":
         return name
-    best = _best(result)
+    best = best_member(result)
     if best is None:
         raise MemberNotFound("MEMBER: no member has a score, so none is best. Write a number (3).")
     return best
-
-
-def _best(result: Result) -> int | None:
-    """The winner; before there is one, the living member with the best last score."""
-    if result.winner is not None:
-        return result.winner
-    lineage, sign = result.lineage, _sign(result)
-    last = [lineage.last(member) for member in lineage.members if lineage.is_living(member)]
-    scores = [(sign * one.score, one.key.member) for one in last if one.score is not None and not math.isnan(one.score)]
-    return min(scores)[1] if scores else None
 
 
 def _sign(result: Result) -> int:
@@ -108,7 +100,7 @@ def lineage_json(result: Result, member: Reference | None = None) -> str:
         "members": len(lineage.members),
         "segments": len(lineage.segments),
         "copies": len(lineage.exploits()),
-        "best": _best(result),
+        "best": best_member(result),
         "roots": [{"root": tell(root), "members": members} for root, members in _living_by_root(lineage)],
         "lines": [_line_facts(lineage, line) for line in lines],
     }
@@ -173,7 +165,7 @@ def _founders(lineage: Lineage) -> str:
 
 
 def _show_forest(console: Console, result: Result, lines: Sequence[Line], everything: bool) -> None:
-    best = _best(result)
+    best = best_member(result)
     ranked = sorted(lines, key=_interest(result, best))
     style = forest.ASCII if console.options.ascii_only else forest.UNICODE
     branches = forest.forest(ranked, None if everything else _LINES, console.width, style)
@@ -246,7 +238,13 @@ def _fate(result: Result, last: Segment, best: int | None) -> tuple[str, str]:
         return fate, "red" if fate == "failed" else "dim"
     if last.key.member == best:
         return "winner" if result.winner == best else "best", "bold green"
-    return ("running" if last.status == "running" else "living"), ""
+    return ("living" if last.status == "ended" else _status(result, last)), ""
+
+
+def _status(result: Result, segment: Segment) -> str:
+    """How a segment stands; where nobody trains, what was under way was stopped, or lost."""
+    is_trained = segment.status != "running" or result.status == "running"
+    return segment.status if is_trained else "stopped"
 
 
 # ----------------------------------------------------------------------------------------------------------- why
@@ -270,7 +268,7 @@ def show_why(result: Result, member: Reference, console: Console | None = None, 
     table.add_column("what happened", ratio=1)
     for entry in entries:
         generation = "" if entry.generation is None else str(entry.generation + 1)
-        cells = [generation, _whole(entry.age), _whole(entry.consumed), *([_when(entry.at)] if times else [])]
+        cells = [generation, _whole(entry.age), _whole(entry.consumed), *([_told_at(entry)] if times else [])]
         _add(table, *cells, sentence(entry, names), style=_STYLES.get(entry.kind, ""))
     console.print()
     console.print(table)
@@ -303,7 +301,7 @@ def _about(result: Result, member: Reference) -> str:
     segment = lineage.find(member)
     who, what = segment.key.member, f"{_who(lineage, member)} of {result.run.id}"
     if parse(member)[1] is not None:
-        return f"{what}, generation {segment.generation + 1}: {segment.status}"
+        return f"{what}, generation {segment.generation + 1}: {_status(result, segment)}"
     fate = "the winner" if result.winner == who else "living" if lineage.is_living(who) else "failed"
     metric = result.run.info["objective"]["metric"]
     return f"{what}: {fate}, last {metric} {text.score(lineage.last(who).score)}"
@@ -324,16 +322,18 @@ def show_ancestors(result: Result, member: Reference, console: Console | None = 
     _say(console, f"ancestors of {what}: {text.count(len(path), 'segment')}, members {' -> '.join(through)}", "bold")
     headings = ("segment", "gen", "from age", "to age", "start", "score")
     console.print()
-    console.print(_hparam_table(console, headings, [(_cells(one), one.hparams) for one in path], _names(result)))
+    rows: list[_Row] = [(_cells(result, one), one.hparams) for one in path]
+    console.print(_hparam_table(console, headings, rows, _names(result)))
 
 
-def _cells(segment: Segment) -> Sequence[str]:
+def _cells(result: Result, segment: Segment) -> Sequence[str]:
+    now = "now" if _status(result, segment) == "running" else "-"
     is_copy = segment.start == "copied" and segment.parent is not None
     return (
         tell(segment.key),
         str(segment.generation + 1),
         f"{segment.age[0]:,}",
-        "now" if segment.age[1] is None else f"{segment.age[1]:,}",
+        now if segment.age[1] is None else f"{segment.age[1]:,}",
         f"copy of {tell(segment.parent)}" if is_copy and segment.parent else segment.start,
         text.score(segment.score),
     )
@@ -405,7 +405,7 @@ def show_diff(result: Result, a: Reference, b: Reference, console: Console | Non
     console, lineage = console or Console(), result.lineage
     _say(console, _parted(lineage, a, b), "bold")
     console.print()
-    console.print(_now_table(lineage, a, b))
+    console.print(_now_table(result, a, b))
     if rest := [stretch for stretch in lineage.compare(a, b) if not stretch.is_shared]:
         console.print()
         console.print(_stretch_table([_who(lineage, a), _who(lineage, b)], rest))
@@ -452,17 +452,29 @@ def _parted(lineage: Lineage, a: Reference, b: Reference) -> str:
         return f"{names[0]} and {names[1]} have no common ancestor"
     if one == other:
         return f"{names[0]} and {names[1]} are the same"
-    end = f"age {_so_far(common.age):,}, generation {common.generation + 1}"
+    age = f"age {_so_far(common.age):,}"
     if common in (one, other):
         old, new = names if common == one else names[::-1]
-        return f"{new} descends from {old}, which ends at {end}"
-    return f"{names[0]} and {names[1]} parted at {end}: up to {tell(common.key)} they are one and the same"
+        return f"{new} descends from {old}, which ends at {age}, with generation {common.generation + 1}"
+    begun = _first_apart(lineage, a, b, common)
+    return f"{names[0]} and {names[1]} parted at {age}, {begun}: up to {tell(common.key)} they are one and the same"
 
 
-def _now_table(lineage: Lineage, a: Reference, b: Reference) -> Table:
-    table = _table("", _who(lineage, a), _who(lineage, b), left=("",))
+def _first_apart(lineage: Lineage, a: Reference, b: Reference, common: Segment) -> str:
+    """Which generation began on weights that had been one and the same: that of the copy, as everywhere."""
+    paths = [lineage.ancestors(reference) for reference in (a, b)]
+    children = [path[path.index(common) + 1] for path in paths]
+    copies = [child for child in children if child.start == "copied"] or children
+    return f"as generation {1 + min(child.generation for child in copies)} began"
+
+
+def _now_table(result: Result, a: Reference, b: Reference) -> Table:
+    lineage = result.lineage
+    table = _table("", left=("",))
+    for reference in (a, b):
+        table.add_column(Text(_who(lineage, reference)), justify="right", overflow="fold")  # what is compared is whole
     one, other = _now_facts(lineage, lineage.find(a)), _now_facts(lineage, lineage.find(b))
-    _add(table, "status", one["status"], other["status"])
+    _add(table, "status", *(_status(result, lineage.find(reference)) for reference in (a, b)))
     _add(table, "age", f"{one['age']:,}", f"{other['age']:,}")
     _add(table, "steps run", f"{one['consumed']:,}", f"{other['consumed']:,}")
     _add(table, "score", text.score(one["score"]), text.score(other["score"]))
@@ -550,8 +562,11 @@ def _whole(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
 
 
-def _when(at: float | None) -> str:
-    return "now" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+def _told_at(entry: Entry) -> str:
+    """When it was recorded; what is under way goes on now, unless nobody trains it."""
+    if entry.at is None:
+        return "" if entry.detail == "stopped" else "now"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.at))
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pbt.lineage import tell
 from pbt.record.archive import write_atomically
 from pbt.record.mirrored import without_secrets
 from pbt.record.result import Result, load
-from pbt.report import interactive, text
+from pbt.report import canvas, interactive, text
 from pbt.report.plots import figures
 from pbt.report.plots.subject import best_member
 from pbt.report.sentences import sentence
@@ -145,9 +144,7 @@ def _pictures(result: Result) -> Iterator[str]:
     yield "<section>\n<h2>Pictures</h2>"
     drawn = figures(result)
     for name, caption in _CAPTIONS.items():
-        buffer = io.BytesIO()
-        drawn[name]().savefig(buffer, dpi=_DPI, format="png")
-        data = base64.b64encode(buffer.getvalue()).decode()
+        data = base64.b64encode(canvas.as_png(drawn[name](), _DPI)).decode()
         yield f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
         yield f"<figcaption>{caption}</figcaption></figure>"
     yield "</section>"

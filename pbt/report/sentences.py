@@ -63,7 +63,11 @@ def _set(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _donated(entry: Entry, names: Sequence[str]) -> str:
-    return "" if entry.other is None else f"gave its weights to member {entry.other.member} ({tell(entry.other)})"
+    if entry.other is None:
+        return ""
+    said = f"gave its weights to member {entry.other.member} ({tell(entry.other)})"
+    begins = entry.other_generation
+    return said if begins is None else f"{said}, whose generation {begins + 1} begins with them"
 
 
 def _ended(entry: Entry, names: Sequence[str]) -> str:
@@ -80,11 +84,12 @@ def _failed(entry: Entry, names: Sequence[str]) -> str:
 
 
 def _running(entry: Entry, names: Sequence[str]) -> str:
-    return f"began to train with {values(entry.hparams or {}, names)}; no report yet"
+    ends = "stopped before it reported" if entry.detail == "stopped" else "no report yet"
+    return f"began to train with {values(entry.hparams or {}, names)}; {ends}"
 
 
 def _evaluated(entry: Entry, names: Sequence[str]) -> str:
-    found = ", ".join(f"{name} {text.score(value)}" for name, value in (entry.metrics or {}).items())
+    found = ", ".join(f"{name} {text.metric(value)}" for name, value in (entry.metrics or {}).items())
     return f"evaluated on the {entry.detail} split: {found}"
 
 

@@ -12,24 +12,31 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pbt.errors import LedgerError
-from pbt.lineage import ScheduleStep
+from pbt.lineage import ScheduleStep, tell
+from pbt.record.frame import seconds
 from pbt.record.result import Result
 from pbt.record.runs import Run
+from pbt.record.schema import to_rows
 from pbt.record.story import is_routine
 from pbt.report import text
 from pbt.report.console import fitting_table, is_within
 from pbt.report.nodes import node_facts, node_lines
-from pbt.report.tables import ExploitRow, Population, exploit_rows
-from pbt.report.throughput import together
+from pbt.report.tables import ExploitRow, Population, exploit_rows, generation_facts
+from pbt.report.throughput import RATES, together
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
+#: Segments and members to name in a line before the rest is only counted.
+_NAMED = 8
 #: Incidents to show, the latest.
 _INCIDENTS = 8
 
@@ -80,13 +87,18 @@ def _show_members(console: Console, population: Population, hparams: Sequence[st
 
 
 def _show_page(console: Console, run: Path) -> None:
-    """How to open the run in MLflow, if it was mirrored there."""
+    """How to open the run in MLflow, if it was mirrored there; and whether all of it arrived."""
     if (page := _page(run)) is None:
         return
     _heading(console, "In MLflow")
     if page["command"]:
         console.print(Text(page["command"]), soft_wrap=True)
     console.print(Text(page["url"]), soft_wrap=True)
+    if page.get("error"):
+        told = (
+            f"Not all of the run is there: MLflow was behind at its end ({page['error']}). `pbt sync {run}` brings it."
+        )
+        console.print(Text(told, style="yellow"), soft_wrap=True)
 
 
 def _page(run: Path) -> dict[str, Any] | None:
@@ -105,7 +117,7 @@ def as_json(result: Result) -> str:
         "summary": _summary(result, population),
         "members": [asdict(row) for row in population.ranked()],
         "schedule": [asdict(step) for step in lineage.schedule(best.member)] if best else [],
-        "generations": [asdict(row) for row in population.ended()],
+        "generations": [generation_facts(row) for row in population.ended()],
         "exploits": [asdict(row) for row in exploit_rows(lineage, result.rows["decisions"])],
         "files": _files(result.path),
         "mlflow": _page(result.path),
@@ -136,8 +148,30 @@ def show_list(runs: Sequence[Run], storage: Path, *, as_json: bool = False, cons
 def population_of(result: Result) -> Population:
     """All that a run's ledger says, taken in."""
     population = Population(result.run.info)
-    population.apply((table, row) for table, rows in result.rows.items() for row in rows)
+    rows: dict[str, list[dict[str, Any]]] = {name: result.rows[name] for name in result.tables if name != "metrics"}
+    rows["metrics"] = to_rows(_latest_metrics(result))
+    population.apply((table, row) for table in rows for row in rows[table])
     return population
+
+
+def _latest_metrics(result: Result) -> pa.Table:
+    """The metrics without those that no table tells, which are nearly all.
+
+    Told are how fast stacks train, the system's last words on each member, and how far its newest segment is; and a
+    session's last metric may be its last row.
+    """
+    metrics, frame = result.tables["metrics"], result.frame
+    metrics = metrics.append_column("row", pa.array(np.arange(metrics.num_rows)))
+    of_system = metrics.filter(pc.equal(metrics["split"], "system"))
+    is_rate = pc.is_in(of_system["name"], pa.array(RATES))
+    last = of_system.group_by(["member", "name"]).aggregate([("row", "max")])["row_max"]
+    entry = frame.find(np.asarray(metrics["member"], dtype=np.int64), np.asarray(metrics["segment"], dtype=np.int64))
+    newest = np.flatnonzero((entry >= 0) & frame.is_last[entry]) if len(frame) else np.empty(0, dtype=np.int64)
+    at = seconds(metrics)
+    begun = [*seconds(result.tables["sessions"]), np.inf]
+    ends = [np.argmax(np.where(at < moment, at, -np.inf)) for moment in begun if len(at)]
+    kept = [np.asarray(rows, dtype=np.int64) for rows in (of_system.filter(is_rate)["row"], last, newest, ends)]
+    return metrics.drop_columns(["row"]).take(np.unique(np.concatenate(kept)))
 
 
 # --------------------------------------------------------------------------------------------------------- facts
@@ -170,6 +204,10 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "plans": _plans(result.rows["decisions"]),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
+        "diverged": {
+            "segments": [tell(key) for key in population.diverged],
+            "members": [row.member for row in members if row.status == "diverged"],
+        },
         "failures": {str(member): row.get("reason") or "" for member, row in population.failures.items()},
         "sessions": [_session(row) for row in result.rows["sessions"]],
         "incidents": [{name: row.get(name) for name in _INCIDENT} for row in result.rows["incidents"]],
@@ -287,7 +325,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "started": f"{_when(facts['created'])} UTC, took {text.duration(facts['seconds'])}",
         "trained": f"{facts['trainable']} under {facts['strategy']}{'' if facts['synchronous'] else ', asynchronous'}",
         "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
-        "budget": f"{budget['members']} members x {budget['generations']} generations x {budget['steps']} steps"
+        "budget": " x ".join(text.count(budget[f"{noun}s"], noun) for noun in ("member", "generation", "step"))
         + "".join(f", at most {budget[name]:g} {words}" for name, words in _LIMITS.items() if budget.get(name)),
         "used": f"{facts['member_steps']:,} member-steps, {facts['tokens']:,} tokens",
         "best": "no member has a score",
@@ -319,11 +357,24 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["incidents" + " " * number] = line  # one heading, several lines
     if facts["reason"]:
         lines["stopped by"] = facts["reason"]
+    if facts["diverged"]["segments"]:
+        lines["diverged"] = _diverged(facts["diverged"])
     alike: dict[str, list[int]] = {}  # a mistake in the user's code may concern all members
     for member, reason in facts["failures"].items():
         alike.setdefault(reason, []).append(int(member))
     lines |= {text.members(numbers): f"failed: {reason}" for reason, numbers in alike.items()}
     return lines | {"digest": facts["digest"]}
+
+
+def _diverged(facts: Mapping[str, Any]) -> str:
+    """`2 segments (4:0, 3:2), the last of member 3 among them`."""
+    segments, members = facts["segments"], facts["members"]
+    more = ", ..." if len(segments) > _NAMED else ""
+    said = f"{text.count(len(segments), 'segment')} ({', '.join(segments[:_NAMED])}{more})"
+    if not members:
+        return said
+    who = text.members(members) if len(members) <= _NAMED else text.count(len(members), "member")
+    return f"{said}, the last of {who} among them"
 
 
 def _system_lines(system: Mapping[str, Any]) -> dict[str, str]:
@@ -380,14 +431,14 @@ def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Ta
 
 def _exploit_table(console: Console, rows: Sequence[ExploitRow], hparams: Sequence[str]) -> Table:
     """One column for each hyperparameter if there is room, else one for all that changed."""
-    table = _table("after gen", "member", "scored", "took over", "scored", *hparams)
+    table = _table("gen", "member", "scored", "took over", "scored", *hparams)
     for row in rows:
         table.add_row(
             *_exploit_cells(row), *(_change(row.changed[name]) if name in row.changed else "" for name in hparams)
         )
     if is_within(console, table):
         return table
-    table = _table("after gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
+    table = _table("gen", "member", "scored", "took over", "scored", left="hyperparameters, before -> after")
     for row in rows:
         changed = [f"{name} {_change(row.changed[name])}" for name in hparams if name in row.changed]
         table.add_row(*_exploit_cells(row), ", ".join(changed) or "nothing")
@@ -395,7 +446,7 @@ def _exploit_table(console: Console, rows: Sequence[ExploitRow], hparams: Sequen
 
 
 def _exploit_cells(row: ExploitRow) -> tuple[str, ...]:
-    return str(row.generation), str(row.member), text.score(row.score), str(row.donor), text.score(row.donor_score)
+    return str(row.generation + 1), str(row.member), text.score(row.score), str(row.donor), text.score(row.donor_score)
 
 
 def _change(values: tuple[Any, Any]) -> str:

@@ -1,17 +1,18 @@
 """The facts behind every table: ledger rows in, frozen rows out. Pure; prints nothing, reads no clock.
 
-`Population` is fed with a ledger's rows as they come, or all at once, and can be asked at any time. Generations are
-counted as people count them: generation 1 is the first, and an exploit "after generation 3" follows its scores.
+`Population` is fed with a ledger's rows as they come, or all at once, and can be asked at any time. Words for people
+count generations from 1; an exploit belongs to the generation that begins with the copied weights, everywhere.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from pbt.lineage import Lineage, better
@@ -34,7 +35,7 @@ class MemberRow:
         score: Its last; None before the first.
         hparams: What it trains with.
         donor: Whose weights it took over last; None if it never did.
-        exploited_after: After which generation that was.
+        exploit_generation: The generation that began with them, from 0, as in the ledger.
         num_exploits: How often it did.
         reason: Why it failed, or empty.
         flops: Model FLOPs of all its segments; None where the trainable does not count them.
@@ -50,7 +51,7 @@ class MemberRow:
     score: float | None
     hparams: Hparams
     donor: int | None = None
-    exploited_after: int | None = None
+    exploit_generation: int | None = None
     num_exploits: int = 0
     reason: str = ""
     flops: float | None = None
@@ -59,8 +60,8 @@ class MemberRow:
 
     @property
     def last_exploit(self) -> str:
-        """`gen 5 <- member 3`, or empty."""
-        return "" if self.donor is None else f"gen {self.exploited_after} <- member {self.donor}"
+        """`gen 5 <- member 3`: generation 5, counted from 1, began with the weights of member 3. Empty if none did."""
+        return "" if self.donor is None else f"gen {(self.exploit_generation or 0) + 1} <- member {self.donor}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class ExploitRow:
     """A member taking over another's weights.
 
     Attributes:
-        generation: After which generation.
+        generation: The one that began with the copied weights, from 0, as in the ledger.
         member: The receiver.
         donor: Whose weights it took over.
         score: The receiver's, on which it was decided.
@@ -152,6 +153,7 @@ class Population:
         finish: The decision that ended the sweep, once there is one.
         budget_end: Why the budget ended it before its last generation, if it did.
         incidents: What went wrong, newest last; what was only loaded again is left out.
+        diverged: Segments whose score is NaN, in the order in which they ended.
         throughput: How fast its stacks train.
     """
 
@@ -165,6 +167,7 @@ class Population:
         self.finish: Row | None = None
         self.budget_end: str | None = None
         self.incidents: list[Row] = []
+        self.diverged: list[SegmentKey] = []
         self.throughput = Throughput()
         self.last_at: float = self.created
         self._pauses: list[tuple[float, float]] = []  # when each ended, seconds
@@ -177,10 +180,12 @@ class Population:
 
     def apply(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Take rows in, as `Tail.poll` gives them; each table's rows in order."""
-        rows = list(rows)
-        self._look_at_clock(rows)
+        told: dict[str, list[Row]] = defaultdict(list)
+        for table, row in rows:
+            told[table].append(row)
+        self._look_at_clock(told)
         # Segments first: a clock that was set back must not put an outcome before its segment.
-        for name, take in (
+        for table, take in (
             ("segments", self._segment),
             ("orders", self.throughput.add_order),
             ("metrics", self._metric),
@@ -188,15 +193,15 @@ class Population:
             ("decisions", self._decision),
             ("incidents", self._incident),
         ):
-            for table, row in rows:
-                if table == name:
-                    take(row)
+            for row in told[table]:
+                take(row)
 
-    def _look_at_clock(self, rows: Sequence[tuple[str, Row]]) -> None:
-        for table, row in sorted(rows, key=lambda entry: entry[1]["at"]):
-            if table == "sessions" and row["session"] > 1:
-                self._pauses.append((row["at"], max(0.0, row["at"] - self.last_at)))
-            self.last_at = max(self.last_at, row["at"])
+    def _look_at_clock(self, told: Mapping[str, Sequence[Row]]) -> None:
+        times = sorted(row["at"] for rows in told.values() for row in rows)
+        for begun in sorted(row["at"] for row in told.get("sessions", ()) if row["session"] > 1):
+            before = max([self.last_at, *times[: bisect.bisect_left(times, begun)][-1:]])
+            self._pauses.append((begun, max(0.0, begun - before)))
+        self.last_at = max([self.last_at, *times[-1:]])
 
     def _segment(self, row: Row) -> None:
         own = self._own.setdefault(row["member"], _Own(row))
@@ -223,7 +228,10 @@ class Population:
             self._failures[row["member"]] = row
             return
         generation = self._generations[self._generation_of[row["member"], row["segment"]]]
-        generation.scores[row["member"]] = math.nan if row["score"] is None else row["score"]
+        score = math.nan if row["score"] is None else row["score"]
+        generation.scores[row["member"]] = score
+        if math.isnan(score):
+            self.diverged.append(SegmentKey(row["member"], row["segment"]))
         generation.at = max(generation.at, row["at"])
 
     def _metric(self, row: Row) -> None:
@@ -308,7 +316,7 @@ class Population:
             score=own.outcome["score"] if own.outcome else None,
             hparams=json.loads(own.segment["hparams"]),
             donor=copy.get("parent_member"),
-            exploited_after=copy.get("generation"),
+            exploit_generation=copy.get("generation"),
             num_exploits=own.num_copies,
             reason=self._failures[member].get("reason") or "" if member in self._failures else "",
             flops=own.flops if own.outcome else None,
@@ -392,6 +400,11 @@ def exploit_rows(lineage: Lineage, decisions: Iterable[Row]) -> list[ExploitRow]
             )
         )
     return found
+
+
+def generation_facts(row: GenerationRow) -> dict[str, Any]:
+    """The row as programs read it: its generation counted from 0, as in the ledger."""
+    return asdict(row) | {"generation": row.generation - 1}
 
 
 def changes(before: Hparams, after: Hparams) -> dict[str, tuple[Any, Any]]:

@@ -17,7 +17,12 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def score(value: float | None) -> str:
-    """A score with four digits after the point, so that columns line up."""
+    """A score with four digits after the point, so that columns line up; `diverged` for NaN."""
+    return "diverged" if value is not None and math.isnan(value) else metric(value)
+
+
+def metric(value: float | None) -> str:
+    """Any metric as `score` has it; of one that is NaN nothing is known but that."""
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 
 Row: TypeAlias = Mapping[str, Any]
 
+#: Names of the system's metrics that are looked at.
+RATES = ("tokens_per_s", "mfu")
 #: Latest orders of each stack that tell how many train at once now.
 _LATEST = 4
 
@@ -62,7 +64,7 @@ class Throughput:
 
     def add_metric(self, row: Row) -> None:
         """Take in a row of `metrics`."""
-        if row["split"] != "system" or row["name"] not in ("tokens_per_s", "mfu"):
+        if row["split"] != "system" or row["name"] not in RATES:
             return
         if (found := self._orders.get((row["member"], row["segment"]))) is None:
             return

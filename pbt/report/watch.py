@@ -7,6 +7,7 @@ server holds up neither training nor the table.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import threading
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A sweep that took fewer seconds does not end with all the pictures there are: `pbt report` draws them.
+#: A sweep that took fewer seconds does not end with all the pictures there are, which take five to ten seconds, most
+#: of it for importing and growing a forest: `pbt report` draws them.
 _SHORT_S = 60.0
 #: Seconds between two looks at the ledger, and between two batches to MLflow.
 _LOOK_S, _SYNC_S = 0.5, 2.0
@@ -97,8 +99,6 @@ class Watch:
         self._finished = True
         with self._console.status("Drawing plots, writing to MLflow (a new database takes some seconds) ..."):
             self._draw()
-            self._remember_page()
-            self._write_page()
             self._end_mirror("finished")
 
     def __exit__(
@@ -153,12 +153,14 @@ class Watch:
     def _draw(self) -> None:
         from pbt.report.plots import FIRST, write_plots
 
+        result = Result(self._run)
         try:
-            baseline = self._baseline.path if self._baseline else None
             names = None if self._progress.elapsed >= _SHORT_S else FIRST
-            write_plots(self._run.path, self._run.path / "plots", baseline, names)
+            write_plots(result, self._run.path / "plots", self._baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
+        self._remember_page()
+        self._write_page(result)
 
     def _remember_page(self) -> None:
         """Before the lineage page is written, which links to MLflow's and is kept there."""
@@ -167,13 +169,9 @@ class Watch:
             if self._mirror is not None and not self._mirror.last_error:
                 remember_page(self._run, self._mirror)
 
-    def _write_page(self) -> None:
-        from pbt.report.lineage_page import write_lineage_page
-
-        try:
-            write_lineage_page(Result(self._run))
-        except Exception as error:  # nor to a page
-            self._warn(f"No lineage page: {first_line(error)}.")
+    def _write_page(self, result: Result) -> None:
+        if problem := write_page(result):
+            self._warn(f"No lineage page: {problem}.")
 
     def _end_mirror(self, status: str) -> None:
         try:
@@ -235,10 +233,22 @@ def end_mirror(mirror: Mirror, result: Result, status: str) -> bool:
     return mirror.finish(status, best, [result.path / name for name in ("plots", "lineage.html")])
 
 
+def write_page(result: Result) -> str | None:
+    """Leave the lineage page in a run's folder; returns what is in the way of that. A sweep is not lost to a page."""
+    from pbt.report.lineage_page import write_lineage_page
+
+    try:
+        write_lineage_page(result)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
 def remember_page(run: Run, mirror: Mirror) -> None:
-    """Keep in the run's folder how to open its page in MLflow."""
+    """Keep in the run's folder how to open its page in MLflow, and why that is behind, if it is."""
     command, url = mirror.ui()
-    write_atomically(run.path / "mlflow.json", json.dumps({"command": command, "url": url}, indent=1).encode())
+    page = {"command": command, "url": url, "error": mirror.last_error}
+    write_atomically(run.path / "mlflow.json", json.dumps(page, indent=1).encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,14 +278,30 @@ class Synced:
     command: str | None
 
 
-def catch_up(run: Run) -> Synced:
-    """Bring MLflow up to date with a run that is no longer running."""
-    result = Result(run)
-    mirror = open_mirror(run, Tracking(**run.info["spec"]["tracking"]))
-    if result.running:
+def catch_up(run: Run, uri: str | None = None) -> Synced:
+    """Bring MLflow up to date with a run.
+
+    Args:
+        run: Which.
+        uri: Where MLflow is; None takes what the sweep or the environment says.
+
+    Raises:
+        SpecError: The sweep was not to be mirrored, and no address is given.
+    """
+    result, tracking = Result(run), Tracking(**run.info["spec"]["tracking"])
+    if uri is None and not tracking.enabled:
+        mend = "Say where to write all the same: --uri sqlite:///mlflow.db"
+        raise SpecError("tracking.enabled", f"{run.id} is not to be in MLflow", mend)
+    mirror = open_mirror(run, dataclasses.replace(tracking, uri=uri or tracking.uri))
+    if (status := result.status) == "running":
         mirror.sync()  # its own driver will tell the end
     else:
-        end_mirror(mirror, result, "finished" if result.finished else "stopped")
+        if not (run.path / "lineage.html").exists():  # its driver did not live to write it
+            mirror.sync()
+            if not mirror.last_error:
+                remember_page(run, mirror)
+            write_page(result)
+        end_mirror(mirror, result, "stopped" if status == "unfinished" else status)
     if not mirror.last_error:
         remember_page(run, mirror)
     command, url = mirror.ui()

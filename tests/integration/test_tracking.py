@@ -43,6 +43,15 @@ def test_a_sweep_finishes_while_mlflow_is_down(unmirrored: Result) -> None:
     assert 6 == unmirrored.segments.num_rows
 
 
+def test_show_says_that_mlflow_does_not_have_the_sweep(unmirrored: Result) -> None:
+    """Beside the address, where nothing is; with why, and the mend."""
+    outcome = CliRunner().invoke(main, ["show", str(unmirrored.path)])
+    said = "Not all of the run is there: MLflow was behind at its end (127.0.0.1:9: connection refused)."
+    assert f"{said} `pbt sync {unmirrored.path}` brings it." in outcome.stdout
+    facts = json.loads(CliRunner().invoke(main, ["show", str(unmirrored.path), "--json"]).stdout)
+    assert "127.0.0.1:9: connection refused" == facts["mlflow"]["error"]
+
+
 def test_sync_says_that_the_server_is_still_down(unmirrored: Result) -> None:
     """One line, and the exit code of something that went wrong outside."""
     outcome = CliRunner().invoke(main, ["sync", str(unmirrored.path)])

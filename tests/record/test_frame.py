@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pbt.member import SegmentKey
-from pbt.record.frame import frame
+from pbt.record.frame import frame, points
 from pbt.record.ledger import Ledger
 from pbt.record.result import Result, load
 from pbt.record.schema import to_arrow
@@ -40,6 +41,42 @@ def test_every_segment_is_an_entry(result: Result) -> None:
     np.testing.assert_array_equal([s.age[1] if s.age[1] is not None else nan for s in segments], found.age[:, 1])
     np.testing.assert_array_equal([s.consumed[0] for s in segments], found.consumed[:, 0])
     np.testing.assert_array_equal([nan if s.score is None else s.score for s in segments], found.score)
+    assert [segment.score is not None for segment in segments] == found.is_scored.tolist()
+    assert [segment.start == "own" for segment in segments] == found.is_own.tolist()
+    assert [segment.reason for segment in segments] == [reason or "" for reason in found.reason.to_pylist()]
+    rates = [(s.hparams_in_effect or {}).get("lr", nan) for s in segments]
+    np.testing.assert_array_equal(rates, found.each_in_effect(lambda hparams: hparams["lr"]))
+
+
+def test_a_metric_s_values_stand_behind_their_segments(result: Result) -> None:
+    """Each segment's are those that its rows say, in order of age; what belongs to no segment is left out."""
+    found, metrics = result.frame, result.tables["metrics"]
+    stray = {
+        "member": 0,
+        "segment": 99,
+        "split": "train",
+        "name": "loss",
+        "age": 1,
+        "consumed": 1,
+        "value": 1.0,
+        "at": 1.0,
+    }
+    told = points(pa.concat_tables([to_arrow("metrics", [stray]), metrics]), found, "train", "loss")
+    keys = [(int(found.member[entry]), int(found.segment[entry])) for entry in told.entry]
+    rows = sorted((r for r in result.rows["metrics"] if r["name"] == "loss"), key=lambda r: (r["member"], r["segment"]))
+    assert [(row["member"], row["segment"]) for row in rows] == keys
+    np.testing.assert_array_equal([row["value"] for row in rows], told.value)
+    assert [(row["age"], row["consumed"]) for row in rows] == list(zip(told.age, told.consumed, strict=True))
+    assert [sum(key == one for one in keys) for key in dict.fromkeys(keys)] == [
+        count for count in np.diff(told.until(len(found)), prepend=0) if count
+    ]
+
+
+def test_segments_are_found_by_member_and_number(result: Result) -> None:
+    """And what is not there is not."""
+    found = result.frame
+    assert list(range(len(found))) == found.find(found.member, found.segment).tolist()
+    assert [-1, -1] == found.find(np.array([0, 999]), np.array([999, 0])).tolist()
 
 
 def test_members_ends_and_the_leader(result: Result) -> None:

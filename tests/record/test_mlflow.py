@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import shlex
+import socket
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
@@ -106,10 +109,10 @@ def test_runs_end_when_and_as_their_members_did(told: dict[str, Any]) -> None:
     ("member", "ancestry", "exploit"),
     [
         (0, ["0.0", "0.1", "0.2", "0.3"], None),
-        (1, ["0.0", "5.1", "5.2", "1.3"], "gen 3 <- member 5"),
+        (1, ["0.0", "5.1", "5.2", "1.3"], "gen 4 <- member 5"),
         (3, ["3.0", "3.1"], None),
-        (4, ["1.0", "4.1", "4.2", "4.3"], "gen 1 <- member 1"),
-        (5, ["0.0", "5.1", "5.2", "5.3"], "gen 1 <- member 0"),
+        (4, ["1.0", "4.1", "4.2", "4.3"], "gen 2 <- member 1"),
+        (5, ["0.0", "5.1", "5.2", "5.3"], "gen 2 <- member 0"),
     ],
 )
 def test_ancestry_is_in_tags(told: dict[str, Any], member: int, ancestry: list[str], exploit: str | None) -> None:
@@ -428,9 +431,39 @@ def test_a_server_that_is_down_costs_nothing_but_freshness(tmp_path: Path, monke
     mirror = Mirror(run, uri="http://127.0.0.1:9", experiment="offline")
     assert mirror.sync() == 0
     assert mirror.behind == 30
-    assert "127.0.0.1" in str(mirror.last_error)
+    assert mirror.last_error == "127.0.0.1:9: connection refused"
     assert not mirror.finish("stopped", {})
     assert not mirror.ended
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("http://me:hunter2@127.0.0.1:9", "127.0.0.1:9: connection refused"),
+        ("http://tracker.invalid", r"tracker\.invalid: .*(name|resolution).*"),
+    ],
+)
+def test_what_the_network_says_is_told_in_a_few_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, says: str
+) -> None:
+    """Not in those of MLflow and the libraries below it, and without a password."""
+    for name in SERVER_MANNERS:
+        monkeypatch.delenv(name, raising=False)
+    mirror = Mirror(ledgers.tell(tmp_path / "offline", commits=2), uri=uri, experiment="offline")
+    mirror.sync()
+    assert re.fullmatch(says, str(mirror.last_error))
+
+
+def test_a_server_that_does_not_answer_in_time_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took the call, and says nothing."""
+    for name in SERVER_MANNERS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        mirror = Mirror(ledgers.tell(tmp_path / "slow", commits=2), uri=f"http://{place}", experiment="slow")
+        mirror.sync()
+    assert mirror.last_error == f"{place}: timed out"
 
 
 def test_a_failing_server_is_left_alone_for_a_while(store: Store, tmp_path: Path) -> None:
@@ -529,6 +562,15 @@ def test_the_command_that_opens_the_ui(uri: str, command: str | None, url: str) 
     said, page = ui_command(uri, experiment_id="3", run_id="abc")
     assert page == url
     assert (said is None) if command is None else (said is not None and said.split("mlflow ", 1)[1] == command)
+
+
+def test_the_command_that_opens_the_ui_is_the_documented_one(tmp_path: Path) -> None:
+    """It starts no helpers, and can be typed in any shell."""
+    docs = " ".join((Path(__file__).parents[2] / "docs/mlflow.md").read_text().replace("\\\n", " ").split())
+    words = shlex.split(str(ui_command("sqlite:////data/pbt-runs/mlflow.db")[0]))
+    assert words[:2] == ["env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"]
+    assert Path(words[2]).name == "mlflow"
+    assert " ".join([*words[:2], "mlflow", *words[3:]]) in docs
 
 
 def test_a_relative_database_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,9 @@ FOUND_RUNS = {
     ),
     "members whose weights go back to the beginning of member 0": members(0, 1, 2) | members(0, 1, 5, sweep=OTHER),
     "all exploits of a sweep": segments((2, 1), (1, 2)),
-    "exploits of member 0's weights in generation 2": segments((1, 2)),
+    "exploits of member 0's weights that begin the third generation (counted from 0, as in the ledger: 2)": segments(
+        (1, 2)
+    ),
     "members with a score below 1.7": members(0, 1) | members(0, 1, 5, sweep=OTHER),
     "members whose learning rate at the end lay in a range": members(0),
     "segments trained with one value": segments((2, 1), (2, 2)) | segments((1, 3), sweep=OTHER),

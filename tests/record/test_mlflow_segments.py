@@ -194,6 +194,39 @@ def test_a_model_says_where_its_weights_are_and_how_to_load_them(models: dict[st
     assert ("2", "0", "100", "2.6") == tuple(tags[f"pbt.{name}"] for name in ("member", "segment", "age", "score"))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("member-2-segment-0", f"at age 100: 2.6. They are in the run's folder, in `checkpoints/{digest(2, 0)}"),
+        (
+            "member-0-segment-0",
+            "They were saved, and are removed. *Failed* is MLflow's word for a model without its file",
+        ),
+        ("member-0-segment-0", "nothing went wrong in training. Taken over by member 2."),
+        ("member-0-segment-1", "They were never saved. *Failed* is"),
+    ],
+)
+def test_a_model_s_description_says_what_its_page_does_not(models: dict[str, Any], name: str, words: str) -> None:
+    """MLflow's page of a model shows no tags, and not who took it over."""
+    assert words in models[name].tags["mlflow.note.content"]
+
+
+def test_a_model_s_description_by_a_person_is_kept(store: Store, tmp_path: Path) -> None:
+    """Whatever happens to the model afterwards."""
+    story = mirrors.eventful(tmp_path / "mine")
+    for _ in range(3):
+        next(story)
+    store.mirror(tmp_path / "mine", "mine", segment_runs=9).sync()
+    store.client.set_logged_model_tags(
+        store.models("mine")["member-0-segment-0"].model_id, {"mlflow.note.content": "Mine."}
+    )
+    for _ in story:
+        pass
+    store.mirror(tmp_path / "mine", "mine", segment_runs=9).sync()
+    tags = store.models("mine")["member-0-segment-0"].tags
+    assert (tags["mlflow.note.content"], tags["pbt.weights"]) == ("Mine.", "removed")
+
+
 def test_a_model_that_is_gone_no_longer_says_how_to_load_it(store: Store, tmp_path: Path) -> None:
     """It did while it was there."""
     story = mirrors.eventful(tmp_path / "gone")

@@ -117,6 +117,33 @@ def test_metrics_of_other_splits_are_an_evaluation(rows):
     assert (found.detail, found.metrics) == ("test", {ledgers.METRIC: 1.35})
 
 
+def test_the_system_is_no_part_of_a_story(rows):
+    """How fast a member trained is no decision and no reason for one."""
+    before = tell(rows, 1)
+    where = {"member": 1, "segment": 1, "age": 200, "consumed": 200, "at": later(rows)}
+    rows["metrics"] += [{**where, "split": "system", "name": "tokens_per_s", "value": 5e3}]
+    assert before == tell(rows, 1)
+
+
+def test_the_score_is_told_before_what_else_was_evaluated_at_the_end_of_its_segment(rows):
+    """Though the ledger has the metrics of a report first."""
+    ended = next(row for row in rows["outcomes"] if (row["member"], row["segment"]) == (1, 1))
+    where = {"member": 1, "segment": 1, "age": 200, "consumed": 200, "at": ended["at"] - 0.001}
+    rows["metrics"].append({**where, "split": "books", "name": ledgers.METRIC, "value": 1.7})
+    told = [entry for entry in tell(rows, 1) if entry.segment == 1]
+    assert [("ended", ""), ("evaluated", "books")] == [(entry.kind, entry.detail) for entry in told]
+    assert {200} == {entry.age for entry in told}
+
+
+def test_a_member_is_told_the_plan_of_its_own_stack_only(rows):
+    """Not those of the stacks it is not on."""
+    stack = next(row["stack"] for row in rows["segments"] if row["member"] == 1)
+    for number in range(3):
+        plan = {"kind": "plan", "member": None, "reason": f"stack {number}: all together"}
+        rows["decisions"].append({**plan, "data": json.dumps({"stack": number}), "at": later(rows)})
+    assert [f"stack {stack}: all together"] == [entry.reason for entry in tell(rows, 1) if entry.kind == "plan"]
+
+
 def test_an_evaluation_is_told_once_with_its_own_metrics(rows):
     """Also on the split that decides, where the segment has some as well."""
     where = {"member": 2, "segment": 3, "split": ledgers.SPLIT, "age": 400, "consumed": 400}
@@ -269,6 +296,8 @@ def test_an_unfinished_story_ends_in_the_present(tmp_path):
     last = tell(rows, 5)[-1]
     assert (last.kind, last.at, last.generation, last.age) == ("running", None, 2, 200)
     assert last.hparams == ledgers.hparams(0, 1)
+    assert "" == last.detail
+    assert "stopped" == story(Lineage.from_rows(rows), rows, 5, OBJECTIVE, is_trained=False)[-1].detail
     assert "running" not in kinds(tell(rows, 3))
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -27,6 +28,17 @@ def points(figure: Figure, name: str, panel: int = 0) -> list[tuple[float, float
     artist = drawn(figure, name, panel)
     found = artist.get_xydata() if hasattr(artist, "get_xydata") else artist.get_offsets()
     return [(float(x), float(y)) for x, y in found]
+
+
+def strokes(figure: Figure, name: str, panel: int = 0) -> list[list[tuple[float, float]]]:
+    """The lines of a collection, cut where they have gaps."""
+    found: list[list[tuple[float, float]]] = []
+    for path in drawn(figure, name, panel).get_paths():
+        is_gap = np.isnan(path.vertices).any(axis=1)
+        pieces = np.split(path.vertices, np.flatnonzero(is_gap))
+        rows = [piece[~np.isnan(piece).any(axis=1)] for piece in pieces]
+        found += [[(float(x), float(y)) for x, y in piece] for piece in rows if len(piece)]
+    return found
 
 
 def titles(figure: Figure) -> list[str]:

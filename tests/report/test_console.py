@@ -49,12 +49,12 @@ def test_without_a_terminal_a_sweep_is_a_line_for_each_generation(tmp_path: Path
     assert _told(ledgers.tell(tmp_path / "made-up-1"), _plain(width=60)).splitlines() == [
         "made-up-1: language under pbt, 6 members x 4 generations of 100 steps; "
         "validation bits_per_byte, lower is better",
-        "generation 1/4  best 2.0000 (member 0)  median 2.2000  2 exploits  1 diverged  0:30",
+        "generation 1/4  best 2.0000 (member 0)  median 2.2000  then 2 exploits  1 diverged  0:30",
         "member 3 failed after 140 steps: out of memory on cuda:0",
         "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 declined  1:01",
-        "generation 3/4  best 1.5000 (member 5)  median 1.8500  1 exploit  1:31",
+        "generation 3/4  best 1.5000 (member 5)  median 1.8500  then 1 exploit  1:31",
         "generation 4/4  best 1.3000 (member 1)  median 1.6500  0 exploits  2:01",
-        "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 failure",
+        "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 diverged, 1 failure",
     ]
 
 
@@ -74,7 +74,7 @@ def test_following_a_sweep_prints_each_line_once_and_in_time(tmp_path: Path) -> 
 
 def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path) -> None:
     last = _told(ledgers.tell(tmp_path / "run", commits=5), _plain()).splitlines()[-1]
-    assert last == "run is unfinished after 1:01: 58% trained, 2 exploits, 1 failure"
+    assert last == "run is unfinished after 1:01: 58% trained, 2 exploits, 1 diverged, 1 failure"
 
 
 def test_markup_in_names_is_printed_as_it_is(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_on_a_terminal_the_best_member_comes_first_and_is_marked(tmp_path: Path)
     console = _live()
     shown = _told(ledgers.tell(tmp_path / "run", commits=5), console)
     rows = [line for line in shown.splitlines() if "running" in line]
-    best = "* 5 200 1.6000 0.002 adamw yes books 25% web 75% running gen 1 <- member 0"
+    best = "* 5 200 1.6000 0.002 adamw yes books 25% web 75% running gen 2 <- member 0"
     assert " ".join(rows[0].split()) == best
     assert [row.split()[0] for row in rows[1:5]] == ["0", "1", "2", "4"]
     assert "\x1b[1;32m" in console.file.getvalue(), "the best stands out in bold green"  # type: ignore[attr-defined]
@@ -126,11 +126,37 @@ def test_a_population_too_tall_for_the_terminal_shows_the_best(tmp_path: Path) -
     assert max(len(line) for line in shown.splitlines()) <= 120
 
 
-def test_hyperparameters_too_many_for_the_terminal_are_named(tmp_path: Path) -> None:
-    shown = _told(ledgers.tell(tmp_path / "run"), _live(width=70))
-    assert "not shown: optimizer, nesterov, mix" in shown
-    lines = shown.splitlines()
-    assert max(len(line) for line in lines if "ended" in line) <= 70
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (110, None),
+        (92, "last exploit"),
+        (80, "last exploit, age"),
+        (70, "mix, last exploit, age"),
+        (50, "nesterov, mix, last exploit, age"),
+    ],
+)
+def test_what_tells_less_makes_room_for_hyperparameters(tmp_path: Path, width: int, left_out: str | None) -> None:
+    """While a sweep runs, and afterwards; what is not shown is named."""
+    console, run = _plain(width), ledgers.tell(tmp_path / "run")
+    show(load(run), console)
+    for shown in (_told(run, _live(width)), _printed(console)):
+        named = {" ".join(words.split()) for words in re.findall(r"not shown: ([^\r\n]*)", shown)}
+        assert named == (set() if left_out is None else {left_out})
+        assert max(len(line.rstrip()) for line in shown.splitlines() if " ended" in line) <= width
+        assert "0.012" in shown
+
+
+def test_a_hyperparameter_too_long_for_the_terminal_takes_several_lines(tmp_path: Path) -> None:
+    """One is shown in any case, to its end."""
+    run = ledgers.tell(tmp_path / "run")
+    info, console = json.loads((run / "run.json").read_text()), _plain(40)
+    info["hparams"] = {"mix": info["hparams"]["mix"]}
+    (run / "run.json").write_text(json.dumps(info))
+    show(load(run), console)
+    members = _printed(console).partition("Members")[2].partition("not shown: last exploit, age")[0]
+    assert members.count("25%") == members.count("75%") == 6
+    assert max(len(line) for line in members.splitlines()) <= 40
 
 
 def test_failures_are_told_once_above_the_table(tmp_path: Path) -> None:
@@ -207,10 +233,38 @@ def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path)
     assert "objective validation bits_per_byte [bits/byte], lower is better" in shown
     assert "exploits 3, 1 declined" in shown
     assert "member 3 failed: out of memory on cuda:0" in shown
-    assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 3 <- member 5" in shown
+    assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 4 <- member 5" in shown
     assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown
-    assert "3 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
+    assert "4 1 1.9000 5 1.5000 0.002 -> 0.012 adamw -> sgd" in shown
     assert any(line.startswith(f"{tmp_path}/made-up-1/ledger") for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("commits", "members", "says"),
+    [(2, [4], "1 segment (4:0), the last of member 4 among them"), (None, [], "1 segment (4:0)")],
+)
+def test_what_diverged_is_told(tmp_path: Path, commits: int | None, members: list[int], says: str) -> None:
+    """Also once the member has been given other weights; no score is shown as nan."""
+    console = _plain(width=120)
+    run = ledgers.tell(tmp_path / "run", commits) if commits else ledgers.tell(tmp_path / "run")
+    show(load(run), console)
+    assert re.findall(r"^diverged {2,}(.*?) *$", _printed(console), re.M) == [says]
+    assert json.loads(as_json(load(run)))["summary"]["diverged"] == {"segments": ["4:0"], "members": members}
+    assert " nan " not in _printed(console)
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    console = _plain(width=120)
+    show(load(ledgers.simulate(tmp_path / "run", members=1, generations=1, steps=1)), console)
+    assert re.search(r"^budget +1 member x 1 generation x 1 step *$", _printed(console), re.M)
+
+
+def test_a_run_in_which_nothing_diverged_has_no_line_for_it(tmp_path: Path) -> None:
+    console = _plain(width=120)
+    run = ledgers.simulate(tmp_path / "run", members=4, generations=2, diverges=False)
+    show(load(run), console)
+    assert "diverged" not in _printed(console)
+    assert json.loads(as_json(load(run)))["summary"]["diverged"] == {"segments": [], "members": []}
 
 
 def _measured(run: Path, device: str, **used: float) -> Result:
@@ -350,7 +404,12 @@ def test_the_same_facts_come_as_strict_json(tmp_path: Path) -> None:
 def test_json_has_the_whole_story(tmp_path: Path) -> None:
     facts = json.loads(as_json(load(ledgers.tell(tmp_path / "run"))))
     assert [row["member"] for row in facts["members"]] == [1, 5, 0, 4, 2, 3]
-    assert [row["best"] for row in facts["generations"]] == [2.0, 1.6, 1.5, 1.3]
+    assert [(row["generation"], row["best"]) for row in facts["generations"]] == [
+        (0, 2.0),
+        (1, 1.6),
+        (2, 1.5),
+        (3, 1.3),
+    ]
     schedule = [(step["age_start"], step["age_end"], step["member"]) for step in facts["schedule"]]
     assert schedule == [(0, 100, 0), (100, 300, 5), (300, 400, 1)]
     assert facts["exploits"][-1]["changed"] == {"lr": [0.002, 0.012], "optimizer": ["adamw", "sgd"]}

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pbt.cli import main
-from pbt.errors import RunNotFound
+from pbt.errors import RunNotFound, StorageError
 from pbt.record.lock import WriterLock
 from pbt.record.runs import open_run, remember_end
 from pbt.report.follow import watch
@@ -129,7 +129,7 @@ def test_json_has_a_line_for_every_event(tmp_path: Path) -> None:
     assert kinds == [event["event"] for event in events]
     assert sorted(event["at"] for event in events) == [event["at"] for event in events]
     assert (6, 4, 100, "run") == tuple(events[0][name] for name in ("members", "generations", "steps", "run"))
-    assert (1, 2.0, 0, 2) == tuple(events[1][name] for name in ("generation", "best", "best_member", "num_exploits"))
+    assert (0, 2.0, 0, 2) == tuple(events[1][name] for name in ("generation", "best", "best_member", "num_exploits"))
     assert (3, 1, ledgers.FAILURE) == tuple(events[2][name] for name in ("member", "segment", "reason"))
     assert ("finished", 1, 1.3, 1.0) == tuple(
         events[-1][name] for name in ("status", "best_member", "best_score", "share")
@@ -191,3 +191,31 @@ def test_a_report_is_written_where_it_is_asked_for(tmp_path: Path, monkeypatch: 
         assert 0 == outcome.exit_code, outcome.output
         assert file.exists()
         assert str(file) in outcome.output
+
+
+def test_a_report_is_not_written_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """Which is not made; the mend is told."""
+    ledgers.tell(tmp_path / "runs" / "made-up-1")
+    file = tmp_path / "new" / "mine.html"
+    outcome = CliRunner().invoke(main, ["report", "latest", "--storage", str(tmp_path / "runs"), "-o", str(file)])
+    assert 2 == outcome.exit_code
+    there_is_none = f"there is no folder {file.parent}. Make it, or name another file: -o."
+    assert f"pbt: cannot write {file}: {there_is_none}\n" == outcome.stderr
+    assert not file.parent.exists()
+
+
+def test_a_report_that_may_not_be_written_says_how_to_name_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where to keep new runs."""
+
+    def refuse(run: Path, file: Path) -> None:
+        raise StorageError("no") from OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pbt.report.report_page.write_report", refuse)
+    run = ledgers.tell(tmp_path / "made-up-1")
+    outcome = CliRunner().invoke(main, ["report", str(run)])
+    assert (2, f"pbt: cannot write {run / 'report.html'}: Read-only file system. Name another file: -o.\n") == (
+        outcome.exit_code,
+        outcome.stderr,
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -303,7 +305,7 @@ def test_without_a_browser_it_says_where_the_page_is(
 ) -> None:
     """On a cluster, say; a file of one's own choice, and no other is written."""
     monkeypatch.setattr("webbrowser.open", lambda address: False)
-    mine = tmp_path / "new" / "mine.html"
+    mine = tmp_path / "mine.html"
     outcome = _pbt(str(told.path), "--open", "--html", str(mine))
     assert 0 == outcome.exit_code
     assert "No browser was found here" in outcome.stderr
@@ -316,13 +318,52 @@ def test_html_alone_opens_nothing(told: Result, tmp_path: Path, monkeypatch: pyt
     assert 0 == _pbt(str(told.path), "--html", str(tmp_path / "mine.html")).exit_code
 
 
-def test_a_page_that_cannot_be_written_is_told_with_the_mend(told: Result, tmp_path: Path) -> None:
-    """In one line."""
-    (tmp_path / "file").write_text("")
-    outcome = _pbt(str(told.path), "--html", str(tmp_path / "file" / "page.html"))
+def test_a_folder_that_is_not_there_is_not_made(told: Result, tmp_path: Path) -> None:
+    """It is misspelt, more often than not."""
+    outcome = _pbt(str(told.path), "--html", str(tmp_path / "new" / "page.html"))
     assert 2 == outcome.exit_code
-    wanted = r"pbt: cannot write .*page.html: (File exists|Not a directory)\. Name another file with --html\.\n"
-    assert re.fullmatch(wanted, outcome.stderr)
+    there_is_none = f"there is no folder {tmp_path / 'new'}. Make it, or name another file: --html."
+    assert f"pbt: cannot write {tmp_path / 'new' / 'page.html'}: {there_is_none}\n" == outcome.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be written anywhere, as on a disk that is mounted so; who may do everything is root here."""
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pbt.record.archive.open", refuse, raising=False)
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_page_that_may_not_be_written_is_told_with_the_mend(told: Result, tmp_path: Path) -> None:
+    """In one line, which is about that file and not about new runs."""
+    outcome = _pbt(str(told.path), "--html", str(tmp_path / "page.html"))
+    assert 2 == outcome.exit_code
+    wanted = f"pbt: cannot write {tmp_path / 'page.html'}: Read-only file system. Name another file: --html.\n"
+    assert wanted == outcome.stderr
+
+
+@pytest.mark.usefixtures("read_only")
+def test_where_nothing_may_be_written_the_page_that_is_there_is_opened(
+    told: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the time it is of; without one, the mend is to write it elsewhere."""
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    page = told.path / "lineage.html"
+    page.unlink(missing_ok=True)
+    outcome = _pbt(str(told.path), "--open")
+    assert (2, []) == (outcome.exit_code, opened)
+    assert outcome.stderr.endswith("Read-only file system. Name another file: --html.\n")
+    page.write_text("the page of old")
+    os.utime(page, (ledgers.CREATED, ledgers.CREATED))
+    outcome = _pbt(str(told.path), "--open")
+    assert (0, [page.as_uri()], "") == (outcome.exit_code, opened, outcome.stderr)
+    assert f"is in {page}, as of 2023-11-14 22:13 UTC: nothing may be written there now" in outcome.stdout
+    assert "the page of old" == page.read_text()
 
 
 def test_json_and_a_page_exclude_each_other(told: Result) -> None:

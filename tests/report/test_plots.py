@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from numpy.testing import assert_allclose
 
 from pbt.errors import PbtError
@@ -21,7 +23,7 @@ from pbt.report import canvas
 from pbt.report.lineage_plot import assign_lanes
 from pbt.report.plots import FIRST, curves_figure, lineage_figure, schedule_figure, write_plots
 from tests import ledgers
-from tests.report.drawn import drawn, illegible, points, words
+from tests.report.drawn import drawn, illegible, points, strokes, words
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +138,12 @@ def test_the_winner_s_curve_follows_its_ancestry(small: Result) -> None:
 
 def test_a_member_goes_on_from_the_donor_s_score(small: Result) -> None:
     figure = curves_figure(small)
-    lines = [[tuple(point) for point in line] for line in drawn(figure, "members").get_segments()]
+    lines = strokes(figure, "members")
     assert [(100, 2.1), (200, 1.95), (300, 1.9)] in lines
     assert [(300, 1.5), (400, 1.3)] in lines
     assert sorted(points(figure, "exploits")) == [(100, 2.0), (100, 2.1), (300, 1.5)]
+    jumps = [jump for jump in strokes(figure, "jumps") if len(jump) == 2]  # member 4 had diverged
+    assert jumps == [[(300, 1.9), (300, 1.5)], [(100, 2.5), (100, 2.0)]]
 
 
 def test_divergence_is_marked_at_the_edge(small: Result) -> None:
@@ -181,7 +185,7 @@ def test_one_that_ran_away_does_not_squeeze_the_others(simulated: Result) -> Non
     ],
 )
 def test_what_is_usual(values: list[float], usual: list[float]) -> None:
-    assert canvas.usual(values) == usual
+    assert canvas.usual(values).tolist() == usual
 
 
 # ------------------------------------------------------------------------------------------------------- schedules
@@ -190,12 +194,12 @@ def test_what_is_usual(values: list[float], usual: list[float]) -> None:
 def test_every_varied_hyperparameter_has_a_panel_on_its_own_scale(small: Result) -> None:
     figure = schedule_figure(small)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
-    assert list(panels) == ["lr", "optimizer", "nesterov", "mix: share of books (the rest is web)"]
+    assert list(panels) == ["lr", "optimizer", "nesterov", "mix/books (the rest is web)"]
     assert panels["lr"].get_yscale() == "log"
     assert_allclose(panels["lr"].get_ylim(), (1e-4, 1e-1), rtol=0.5)
     assert [label.get_text() for label in panels["optimizer"].get_yticklabels()] == ["sgd", "adamw"]
     assert [label.get_text() for label in panels["nesterov"].get_yticklabels()] == ["no", "yes"]
-    assert_allclose(panels["mix: share of books (the rest is web)"].get_ylim(), (-0.04, 1.04))
+    assert_allclose(panels["mix/books (the rest is web)"].get_ylim(), (-0.04, 1.04))
 
 
 def test_the_winner_s_schedule_is_what_its_weights_saw(small: Result) -> None:
@@ -209,8 +213,8 @@ def test_the_winner_s_schedule_is_what_its_weights_saw(small: Result) -> None:
 
 
 def test_members_of_one_option_lie_beside_each_other(small: Result) -> None:
-    lines = drawn(schedule_figure(small), "members", panel=1).get_segments()
-    heights = {float(line[0][1]) for line in lines if line[0][0] == 0}
+    lines = strokes(schedule_figure(small), "members", panel=1)
+    heights = {line[0][1] for line in lines if line[0][0] == 0}
     assert len(heights) == 6
     assert all(abs(height - round(height)) < 0.25 for height in heights)
 
@@ -241,7 +245,7 @@ def test_no_words_lie_over_others(simulated: Result, draw: Any) -> None:
 
 
 def test_the_pictures_asked_for_are_written(small: Result, tmp_path: Path) -> None:
-    files = write_plots(small.path, tmp_path / "deep" / "plots", baseline_run=small.path, names=FIRST)
+    files = write_plots(small.path, tmp_path / "deep" / "plots", small.path, FIRST)
     assert [file.name for file in files] == ["lineage.png", "curves.png", "schedules.png"]
     width, _ = _png_size(tmp_path / "deep" / "plots" / "curves.png")
     assert width == round(11.5 * 150)
@@ -252,6 +256,13 @@ def _png_size(file: Path) -> tuple[int, int]:
     assert data.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
+
+
+def test_a_picture_is_what_savefig_would_write(small: Result) -> None:
+    """To the pixel, with its words where the layout puts them."""
+    file = io.BytesIO()
+    schedule_figure(small).savefig(file, dpi=110, format="png")
+    assert_allclose(imread(io.BytesIO(canvas.as_png(schedule_figure(small), 110))), imread(io.BytesIO(file.getvalue())))
 
 
 def test_a_run_that_has_not_begun_has_no_pictures(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from pbt.cli import main
 from pbt.lineage import MemberNotFound, Standing
 from pbt.member import SegmentKey
 from pbt.record.ledger import Ledger
+from pbt.record.lock import WriterLock
+from pbt.record.mirrored import Story
 from pbt.record.result import Result, load
 from pbt.record.schema import canonical
 from pbt.record.story import Entry
 from pbt.report import provenance
+from pbt.report.console import Progress
 from pbt.report.sentences import both, changed, sentence, values
-from pbt.report.show import population_of
+from pbt.report.show import as_json, population_of, show
 from tests import ledgers
 
 NAMES = list(ledgers.SPACE)
@@ -42,6 +45,14 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(storage: Path) -> Result:
     """The scripted sweep."""
     return load(storage / "made-up")
+
+
+@pytest.fixture
+def under_way(storage: Path) -> Iterator[Result]:
+    """The half sweep while somebody writes it."""
+    lock = WriterLock(storage / "half")
+    yield load(storage / "half")
+    lock.release()
 
 
 def _console(width: int = 100) -> Console:
@@ -75,17 +86,17 @@ def test_lineage_is_a_forest_of_members(told: Result) -> None:
         "made-up, finished: 6 members, 22 segments, 3 copies",
         "5 living members from 3 of 6 fresh starts: 0:0 (3), 1:0 (1), 2:0 (1)",
         "",
-        "line of descent    from   gens       age    score   now",
-        "────────────────────────────────────────────────────────────",
-        "member 0          fresh    1-4     0-400   1.6500   living",
-        "└╴member 5          0:0    2-4   100-400   1.4000   living",
-        "  └╴member 1        5:2      4   300-400   1.3000   winner",
-        "member 1          fresh    1-3     0-300   1.9000   replaced",
-        "└╴member 4          1:0    2-4   100-400   1.7500   living",
-        "member 2          fresh    1-4     0-400   1.8000   living",
-        "member 3          fresh    1-2     0-140   2.3000   failed",
-        "member 4          fresh      1     0-100      nan   replaced",
-        "member 5          fresh      1     0-100   2.5000   replaced",
+        "line of descent    from   gens       age      score   now",
+        "──────────────────────────────────────────────────────────────",
+        "member 0          fresh    1-4     0-400     1.6500   living",
+        "└╴member 5          0:0    2-4   100-400     1.4000   living",
+        "  └╴member 1        5:2      4   300-400     1.3000   winner",
+        "member 1          fresh    1-3     0-300     1.9000   replaced",
+        "└╴member 4          1:0    2-4   100-400     1.7500   living",
+        "member 2          fresh    1-4     0-400     1.8000   living",
+        "member 3          fresh    1-2     0-140     2.3000   failed",
+        "member 4          fresh      1     0-100   diverged   replaced",
+        "member 5          fresh      1     0-100     2.5000   replaced",
     ]
 
 
@@ -96,14 +107,25 @@ def test_the_lineage_of_one_member(told: Result) -> None:
     assert [re.sub(r" .*", "", line.split("member ")[1]) for line in lines] == ["1", "4", "4"]
 
 
-def test_the_lineage_of_a_sweep_under_way(storage: Path) -> None:
+def test_the_lineage_of_a_sweep_under_way(under_way: Result) -> None:
     """The best so far, and who is training."""
-    lines = _printed(provenance.show_lineage, load(storage / "half"))
-    assert lines[0] == "half, unfinished: 6 members, 17 segments, 2 copies"
+    lines = _printed(provenance.show_lineage, under_way)
+    assert lines[0] == "half, running: 6 members, 17 segments, 2 copies"
     assert lines[5:7] == [
-        "member 0          fresh    1-3     0-200   1.8000   running",
-        "└╴member 5          0:0    2-3   100-200   1.6000   best",
+        "member 0          fresh    1-3     0-200     1.8000   running",
+        "└╴member 5          0:0    2-3   100-200     1.6000   best",
     ]
+
+
+def test_nobody_is_said_to_train_in_a_sweep_that_was_killed(storage: Path) -> None:
+    """What was under way has stopped, in every verb."""
+    killed = load(storage / "half")
+    assert _printed(provenance.show_lineage, killed)[5].split()[-1] == "stopped"
+    assert _printed(provenance.show_why, killed, 5, width=150)[-1].endswith("; stopped before it reported")
+    assert not re.search(" now ", _printed(provenance.show_why, killed, 5, times=True, width=150)[-1])
+    assert _printed(provenance.show_why, killed, "5:2")[0] == "segment 5:2 of half, generation 3: stopped"
+    assert _printed(provenance.show_ancestors, killed, 5, width=130)[-1].split()[:4] == ["5:2", "3", "200", "-"]
+    assert _printed(provenance.show_diff, killed, 5, 0)[4].split() == ["status", "stopped", "stopped"]
 
 
 def test_many_lines_are_cut_to_the_most_interesting(tmp_path: Path) -> None:
@@ -211,7 +233,7 @@ def test_why_tells_a_members_story(told: Result) -> None:
         "  1     0           0   started from new weights with lr 0.002, optimizer adamw, nesterov no, mix",
         "                        books 25% web 75%",
         "  1   100         100   scored 2.1000, rank 2 of 6",
-        "  1   100         100   gave its weights to member 4 (4:1)",
+        "  1   100         100   gave its weights to member 4 (4:1), whose generation 2 begins with them",
         "  2   200         200   scored 1.9500, rank 3 of 5",
         "  3   300         300   scored 1.9000, rank 4 of 5",
         "  4   300         300   took over the weights of member 5 (5:2, score 1.5000); lr 0.002 -> 0.012,",
@@ -237,9 +259,9 @@ def test_why_of_a_segment(told: Result) -> None:
     assert [line.split()[3] for line in lines[4:] if line[:3].strip()] == ["took", "scored"]
 
 
-def test_why_of_a_member_that_is_training(storage: Path) -> None:
+def test_why_of_a_member_that_is_training(under_way: Result) -> None:
     """The story ends in the present."""
-    lines = _printed(provenance.show_why, load(storage / "half"), "5", times=True, width=150)
+    lines = _printed(provenance.show_why, under_way, "5", times=True, width=150)
     assert lines[0] == "member 5 of half: living, last bits_per_byte 1.6000"
     assert re.match(r"  3   200         200 +now   began to train with lr 0\.002, optimizer", lines[-1])
 
@@ -270,6 +292,10 @@ def test_why_as_json(told: Result) -> None:
         ),
         ({"kind": "set", "before": {"lr": 0.1}, "hparams": {"lr": 0.2}}, "went on with lr 0.1 -> 0.2"),
         ({"kind": "donate", "other": SegmentKey(3, 1)}, "gave its weights to member 3 (3:1)"),
+        (
+            {"kind": "donate", "other": SegmentKey(3, 1), "other_generation": 4},
+            "gave its weights to member 3 (3:1), whose generation 5 begins with them",
+        ),
         ({"kind": "ended", "score": 0.5, "standing": Standing(2, 5, 0)}, "scored 0.5000, rank 2 of 5"),
         (
             {"kind": "ended", "score": 0.5, "standing": Standing(2, 5, 3)},
@@ -287,6 +313,10 @@ def test_why_as_json(told: Result) -> None:
             "failed; not in effect: lr was - where 0.1 was ordered: deaf",
         ),
         ({"kind": "running", "hparams": {"lr": 0.1}}, "began to train with lr 0.1; no report yet"),
+        (
+            {"kind": "running", "hparams": {"lr": 0.1}, "detail": "stopped"},
+            "began to train with lr 0.1; stopped before it reported",
+        ),
         ({"kind": "decline", "reason": "too close"}, "kept its weights: too close"),
         ({"kind": "evaluate", "reason": "on the test split"}, "to be evaluated: on the test split"),
         (
@@ -347,9 +377,9 @@ def test_ancestors_where_there_is_little_room(told: Result) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_ancestors_of_a_member_that_is_training(storage: Path) -> None:
+def test_ancestors_of_a_member_that_is_training(under_way: Result) -> None:
     """Up to the segment under way."""
-    lines = _printed(provenance.show_ancestors, load(storage / "half"), "5", width=130)
+    lines = _printed(provenance.show_ancestors, under_way, "5", width=130)
     assert lines[-1].split()[:6] == ["5:2", "3", "200", "now", "own", "-"]
 
 
@@ -409,7 +439,7 @@ def test_the_schedule_as_json_can_be_replayed(told: Result) -> None:
 def test_diff(told: Result) -> None:
     """Until when they are the same, what they are now, and what happened in between."""
     assert _printed(provenance.show_diff, told, 1, 5) == [
-        "member 1 and member 5 parted at age 300, generation 3: up to 5:2 they are one and the same",
+        "member 1 and member 5 parted at age 300, as generation 4 began: up to 5:2 they are one and the same",
         "",
         "            member 1   member 5",
         "───────────────────────────────",
@@ -427,6 +457,43 @@ def test_diff(told: Result) -> None:
     ]
 
 
+def test_diff_shows_a_long_value_whole(tmp_path: Path) -> None:
+    """On as many lines as it takes: it is what is compared."""
+    parts = [f"a-long-name-{number}" for number in range(6)]
+    ledgers.run_json(tmp_path / "run", members=2, generations=1, steps=100, space={"mixture": {"type": "simplex"}})
+    pen = ledgers.Pen(Ledger(tmp_path / "run"), ledgers.Clock())
+    for member, share in enumerate((0.15, 0.19)):
+        pen.begin(member, 0, {"mixture": dict.fromkeys(parts, share)})
+    pen.settle()
+    pen.ledger.close(finished=False)
+    lines = _printed(provenance.show_diff, load(tmp_path / "run"), 0, 1, width=80)
+    words = " ".join(lines)
+    assert (words.count("15%"), words.count("19%")) == (6, 6)
+    assert max(map(len, lines)) <= 80
+
+
+def test_an_exploit_has_one_generation_whoever_tells_it(told: Result) -> None:
+    """The one that begins with the copied weights: counted from 1 for people, from 0 for programs."""
+    shown = io.StringIO()
+    show(told, Console(file=shown, width=130))
+    console = Progress(told.run.info, Console(file=io.StringIO(), width=130, height=40, force_terminal=True))
+    with console:
+        console.update((table, row) for table, rows in told.rows.items() for row in rows)
+    sweep = Story("min", {})
+    sweep.add([(table, row) for table, rows in told.rows.items() for row in rows])
+    assert "gen 4 <- member 5" in shown.getvalue()
+    assert "gen 4 <- member 5" in console._console.file.getvalue()  # type: ignore[attr-defined]
+    assert sweep.tags(1)["pbt.last_exploit"] == "gen 4 <- member 5"
+    assert any(line.startswith("  4   300") and "took over" in line for line in _printed(provenance.show_why, told, 1))
+    assert any("whose generation 4 begins with them" in line for line in _printed(provenance.show_why, told, 5))
+    assert "parted at age 300, as generation 4 began" in _printed(provenance.show_diff, told, 1, 5)[0]
+    assert _words(_printed(provenance.show_lineage, told)[7]) == "└╴member 1 5:2 4 300-400 1.3000 winner"
+    facts = json.loads(as_json(told))
+    assert [row["exploit_generation"] for row in facts["members"] if row["member"] == 1] == [3]
+    assert [row["generation"] for row in facts["exploits"] if row["member"] == 1] == [3]
+    assert [row["generation"] for row in told.why(1).to_pylist() if row["kind"] == "copy"] == [3]
+
+
 def test_diff_of_strangers_says_what_differs_once(told: Result) -> None:
     """Where it goes on to differ, it says so."""
     lines = _printed(provenance.show_diff, told, 1, 2)
@@ -440,10 +507,10 @@ def test_diff_of_strangers_says_what_differs_once(told: Result) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
-        ("5:1", "1", "member 1 descends from segment 5:1, which ends at age 200, generation 2"),
-        ("1", "5:1", "member 1 descends from segment 5:1, which ends at age 200, generation 2"),
+        ("5:1", "1", "member 1 descends from segment 5:1, which ends at age 200, with generation 2"),
+        ("1", "5:1", "member 1 descends from segment 5:1, which ends at age 200, with generation 2"),
         ("1", "1:3", "member 1 and segment 1:3 are the same"),
-        ("0:0", "1", "member 1 descends from segment 0:0, which ends at age 100, generation 1"),
+        ("0:0", "1", "member 1 descends from segment 0:0, which ends at age 100, with generation 1"),
     ],
 )
 def test_diff_of_relatives(told: Result, a: str, b: str, says: str) -> None:
@@ -455,9 +522,9 @@ def test_diff_of_the_same_says_nothing_more(told: Result) -> None:
     assert len(_printed(provenance.show_diff, told, 1, 1)) == 8
 
 
-def test_diff_of_members_that_are_training(storage: Path) -> None:
+def test_diff_of_members_that_are_training(under_way: Result) -> None:
     """With the scores they had last."""
-    lines = _printed(provenance.show_diff, load(storage / "half"), "5", "0")
+    lines = _printed(provenance.show_diff, under_way, "5", "0")
     assert lines[4].split() == ["status", "running", "running"]
     assert lines[7].split() == ["score", "1.6000", "1.8000"]
 

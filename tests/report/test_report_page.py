@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import pbt
+from pbt.cli import main
 from pbt.errors import PbtError
+from pbt.record.ledger import LedgerReader
 from pbt.record.result import Result, load
 from pbt.report import canvas, interactive, report_page
 from pbt.report.plots import figures
@@ -94,7 +98,7 @@ def test_pictures_that_can_be_moved_hold_what_the_others_show(plain: Path) -> No
     """All members that have a score, every quantile, and the winner's ancestry."""
     result = load(plain.parent / "made-up-1")
     (lines,) = interactive.parallel(result).data
-    assert ["lr", "optimizer", "nesterov", "mix: share of<br>books (the rest<br>is web)", "bits_per_byte"] == [
+    assert ["lr", "optimizer", "nesterov", "mix/books (the<br>rest is web)", "bits_per_byte"] == [
         dimension.label for dimension in lines.dimensions
     ]
     assert [1.65, 1.3, 1.8, 1.75, 1.4] == list(lines.line.color)
@@ -170,6 +174,20 @@ def test_a_run_that_has_not_begun_has_a_report(tmp_path: Path) -> None:
     Ledger(run).close(finished=False)
     told = Reader(write_report(run, tmp_path / "report.html").read_text()).words
     assert "no member has a score" in told
+
+
+def test_the_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its pictures are written, too."""
+    reads: list[Any] = []
+    tables = LedgerReader.tables
+    monkeypatch.setattr(LedgerReader, "tables", lambda *arguments: reads.append(arguments) or tables(*arguments))
+    monkeypatch.setattr(report_page, "figures", _blank)
+    monkeypatch.setattr("pbt.report.plots.figures", lambda result, baseline: _blank(result))
+    run = ledgers.tell(tmp_path / "run")
+    outcome = CliRunner().invoke(main, ["report", str(run), "--plots"])
+    assert (0, 1) == (outcome.exit_code, len(reads))
+    assert "10 pictures are in" in outcome.output
+    assert gc.isenabled()
 
 
 def test_without_plotly_the_way_to_get_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

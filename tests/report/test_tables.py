@@ -14,7 +14,9 @@ import pytest
 
 from pbt.lineage import Lineage
 from pbt.record.ledger import LedgerReader, Tail
+from pbt.record.result import load
 from pbt.report import text
+from pbt.report.show import population_of
 from pbt.report.tables import ExploitRow, MemberRow, Population, changes, exploit_rows
 from tests import ledgers
 
@@ -40,10 +42,10 @@ def test_a_member_row_is_the_member_as_it_is_now(population: Population) -> None
         score=1.3,
         hparams=ledgers.hparams(5, changes=1),
         donor=5,
-        exploited_after=3,
+        exploit_generation=3,
         num_exploits=1,
     )
-    assert population.row(1).last_exploit == "gen 3 <- member 5"
+    assert population.row(1).last_exploit == "gen 4 <- member 5"
     assert population.row(0).last_exploit == ""
 
 
@@ -127,6 +129,18 @@ def _polls(run: Path) -> Iterator[list[tuple[str, dict[str, Any]]]]:
         yield tail.poll()
 
 
+@pytest.mark.parametrize("commits", [None, 5, 1], ids=["whole", "under way", "begun"])
+def test_of_the_metrics_only_what_is_told_is_taken(tmp_path: Path, commits: int | None) -> None:
+    """Which is most quickly read, and comes to the same."""
+    result = load(ledgers.tell(tmp_path / "run", commits=commits))
+    found, whole = population_of(result), Population(result.run.info)
+    whole.apply((table, row) for table, rows in result.rows.items() for row in rows)
+    assert whole.ranked() == found.ranked()
+    assert whole.ended() == found.ended()
+    assert (whole.elapsed, whole.share, whole.generation) == (found.elapsed, found.share, found.generation)
+    assert whole.throughput.typical() == found.throughput.typical()
+
+
 def test_rows_out_of_order_do_no_harm(tmp_path: Path, population: Population) -> None:
     """A clock that was set back puts outcomes before their segments when a ledger is read anew."""
     rows = Tail(LedgerReader(ledgers.tell(tmp_path / "other"))).poll()
@@ -178,6 +192,8 @@ def test_changes_are_told_by_name_before_and_after() -> None:
         (text.number(None), "-"),
         (text.number(math.nan), "nan"),
         (text.score(1.3), "1.3000"),
+        (text.score(math.nan), "diverged"),
+        (text.metric(math.nan), "nan"),
         (text.score(1e-7), "1.000e-07"),
         (text.score(math.inf), "inf"),
         (text.hparam(0.00123456), "0.00123"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import pytest
 from rich.console import Console
 
 from pbt.errors import SpecError
+from pbt.record.mlflow_address import connect, quiet
 from pbt.record.result import Result
-from pbt.record.runs import open_run
+from pbt.record.runs import open_run, remember_end
 from pbt.report import watch
 from pbt.report.lineage_page import unpack
 from pbt.report.plots import FIRST
-from pbt.report.watch import Watch, check_tracking
+from pbt.report.watch import Watch, catch_up, check_tracking
 from pbt.spec import Tracking
 from tests import ledgers
+from tests.mirrors import Store
 
 
 def watched(tmp_path: Path, tracking: Tracking, generations: int = 1) -> str:
@@ -103,6 +106,12 @@ def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> No
     assert [result.path / name for name in ("plots", "lineage.html")] == sent
 
 
+def _facts(page: Path) -> dict[str, object]:
+    """What a lineage page says of its run."""
+    (data,) = re.findall(r'id="data">(.*?)</script>', page.read_text(), re.S)
+    return dict(unpack(data)[0]["run"])
+
+
 @pytest.mark.parametrize("error", [None, "no answer"])
 def test_the_page_a_sweep_leaves_links_to_its_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str | None
@@ -115,9 +124,7 @@ def test_the_page_a_sweep_leaves_links_to_its_mirror(
         last_error = error
 
         def finish(self, status: str, best: object, artifacts: list[Path]) -> bool:
-            (page,) = [path.read_text() for path in artifacts if path.suffix == ".html"]
-            (data,) = re.findall(r'id="data">(.*?)</script>', page, re.S)
-            kept.append(unpack(data)[0]["run"])
+            kept.extend(_facts(path) for path in artifacts if path.suffix == ".html")
             return True
 
         def ui(self) -> tuple[None, str]:
@@ -160,3 +167,66 @@ def test_what_is_costly_is_done_less_often(
     monkeypatch.setattr(watch.time, "thread_time", lambda: spent[0])
     eye._repeat(task, 2.0, 0.01)
     assert pytest.approx(waits) == waited[: len(costs)]
+
+
+# --------------------------------------------------------------------------------------------------- pbt sync
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A database."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('sync') / 'mlflow.db'}"
+    with quiet():
+        return Store(uri, connect(uri))
+
+
+def _tracked(run: Path, **tracking: object) -> Path:
+    """A run that goes by other options, in an experiment of its own."""
+    info = json.loads((run / "run.json").read_text())
+    info["spec"]["tracking"] |= {"experiment": run.name, **tracking}
+    (run / "run.json").write_text(json.dumps(info))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(None, "KILLED"), ("stopped", "KILLED"), ("failed", "FAILED")],
+    ids=["killed", "stopped", "failed"],
+)
+def test_of_a_run_that_nobody_trains_mlflow_is_told_the_end(
+    store: Store, tmp_path: Path, end: str | None, status: str
+) -> None:
+    """Also if its driver did not live to do that, or to leave the page: nothing is running any more."""
+    name = f"nobody trains {end}"
+    run = open_run(_tracked(ledgers.tell(tmp_path / name, commits=4), uri=store.uri))
+    if end:
+        remember_end(run, end, "why")
+    assert catch_up(run).error is None
+    runs = store.runs(name)
+    parent = runs[name]
+    assert (parent.info.status, parent.data.tags["pbt.status"]) == (status, end or "stopped")
+    assert "RUNNING" not in {each.info.status for each in runs.values()}
+    kept = {file.path for file in store.client.list_artifacts(parent.info.run_id)}
+    assert {"lineage.html", "sweep.yaml"} <= kept
+    assert json.loads((run.path / "mlflow.json").read_text())["url"] == _facts(run.path / "lineage.html")["mlflow"]
+
+
+def test_of_a_run_under_way_mlflow_is_not_told_an_end(store: Store, tmp_path: Path) -> None:
+    """That is for its own driver."""
+    story = ledgers.story(tmp_path / "under way")
+    for _ in range(4):
+        next(story)
+    assert catch_up(open_run(_tracked(tmp_path / "under way", uri=store.uri))).error is None
+    runs = store.runs("under way")
+    assert [runs[name].info.status for name in ("under way", "member 0")] == ["RUNNING", "RUNNING"]
+    story.close()
+
+
+def test_a_run_that_was_not_to_be_tracked_is_copied_to_where_one_says(store: Store, tmp_path: Path) -> None:
+    """And nowhere else: no database is made behind one's back."""
+    run = open_run(_tracked(ledgers.tell(tmp_path / "off"), enabled=False))
+    with pytest.raises(SpecError, match=r"^tracking\.enabled: off is not to be in MLflow\. Say where .* --uri sqlite"):
+        catch_up(run)
+    assert not (tmp_path / "mlflow.db").exists()
+    assert catch_up(run, store.uri).behind == 0
+    assert store.runs("off")["off"].info.status == "FINISHED"

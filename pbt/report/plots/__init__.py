@@ -70,14 +70,17 @@ def _lineage(result: Result) -> Figure:
 
 
 def write_plots(
-    run: Path, folder: Path, baseline_run: Path | None = None, names: Collection[str] | None = None
+    run: Path | Result,
+    folder: Path,
+    baseline: Path | Result | None = None,
+    names: Collection[str] | None = None,
 ) -> list[Path]:
     """Draw a run's pictures as PNG files: `lineage.png`, `curves.png` and so on, see `figures`.
 
     Args:
-        run: The run's folder.
+        run: The run, or its folder.
         folder: Where the files go; made if it is not there.
-        baseline_run: A run to compare with; its best member is drawn among the learning curves.
+        baseline: A run to compare with; its best member is drawn among the learning curves.
         names: Which pictures; None draws all.
 
     Returns:
@@ -87,15 +90,12 @@ def write_plots(
         PbtError: matplotlib is not installed.
         RunNotFound: There is no such run.
     """
-    result = load(run)
-    if not len(result.frame):
+    result, other = (load(one) if isinstance(one, Path) else one for one in (run, baseline))
+    if result is None or not len(result.frame):
         return []
-    drawn = {
-        name: draw()
-        for name, draw in figures(result, load(baseline_run) if baseline_run else None).items()
-        if names is None or name in names
-    }
+    chosen = {name: draw for name, draw in figures(result, other).items() if names is None or name in names}
+    drawn = {folder / f"{name}.png": canvas.as_png(draw()) for name, draw in chosen.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png", dpi=canvas.DPI)
-    return [folder / f"{name}.png" for name in drawn]
+    for file, picture in drawn.items():
+        file.write_bytes(picture)
+    return list(drawn)

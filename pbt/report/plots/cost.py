@@ -133,7 +133,7 @@ def _draw_best(axes: Axes, cost: Floats, best: Floats) -> None:
     axes.plot(cost, best, color=canvas.WINNER, linewidth=2.0, drawstyle="steps-post", gid="best", zorder=3)
     if len(changed) <= 60:
         axes.scatter(cost[changed], best[changed], s=16, color=canvas.WINNER, zorder=4, gid="improvements")
-    low, high = canvas.limits([[value] for value in best[cost >= _FIRST * cost[-1]]])
+    low, high = canvas.limits([[value] for value in np.unique(best[cost >= _FIRST * cost[-1]])])
     axes.set_ylim(low, high)
     canvas.whole_ticks(axes)
     _plain_ticks(axes)

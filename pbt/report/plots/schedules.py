@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pbt.lineage import Segment
+import numpy as np
+
+from pbt.record.frame import Floats, Ints
 from pbt.record.result import Result
 from pbt.report import canvas, text
-from pbt.report.canvas import Line
-from pbt.report.plots.subject import CONSUMED, Varied, best_path, boundaries, steps, varied
+from pbt.report.plots.subject import CONSUMED, Varied, best_entries, best_member, boundaries, steps, varied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def schedule_figure(result: Result) -> Figure:
     rows = math.ceil(len(panels) / columns)
     figure = canvas.new_figure(5.2 * columns if columns > 1 else 8.0, 1.1 + 2.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    path = best_path(result)
+    path = best_entries(result)
     for number, panel in enumerate(panels):
         axes = grid[number]
         _draw_schedule(axes, result, path, panel)
@@ -41,36 +42,39 @@ def schedule_figure(result: Result) -> Figure:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     canvas.headline(figure, "Schedules: what the members trained with")
-    canvas.legend_below(figure, _schedule_legend(path))
+    canvas.legend_below(figure, _schedule_legend(best_member(result)))
     return figure
 
 
-def _draw_schedule(axes: Axes, result: Result, path: Sequence[Segment], panel: Varied) -> None:
+def _draw_schedule(axes: Axes, result: Result, path: Ints, panel: Varied) -> None:
     from matplotlib.collections import LineCollection
 
-    members = result.lineage.members
-    alpha = 0.75 if len(members) <= 32 else 0.4
-    lines = list(_flats(result.lineage.segments.values(), result, panel, members))
-    axes.add_collection(
-        LineCollection(lines, colors=canvas.CROWD, linewidths=1.3, alpha=alpha, gid="members", zorder=3)
-    )
-    steps = [point for line in _flats(path, result, panel) for point in line]
+    frame, heights = result.frame, result.frame.each(panel.height)
+    few = len(frame.ends) <= 32
+    flats = _flats(result, heights + _lanes(result) if panel.options else heights)
+    known = ~np.isnan(heights)
+    look: dict[str, Any] = {"colors": canvas.CROWD, "linewidths": 1.3, "alpha": 0.75 if few else 0.4}
+    # Level lines fall on whole pixels, as each by itself would. Many are an image also in files of lines.
+    look |= {"snap": True, "rasterized": not few}
+    lines = canvas.broken(flats[known], frame.member[known])
+    axes.add_collection(LineCollection(lines, gid="members", zorder=3, **look))
+    best = _flats(result, heights)[path[known[path]]].reshape(-1, 2)
     axes.plot(
-        *canvas.columns(steps), color=canvas.WINNER, linewidth=2.2, zorder=4, gid="winner", solid_joinstyle="round"
+        *canvas.columns(best), color=canvas.WINNER, linewidth=2.2, zorder=4, gid="winner", solid_joinstyle="round"
     )
 
 
-def _flats(segments: Iterable[Segment], result: Result, panel: Varied, spread: Sequence[int] = ()) -> Iterator[Line]:
-    """A level line for each segment; where options are few, members a little apart if `spread` names them."""
-    length = steps(result)
-    lane = {member: 0.5 * (number + 0.5) / len(spread) - 0.25 for number, member in enumerate(spread)}
-    for segment in segments:
-        height = panel.height(segment.hparams)
-        if height is not None:
-            if spread and panel.options:
-                height += lane[segment.key.member]
-            start, end = segment.consumed
-            yield [(start, height), (start + length if end is None else end, height)]
+def _flats(result: Result, heights: Floats) -> Floats:
+    """A level line for each segment, `(segments, 2, 2)`; one under way is as long as a generation."""
+    start, end = result.frame.consumed.T
+    ends = np.where(np.isnan(end), start + steps(result), end)
+    return np.stack([np.column_stack([start, heights]), np.column_stack([ends, heights])], axis=1)
+
+
+def _lanes(result: Result) -> Floats:
+    """How far members of one option lie apart: for each segment, its member's distance from the middle."""
+    members = result.frame.member[result.frame.ends]
+    return 0.5 * (np.searchsorted(members, result.frame.member) + 0.5) / max(1, len(members)) - 0.25
 
 
 def scale(axes: Axes, panel: Varied) -> None:
@@ -93,10 +97,10 @@ def scale(axes: Axes, panel: Varied) -> None:
         axes.set_ylim(low - room, high + room)
 
 
-def _schedule_legend(path: Sequence[Segment]) -> Iterator[Any]:
+def _schedule_legend(best: int | None) -> Iterator[Any]:
     from matplotlib.lines import Line2D
 
-    if path:
-        label = f"best, member {path[-1].key.member}, with its ancestry"
+    if best is not None:
+        label = f"best, member {best}, with its ancestry"
         yield Line2D([], [], color=canvas.WINNER, linewidth=2.2, label=label)
     yield Line2D([], [], color=canvas.CROWD, linewidth=1.3, label="all members")

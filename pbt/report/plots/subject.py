@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pbt.lineage import Segment
 from pbt.member import Hparams
 from pbt.record.frame import Floats, Ints
 from pbt.record.result import Result
@@ -32,12 +31,6 @@ def best_entries(result: Result) -> Ints:
         return np.empty(0, dtype=np.int64)
     own = frame.ends[frame.member[frame.ends] == best]
     return frame.path(int(own[0]))
-
-
-def best_path(result: Result) -> list[Segment]:
-    """Segments that made the best member's weights."""
-    best = best_member(result)
-    return [] if best is None else result.lineage.path(result.lineage.last(best).key)
 
 
 def mode(result: Result) -> str:
@@ -85,14 +78,26 @@ class Varied:
     """A hyperparameter that varies, or one part of a simplex.
 
     Attributes:
-        title: Its name, as people read it.
+        name: Its name, as people write it: of a part, `mix/books`, as in MLflow.
         keys: How to reach its value among the hyperparameters.
         domain: What it may be.
+        parts: All parts of the simplex that it is a part of.
     """
 
-    title: str
+    name: str
     keys: tuple[str, ...]
     domain: Mapping[str, Any]
+    parts: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its name over a picture."""
+        return f"{self.name} (the rest is {self.parts[1]})" if len(self.parts) == 2 else self.name
+
+    @property
+    def is_rest(self) -> bool:
+        """Whether it is all that another leaves, so that a picture of that one shows it, too."""
+        return len(self.parts) == 2 and self.keys[-1] == self.parts[1]
 
     @property
     def options(self) -> list[Any]:
@@ -142,7 +147,12 @@ def _place(options: list[Any], value: Any) -> float | None:
 
 
 def varied(result: Result) -> list[Varied]:
-    """The hyperparameters that vary, in the order of the sweep, parts of a simplex one by one."""
+    """The hyperparameters that vary, in the order of the sweep; parts of a simplex one by one, those that tell more."""
+    return [one for one in parts(result) if not one.is_rest]
+
+
+def parts(result: Result) -> list[Varied]:
+    """The hyperparameters that vary, with all parts of a simplex."""
     return [one for name, domain in result.run.info["hparams"].items() for one in _parts(name, domain)]
 
 
@@ -151,8 +161,5 @@ def _parts(name: str, domain: Mapping[str, Any]) -> Iterator[Varied]:
         yield Varied(name, (name,), domain)
         return
     share = {"type": "float", "low": 0.0, "high": 1.0}
-    first, *others = domain["parts"]
-    if len(others) == 1:
-        yield Varied(f"{name}: share of {first} (the rest is {others[0]})", (name, first), share)
-    else:
-        yield from (Varied(f"{name}: share of {part}", (name, part), share) for part in domain["parts"])
+    for part in domain["parts"]:
+        yield Varied(f"{name}/{part}", (name, part), share, tuple(domain["parts"]))

@@ -15,7 +15,7 @@ from tests.report.drawn import all_drawn, drawn, titles, words
 def test_every_hyperparameter_has_a_panel_and_every_part_its_own(rich: Result) -> None:
     """A simplex of three parts is three panels."""
     expected = ["lr", "beta2", "layers", "warmup", "schedule", "final", "nesterov"]
-    parts = [f"mixture: share of {part}" for part in ("code", "prose", "talk")]
+    parts = [f"mixture/{part}" for part in ("code", "prose", "talk")]
     assert [*expected, *parts] == titles(density_figure(rich))
 
 
