@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pbt import dialect
 from pbt.errors import StorageError
 from pbt.record.frame import Frame, points, whole
 from pbt.record.ledger import write_atomically
+from pbt.record.mirrored import without_secrets
 from pbt.record.result import Result
 from pbt.report.plots.subject import Varied, best_entries, parts, unit
 from pbt.report.text import hparam
@@ -255,6 +257,9 @@ def _facts(result: Result) -> dict[str, Any]:
         "steps": spec["budget"]["steps"],
         "generations": spec["budget"]["generations"],
         "created": info["created"],
+        "seed": spec["seed"],
+        "digest": "" if result.status == "running" else result.digest(),  # takes seconds, and would not be the last
+        "sweep": dialect.write(without_secrets(spec)),  # the page is to be sent to people
         "status": result.status,
         "best": int(path[-1]) if len(path) else None,
         "announced": result.winner is not None,

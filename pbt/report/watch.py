@@ -6,6 +6,7 @@ server holds up neither training nor the table.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -158,7 +159,15 @@ class Watch:
             write_plots(result, self._run.path / "plots", self._baseline, names)
         except Exception as error:  # a finished sweep is not lost to a plot
             self._warn(f"No plots: {first_line(error)}.")
+        self._remember_page()
         self._write_page(result)
+
+    def _remember_page(self) -> None:
+        """Before the lineage page is written, which links to MLflow's and is kept there."""
+        with contextlib.suppress(Exception):  # whatever it is, `_end_mirror` meets it again and tells it
+            self._sync()
+            if self._mirror is not None and not self._mirror.last_error:
+                remember_page(self._run, self._mirror)
 
     def _write_page(self, result: Result) -> None:
         if problem := write_page(result):
@@ -288,6 +297,9 @@ def catch_up(run: Run, uri: str | None = None) -> Synced:
         mirror.sync()  # its own driver will tell the end
     else:
         if not (run.path / "lineage.html").exists():  # its driver did not live to write it
+            mirror.sync()
+            if not mirror.last_error:
+                remember_page(run, mirror)
             write_page(result)
         end_mirror(mirror, result, "stopped" if status == "unfinished" else status)
     if not mirror.last_error:

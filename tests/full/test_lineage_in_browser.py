@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ pytestmark = pytest.mark.full
 
 #: Where the tree begins and ends on its canvas, in pixels: left, top, right, bottom.
 LEFT, TOP, RIGHT, BOTTOM = 46, 6, 24, 20
+#: Colours of a light page.
+INK, PAPER, DESCENT = [0x22, 0x27, 0x2E], [255, 255, 255], [0xA1, 0x00, 0xC2]
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +80,15 @@ def _place(page: Page, member: int, steps: float, members: int = 6, length: int 
 def _colour(page: Page, member: int, steps: float) -> list[int]:
     """What is painted there, above the middle of the row, where no line runs."""
     x, y = _place(page, member, steps)
+    return _pixel(page, x, y - 12)
+
+
+def _pixel(page: Page, x: float, y: float) -> list[int]:
+    """What is painted at a place in the window."""
     box = page.locator("#tree > canvas").bounding_box()
     assert box is not None
     read = "([x, y]) => [...document.querySelector('#tree > canvas').getContext('2d').getImageData(x, y, 1, 1).data]"
-    return list(page.evaluate(read, [round(x - box["x"]), round(y - box["y"]) - 12])[:3])
+    return list(page.evaluate(read, [round(x - box["x"]), round(y - box["y"])])[:3])
 
 
 def _heading(page: Page | Frame) -> str:
@@ -93,8 +102,9 @@ def _said(page: Page, selector: str) -> str:
 # ------------------------------------------------------------------------------------------------------- reading
 
 
-def test_it_opens_with_the_winner_and_how_to_get_it_again(page: Page) -> None:
-    """What a person wants to know first."""
+def test_it_opens_with_the_winner_and_how_to_get_it_again(page: Page, written: Path) -> None:
+    """What a person wants to know first; the sweep's own file is a click away."""
+    digest = load(written.parent).digest()
     assert _heading(page) == "Member 1, segment 3, the winner"
     facts = _said(page, "#facts")
     for words in ("6 members, 22 segments, 3 copies", "lower is better", "the winner is member 1, bits_per_byte 1.3"):
@@ -102,7 +112,12 @@ def test_it_opens_with_the_winner_and_how_to_get_it_again(page: Page) -> None:
     about = _said(page, "#about")
     assert "0 → 5 (at 100) → 1 (at 300)" in about
     assert "pbt schedule made-up 1:3" in about
+    assert "pbt run sweep.yaml" in about
+    assert "sweep.yaml, seed 0" in about
+    assert f"digest {digest}" in about
     assert f"checkpoints/{'cd' * 32}.safetensors" in about
+    page.click("#about summary")
+    assert "members: 6" in page.inner_text("#about pre")
 
 
 def test_a_members_history_tells_copies_and_changes_before_and_after(page: Page) -> None:
@@ -129,12 +144,65 @@ def test_what_went_wrong_and_what_was_not_done_is_told_too(page: Page, member: i
 
 
 def test_colours_tell_scores_and_where_there_is_none(page: Page) -> None:
-    """The better, the darker; what diverged or failed has a colour of its own."""
+    """The better, the darker; what diverged or failed has a colour of its own. Nothing is selected, so none is pale."""
+    _press(page, "Escape")
     light = [sum(_colour(page, member, steps)) for member, steps in ((5, 50), (0, 50), (5, 150), (1, 380))]
     assert light == sorted(light, reverse=True)
     assert _colour(page, 4, 50) == [0xCC, 0x79, 0xA7]
     assert _colour(page, 3, 120) == [0x22, 0x27, 0x2E]
     assert _colour(page, 3, 250) == [255, 255, 255]  # nobody was there
+
+
+def test_one_absurd_score_takes_no_colour_from_the_others(browser: Browser, tmp_path: Path) -> None:
+    """It is beyond the scale, which says so, in the map and in the curves: as in the pictures."""
+    scores = {**ledgers.SCORES, 2: (2.2, 1e30, 1.85, 1.8)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledgers, "SCORES", scores)
+        address = write_lineage_page(load(ledgers.tell(tmp_path / "run"))).as_uri()
+    with tab(browser) as (page, troubles, _):
+        _open(page, address)
+        page.select_option("#rows", "member")
+        _press(page, "Escape")
+        assert _said(page, "#legend").startswith("bits_per_byte 2.5 1.3 (1 score beyond)")
+        colours = {tuple(_colour(page, member, 380)) for member in (0, 1, 2, 4, 5)}
+        assert len(colours) == 5
+        curves = page.get_attribute("#curves", "aria-label") or ""
+        low, high = (float(number) for number in re.findall(r"from (.+) to (.+),", curves)[0])
+        assert 1 < low < high < 3
+        assert curves.endswith("1 value beyond the edge")
+        page.check("#logarithmic")
+        _settle(page)
+        assert "to 2.5, 1 value beyond the edge" in (page.get_attribute("#curves", "aria-label") or "")
+        assert [] == troubles
+
+
+def test_copies_stand_out_from_the_fields_they_cross(page: Page) -> None:
+    """A dark line with a pale rim from the donor's row to the receiver's, before the field that it begins."""
+    _press(page, "Escape")
+    for donor, receiver in ((0, 5), (1, 4)):
+        x, y = _place(page, (donor + receiver) // 2, 100)
+        row = [_pixel(page, x + shift, y - 12) for shift in range(-30, 4)]
+        dark = [number for number, pixel in enumerate(row) if pixel == INK]
+        assert dark
+        assert PAPER in row[dark[0] - 3 : dark[0]]
+    head = _place(page, 5, 100)
+    assert [INK] * 5 == [_pixel(page, head[0] + right, head[1]) for right in range(1, 6)]
+
+
+def test_kin_of_the_selection_is_marked_and_the_others_are_pale(page: Page) -> None:
+    """What descends from it has a line of its own colour through every field; its own colour is in no scale."""
+    places = [(1, 150), (2, 150), (0, 150), (5, 150), (5, 350), (1, 350)]
+    _press(page, "Escape")
+    full = [_colour(page, *place) for place in places]
+    _press(page, "ArrowLeft", "p", "p", "p")
+    assert _heading(page) == "Member 0, segment 0"
+    assert "7 segments descend from it" in _said(page, "#about")
+    descends = [False, False, True, True, True, True]
+    lines = [[_pixel(page, x, y + shift) for shift in (-1, 0)] for x, y in (_place(page, *place) for place in places)]
+    assert descends == [DESCENT in line for line in lines]
+    assert descends == [now == was for now, was in zip([_colour(page, *place) for place in places], full, strict=True)]
+    assert all(sum(_colour(page, *place)) > sum(was) for place, was in zip(places[:2], full, strict=False))
+    assert "descent faded: neither" in _said(page, "#legend")
 
 
 # ------------------------------------------------------------------------------------------------------- pointer
@@ -342,6 +410,22 @@ def test_colouring_by_something_else_changes_the_legend(page: Page) -> None:
     assert [legend[: len(start)] for legend, start in zip(legends, starts, strict=True)] == starts
 
 
+def test_every_founder_has_a_colour_of_its_own(page: Page) -> None:
+    """Also one that no living member goes back to; none is that of ancestry, descent or divergence."""
+    page.select_option("#colour", label="founder")
+    _press(page, "Escape")
+    legend = _said(page, "#legend")
+    assert legend.startswith("member 0 (3 heirs) member 1 (1 heir)")
+    for words in ("member 3 (no heirs)", "member 4 (no heirs)", "member 5 (no heirs)"):
+        assert words in legend
+    assert "other" not in legend
+    read = "marks => marks.map(mark => getComputedStyle(mark).backgroundColor)"
+    colours = page.eval_on_selector_all("#legend i", read)
+    assert len(colours) == 6 + 4  # diverged, failed, ancestry, descent
+    assert len(colours) == len(set(colours))
+    assert len({tuple(_colour(page, member, 30)) for member in range(6)} - {(0xCC, 0x79, 0xA7)}) == 5  # 4 diverged
+
+
 def test_rows_can_stand_in_order_of_score(page: Page) -> None:
     """The best first, who failed before he was scored for the last time by what he had come to."""
     page.select_option("#rows", "score")
@@ -380,6 +464,27 @@ def test_a_place_in_the_address_is_where_it_opens(browser: Browser, written: Pat
         assert [] == troubles
 
 
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("#99:1", "there is no member 99, which the address names"),
+        ("#2:7", "member 2 has no segment 7, which the address names: its last is 3"),
+        ("#best", "the address ends in “#best”, which names no member: as #3, or #3:5 for its segment 5"),
+    ],
+)
+def test_an_address_that_names_nobody_is_told_so(browser: Browser, written: Path, place: str, says: str) -> None:
+    """When the page opens and when it is open; then the winner is selected, and what was. A choice ends it."""
+    with tab(browser) as (page, troubles, _):
+        _open(page, written.as_uri() + place)
+        assert (says, "Member 1, segment 3, the winner") == (_said(page, "#found"), _heading(page))
+        _press(page, "p")
+        assert (_said(page, "#found"), _heading(page)) == ("", "Member 5, segment 2")
+        page.evaluate("place => { location.hash = place; }", place)
+        page.locator("#found", has_text=says).wait_for()
+        assert _heading(page) == "Member 5, segment 2"
+        assert [] == troubles
+
+
 # ------------------------------------------------------------------------------------------------ wherever it is
 
 
@@ -409,15 +514,73 @@ def test_on_a_narrow_screen_nothing_is_out_of_reach(browser: Browser, written: P
         assert [] == troubles
 
 
+@pytest.mark.parametrize("width", [390, 700, 1000, 1400])
+def test_captions_are_whole_and_apart(browser: Browser, written: Path, width: int) -> None:
+    """Whatever the width: nothing overlaps, nothing is cut or runs off the edge."""
+    with tab(browser, viewport={"width": width, "height": 800}) as (page, troubles, _):
+        _open(page, written.as_uri())
+        boxes = page.eval_on_selector_all(
+            "figcaption > *, figcaption select",
+            "found => found.map(one => ({...one.getBoundingClientRect().toJSON(), name: one.innerText,"
+            " isCut: one.scrollWidth > one.clientWidth + 1, isLabel: one.parentElement.tagName === 'FIGCAPTION'}))",
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert all(box["right"] <= width for box in boxes)
+        labels = [box for box in boxes if box["isLabel"]]
+        assert [] == [box["name"] for box in labels if box["isCut"]]
+        for number, one in enumerate(labels):
+            for other in labels[:number]:
+                is_beside = one["left"] >= other["right"] - 0.5 or other["left"] >= one["right"] - 0.5
+                is_below = one["top"] >= other["bottom"] - 0.5 or other["top"] >= one["bottom"] - 0.5
+                assert is_beside or is_below
+        assert [] == troubles
+
+
+#: Whether the history begins at an entry's heading, and whether the current one is seen from top to bottom.
+_SEEN = """() => {
+  const list = document.querySelector("#history"), current = list.querySelector("[aria-current]");
+  const start = list.scrollTop, end = start + list.clientHeight;
+  const high = Math.min(current.offsetHeight, list.clientHeight);
+  const isAtHeading = start === 0 || [...list.children].some(one => Math.abs(one.offsetTop - start) < 1);
+  return [isAtHeading, current.offsetTop >= start - 1, current.offsetTop + high <= end + 1];
+}"""
+
+
+def test_the_panel_opens_at_its_top_and_the_history_at_a_heading(browser: Browser, tmp_path: Path) -> None:
+    """Also in a small frame, as MLflow has it: who it is, and how to get it again, come first."""
+    run = ledgers.simulate(tmp_path / "run", members=8, generations=12)
+    address = write_lineage_page(load(run)).as_uri()
+    for width, height in ((1400, 900), (1000, 700), (700, 500), (390, 800)):
+        with tab(browser, viewport={"width": width, "height": height}) as (page, troubles, _):
+            _open(page, address)
+            assert page.evaluate("scrollY") == 0
+            for _ in range(3):
+                tops = page.evaluate("() => ['#details', '#about'].map(name => document.querySelector(name).scrollTop)")
+                assert tops == [0, 0]
+                seen = page.evaluate(_SEEN)
+                assert seen == [True, True, True]
+                _press(page, "ArrowLeft")
+            assert [] == troubles
+
+
 @pytest.mark.parametrize("commits", [1, 3, 5])
 def test_a_sweep_under_way_has_a_page(browser: Browser, tmp_path: Path, commits: int) -> None:
-    """From its first decision on."""
-    write_lineage_page(load(ledgers.tell(tmp_path / "run", commits=commits)))
-    with tab(browser) as (page, troubles, _):
-        _open(page, (tmp_path / "run" / "lineage.html").as_uri())
-        assert "6 members" in _said(page, "#facts")
-        assert "under way" in _said(page, "#legend")
-        assert [] == troubles
+    """From its first decision on; once nobody trains any more, what was under way is told to be stopped."""
+    run = tmp_path / "run"
+    with contextlib.closing(ledgers.story(run)) as story:
+        for _ in range(commits):
+            next(story)
+        pages = {"under way": write_lineage_page(load(run), tmp_path / "now.html")}
+    pages["stopped"] = write_lineage_page(load(run))  # its driver is gone
+    for words, address in pages.items():
+        with tab(browser) as (page, troubles, _):
+            _open(page, address.as_uri())
+            assert "6 members" in _said(page, "#facts")
+            for selector in ("#legend", "#history"):
+                assert words in _said(page, selector)
+            (other,) = pages.keys() - {words}
+            assert other not in page.inner_text("body")
+            assert [] == troubles
 
 
 def test_a_sweep_that_has_not_begun_has_a_page(browser: Browser, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -18,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pbt import dialect
 from pbt.cli import main
 from pbt.lineage import Lineage
 from pbt.member import SegmentKey
 from pbt.record.ledger import Ledger
+from pbt.record.mirrored import without_secrets
 from pbt.record.result import Result, load
 from pbt.record.schema import canonical
 from pbt.report import lineage_page as pages
@@ -213,6 +216,24 @@ def test_the_best_is_the_winner_and_before_there_is_one_the_best_end_of_a_living
         assert best is not None
         assert result.lineage.last(best.member).key == _keys(result.lineage)[head["run"]["best"]]
         assert (result.winner is not None) == head["run"]["announced"]
+
+
+def test_what_it_takes_to_run_the_sweep_again_is_there(told: Result) -> None:
+    """Its file, which holds no passwords, its seed, and what it must come to."""
+    head, _ = pages.page_data(told)
+    again = head["run"]["sweep"]
+    assert told.run.info["spec"]["seed"] == head["run"]["seed"]
+    assert told.digest() == head["run"]["digest"]
+    assert dialect.write(without_secrets(told.run.info["spec"])) == again
+    assert "members: 6" in again
+
+
+def test_nobody_waits_for_the_digest_of_a_sweep_that_goes_on(tmp_path: Path) -> None:
+    """It would be another a moment later."""
+    with contextlib.closing(ledgers.story(tmp_path / "run")) as commits:
+        next(commits)
+        facts = pages.page_data(load(tmp_path / "run"))[0]["run"]
+    assert ("running", "") == (facts["status"], facts["digest"])
 
 
 def test_checkpoints_that_are_gone_are_not_offered(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pbt.record.mlflow_address import connect, quiet
 from pbt.record.result import Result
 from pbt.record.runs import open_run, remember_end
 from pbt.report import watch
+from pbt.report.lineage_page import unpack
 from pbt.report.plots import FIRST
 from pbt.report.watch import Watch, catch_up, check_tracking
 from pbt.spec import Tracking
@@ -104,6 +106,35 @@ def test_what_a_sweep_leaves_to_look_at_goes_to_its_mirror(tmp_path: Path) -> No
     assert [result.path / name for name in ("plots", "lineage.html")] == sent
 
 
+def _facts(page: Path) -> dict[str, object]:
+    """What a lineage page says of its run."""
+    (data,) = re.findall(r'id="data">(.*?)</script>', page.read_text(), re.S)
+    return dict(unpack(data)[0]["run"])
+
+
+@pytest.mark.parametrize("error", [None, "no answer"])
+def test_the_page_a_sweep_leaves_links_to_its_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str | None
+) -> None:
+    """Also that among the artifacts; a mirror that does not answer is not linked to."""
+    address = "http://127.0.0.1:5000/#/experiments/1/runs/ab"
+    kept: list[dict[str, object]] = []
+
+    class Taking(Silent):
+        last_error = error
+
+        def finish(self, status: str, best: object, artifacts: list[Path]) -> bool:
+            kept.extend(_facts(path) for path in artifacts if path.suffix == ".html")
+            return True
+
+        def ui(self) -> tuple[None, str]:
+            return None, address
+
+    monkeypatch.setattr(watch, "open_mirror", lambda run, tracking: Taking())
+    watched(tmp_path, Tracking())
+    assert [None if error else address] == [facts["mlflow"] for facts in kept]
+
+
 def test_the_environments_server_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow 3 has no file store; better said now than at the end."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///tmp/mlruns")
@@ -177,6 +208,7 @@ def test_of_a_run_that_nobody_trains_mlflow_is_told_the_end(
     assert "RUNNING" not in {each.info.status for each in runs.values()}
     kept = {file.path for file in store.client.list_artifacts(parent.info.run_id)}
     assert {"lineage.html", "sweep.yaml"} <= kept
+    assert json.loads((run.path / "mlflow.json").read_text())["url"] == _facts(run.path / "lineage.html")["mlflow"]
 
 
 def test_of_a_run_under_way_mlflow_is_not_told_an_end(store: Store, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 const FRESH = 0, OWN = 1, COPIED = 2;
 const ENDED = 0, RUNNING = 1, FAILED = 2;
 const NUMBER = 1, DIVERGED = 2;
+const STRANGER = 0, ANCESTOR = 1, HEIR = 2;
 const KIND_COPIED = 0, KIND_DECLINED = 1, KIND_FAILED = 2;
 
 const $ = id => document.getElementById(id);
@@ -82,6 +83,13 @@ function addChildren(lineage) {
   for (let at = 0; at < count; at++) if (parent[at] === at - 1) add(at);
   for (let at = 0; at < count; at++) if (parent[at] !== at - 1) add(at);
   lineage.children = at => list.subarray(begin[at], begin[at + 1]);
+  lineage.heirs = at => { // all that descends from a segment, in order of distance
+    const found = [at];
+    for (let place = 0; place < found.length; place++) {
+      for (let next = begin[found[place]]; next < begin[found[place] + 1]; next++) found.push(list[next]);
+    }
+    return found.slice(1);
+  };
 }
 
 function addRoots(lineage) {
@@ -131,12 +139,6 @@ function ancestry(lineage, at) {
   return path.reverse();
 }
 
-function descent(lineage, at) {
-  const found = new Set([at]), waiting = [at];
-  while (waiting.length) for (const child of lineage.children(waiting.pop())) { found.add(child); waiting.push(child); }
-  return found;
-}
-
 // -------------------------------------------------------------------------------------------------------- words
 
 const plural = (amount, noun) => `${amount.toLocaleString("en")} ${noun}${amount === 1 ? "" : "s"}`;
@@ -152,6 +154,9 @@ function scoreWords(lineage, at) {
   if (lineage.scored[at] === DIVERGED) return "diverged";
   return lineage.scored[at] === NUMBER ? short(lineage.score[at], 5) : "no score";
 }
+
+/** What is said of a segment that has not ended: where nobody trains, it was stopped, or lost. */
+const openWords = lineage => lineage.run.status === "running" ? "under way" : "stopped";
 
 function valueWords(hparam, value) {
   if (Number.isNaN(value)) return "not active";
@@ -174,8 +179,10 @@ function element(tag, attributes = {}, ...children) {
 
 // ColorBrewer's YlGnBu from a fifth on: pale to dark, so lightness alone carries it.
 const RAMP = ["#d5eeb3", "#aaddb6", "#73c8bd", "#40b5c4", "#2498c1", "#2174b1", "#244fa0", "#20308c", "#081d58"];
-// Okabe and Ito, which tell apart under every common colour blindness.
-const SWATCHES = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#7f7f7f"];
+// Okabe and Ito's and Tol's, as far as they tell apart, without those of ancestry, descent and divergence.
+const SWATCHES = ["#0072b2", "#e69f00", "#009e73", "#56b4e9", "#b8a800", "#882255", "#8c564b", "#f4a6a0", "#14532d", "#6f7bd0", "#a6dba0", "#d9c39a"];
+const OTHERS = "#7f7f7f";
+const swatchOf = (scale, place) => scale.isRest && place === scale.labels.length - 1 ? OTHERS : SWATCHES[place % SWATCHES.length];
 
 const parts = colour => [1, 3, 5].map(start => parseInt(colour.slice(start, start + 2), 16));
 const RAMP_PARTS = RAMP.map(parts);
@@ -189,13 +196,38 @@ function ramp(share, isDark) {
 
 const packed = ([red, green, blue]) => (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
 const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
-const mixed = (one, other, share) => one.map((part, channel) => Math.round(part + share * (other[channel] - part)));
+const paler = (colour, paper, share) => {
+  const mix = channel => Math.round(colour[channel] + share * (paper[channel] - colour[channel]));
+  return (255 << 24 | mix(2) << 16 | mix(1) << 8 | mix(0)) >>> 0;
+};
 
 const styled = name => parts(getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
 
 function quantiles(values, shares) {
   const sorted = Float64Array.from(values).sort();
   return shares.map(share => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? NaN);
+}
+
+/** The values without those far from all others: over 8 median deviations from the median. As `pbt.report.canvas` does. */
+function usual(values) {
+  const sorted = Float64Array.from(values).filter(Number.isFinite).sort();
+  if (!sorted.length) return sorted;
+  const middle = median(sorted), far = sorted.map(value => Math.abs(value - middle)).sort();
+  const reach = 8 * Math.max(median(far), 0.01 * Math.abs(middle), 1e-12);
+  return sorted.filter(value => Math.abs(value - middle) <= reach);
+}
+
+const median = sorted => (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+
+/** What is usual in each group (the scores of one generation, say), sorted. */
+function usualOf(keys, values, isMeant) {
+  const groups = new Map();
+  values.forEach((value, place) => {
+    if (!isMeant(place)) return;
+    if (!groups.has(keys[place])) groups.set(keys[place], []);
+    groups.get(keys[place]).push(value);
+  });
+  return Float64Array.from([...groups.values()].flatMap(group => [...usual(group)])).sort();
 }
 
 /** What segments can be coloured by: a share from 0 to 1 or a swatch for each, and what the legend says. */
@@ -206,13 +238,14 @@ function scales(lineage) {
 }
 
 function scoreScale(lineage) {
-  const finite = lineage.score.filter((_, at) => lineage.scored[at] === NUMBER);
-  const [good, bad] = quantiles(finite, lineage.small ? [0, 0.98] : [1, 0.02]), span = bad - good || 1;
+  const isScored = at => lineage.scored[at] === NUMBER, ends = usualOf(lineage.generation, lineage.score, isScored);
+  const [low, high] = [ends[0], ends.at(-1)], [good, bad] = lineage.small ? [low, high] : [high, low], span = bad - good || 1;
   // Finest where scores are good: there they lie close, and there it matters.
   const share = value => 1 - Math.min(1, Math.max(0, (value - good) / span)) ** 0.4;
+  const beyond = lineage.score.reduce((number, value, at) => number + (isScored(at) && !(value >= low && value <= high)), 0);
   return {
-    name: "score", share: at => lineage.scored[at] === NUMBER ? share(lineage.score[at]) : NaN,
-    ends: finite.length ? [short(bad, 3), short(good, 3)] : ["", ""], title: lineage.run.objective.metric,
+    name: "score", share: at => isScored(at) ? share(lineage.score[at]) : NaN, beyond: beyond ? `(${plural(beyond, "score")} beyond)` : "",
+    ends: ends.length ? [short(bad, 3), short(good, 3)] : ["", ""], title: lineage.run.objective.metric,
   };
 }
 
@@ -224,19 +257,20 @@ function rankScale(lineage) {
   };
 }
 
+/** Founders, those with most living heirs first, each in a colour of its own as far as there are colours. */
 function founderScale(lineage) {
-  const heirs = new Map();
-  lineage.ids.forEach((member, place) => {
-    if (lineage.status[lineage.last(place)] === FAILED) return;
-    const root = lineage.root[lineage.last(place)];
-    heirs.set(root, (heirs.get(root) ?? 0) + 1);
+  const heirs = new Map(), length = new Map();
+  for (const root of lineage.root) { heirs.set(root, 0); length.set(root, (length.get(root) ?? 0) + 1); }
+  lineage.ids.forEach((_, place) => {
+    const last = lineage.last(place), root = lineage.root[last];
+    if (lineage.status[last] !== FAILED) heirs.set(root, heirs.get(root) + 1);
   });
-  const top = [...heirs].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, SWATCHES.length - 1);
+  const founders = [...heirs].sort((a, b) => b[1] - a[1] || length.get(b[0]) - length.get(a[0]) || a[0] - b[0]);
+  const top = founders.slice(0, SWATCHES.length), rest = founders.length - top.length;
   const swatch = new Map(top.map(([root], place) => [root, place]));
-  const labels = top.map(([root, number]) => `member ${lineage.member[root]} (${plural(number, "heir")})`);
-  const isRest = heirs.size > top.length || [...lineage.root].some(root => !swatch.has(root));
-  if (isRest) labels.push("others");
-  return { name: "founder", labels, swatch: at => swatch.get(lineage.root[at]) ?? top.length };
+  const labels = top.map(([root, number]) => `member ${lineage.member[root]} (${number ? plural(number, "heir") : "no heirs"})`);
+  if (rest) labels.push(plural(rest, "other"));
+  return { name: "founder", labels, isRest: rest > 0, swatch: at => swatch.get(lineage.root[at]) ?? top.length };
 }
 
 function optionScale(hparam) {
@@ -414,6 +448,7 @@ function drawTree(page) {
   context.beginPath();
   context.rect(plot.left, plot.top, plot.width, plot.height);
   context.clip();
+  drawDescent(page, context);
   drawCopies(page, context);
   drawMarks(page, context);
   drawPath(page, context);
@@ -461,27 +496,62 @@ function middle(page, at) {
   return row < 0 ? NaN : toY(page, row + 0.5);
 }
 
-/** More than this would be a black surface, and slow. */
-const MAX_LINKS = 3000;
+/** More than this would be a black surface, and slow; of so many each stands out from what is beneath. */
+const MAX_LINKS = 3000, FEW_LINKS = 400;
 
 function drawCopies(page, context) {
-  const { lineage, state: { view }, theme } = page;
+  const { lineage, kin, state: { view }, theme } = page, row = rowPixels(page);
   const visible = page.copies.filter(at => lineage.consumed[at] >= view.x0 && lineage.consumed[at] <= view.x1 && isOnScreen(page, at));
   page.hiddenCopies = visible.length > MAX_LINKS ? visible.length : 0;
-  const kin = page.kin, wanted = page.hiddenCopies ? visible.filter(at => kin.has(at)).slice(0, MAX_LINKS) : visible;
-  context.lineWidth = 1;
-  for (const [isKin, colour, alpha] of [[false, theme.ink, visible.length > 400 ? 0.25 : 0.6], [true, theme.kin, 1]]) {
-    const own = wanted.filter(at => kin.has(at) === isKin);
-    context.globalAlpha = alpha;
+  const wanted = page.hiddenCopies ? visible.filter(at => kin[at]).slice(0, MAX_LINKS) : visible;
+  const isCrowd = visible.length > FEW_LINKS, size = Math.min(7, row * 0.35), hasHead = row >= 7;
+  for (const [relation, colour, wide] of [[STRANGER, theme.ink, 2], [HEIR, theme.descent, 2.5], [ANCESTOR, theme.accent, 2.5]]) {
+    const own = wanted.filter(at => kin[at] === relation), isPlain = own.length > FEW_LINKS || (isCrowd && relation === STRANGER);
+    if (!own.length) continue;
+    const lines = new Path2D(), heads = new Path2D();
+    for (const at of own) { traceCopy(page, lines, at); if (hasHead) traceEnds(page, heads, at, size); }
+    const width = isPlain ? 1 : Math.max(1, Math.min(wide, row * 0.12));
+    if (!isPlain) {
+      context.strokeStyle = css(theme.paper);
+      context.lineWidth = width + 2.5;
+      context.stroke(lines);
+      context.lineWidth = 3;
+      context.stroke(heads);
+    }
+    context.globalAlpha = isPlain ? 0.35 : 1;
     context.strokeStyle = context.fillStyle = css(colour);
-    context.beginPath();
-    for (const at of own) traceCopy(page, context, at);
-    context.stroke();
-    context.beginPath();
-    if (rowPixels(page) >= 7) for (const at of own) traceHead(page, context, at);
-    context.fill();
+    context.lineWidth = width;
+    context.stroke(lines);
+    context.fill(heads);
+    context.globalAlpha = 1;
   }
-  context.globalAlpha = 1;
+}
+
+/** Lanes for copies of one moment that pass each other, from 0: places beside the edge of a field. */
+function assignLanes(page) {
+  const { lineage } = page, moments = new Map(), row = at => page.rowOf[lineage.place.get(lineage.member[at])];
+  for (const at of page.copies) {
+    const ends = [row(at), row(lineage.parent[at])];
+    page.lane[at] = 0;
+    if (Math.min(...ends) < 0) continue;
+    if (!moments.has(lineage.consumed[at])) moments.set(lineage.consumed[at], []);
+    moments.get(lineage.consumed[at]).push([Math.min(...ends), Math.max(...ends), at]);
+  }
+  for (const copies of moments.values()) {
+    const reached = [];
+    for (const [top, bottom, at] of copies.sort((a, b) => a[0] - b[0] || a[1] - b[1])) {
+      let lane = reached.findIndex(end => end <= top);
+      if (lane < 0) lane = reached.length;
+      reached[lane] = bottom;
+      page.lane[at] = Math.min(lane, 255);
+    }
+  }
+}
+
+/** Where a copy changes rows: before the field it begins, as far as there is room. */
+function laneX(page, at) {
+  const { lineage, plot, state: { view } } = page, field = lineage.run.steps * plot.width / (view.x1 - view.x0);
+  return Math.round(toX(page, lineage.consumed[at]) - (field < 24 ? 0 : Math.min(field * 0.4, 3 + 6 * page.lane[at])));
 }
 
 function isOnScreen(page, at) {
@@ -491,19 +561,47 @@ function isOnScreen(page, at) {
 }
 
 function traceCopy(page, context, at) {
-  const { lineage } = page, parent = lineage.parent[at];
-  const from = toX(page, lineage.to[parent]), to = toX(page, lineage.consumed[at]);
-  context.moveTo(from, middle(page, parent));
-  if (Math.abs(to - from) > 3) context.lineTo(to, middle(page, parent)); // a donor may have trained further
+  const { lineage } = page, parent = lineage.parent[at], from = toX(page, lineage.to[parent]);
+  const lane = laneX(page, at), to = toX(page, lineage.consumed[at]);
+  context.moveTo(Math.abs(to - from) > 3 ? from : lane, middle(page, parent)); // a donor may have trained further
+  context.lineTo(lane, middle(page, parent));
+  context.lineTo(lane, middle(page, at));
   context.lineTo(to, middle(page, at));
 }
 
-/** An arrow's head where the weights arrive. */
-function traceHead(page, context, at) {
-  const x = toX(page, page.lineage.consumed[at]), y = middle(page, at), size = Math.min(5, rowPixels(page) * 0.3);
-  context.moveTo(x - 1, y - size);
-  context.lineTo(x + size + 1, y);
-  context.lineTo(x - 1, y + size);
+/** A dot where the weights come from, an arrow's head where they arrive. */
+function traceEnds(page, context, at, size) {
+  const x = toX(page, page.lineage.consumed[at]), y = middle(page, at), lane = laneX(page, at), from = middle(page, page.lineage.parent[at]);
+  context.moveTo(lane + size * 0.45, from);
+  context.arc(lane, from, size * 0.45, 0, 2 * Math.PI);
+  context.moveTo(x, y - size);
+  context.lineTo(x + size + 2, y);
+  context.lineTo(x, y + size);
+  context.closePath();
+}
+
+/** Lines through the fields that descend from what is selected; where rows are too low for that, shades tell. */
+function drawDescent(page, context) {
+  const { lineage, order, kin, theme, state: { view } } = page, high = rowPixels(page);
+  if (!page.heirs.length || high < 3) return;
+  const lines = new Path2D();
+  for (let row = Math.max(0, Math.floor(view.y0)); row < Math.min(order.length, view.y1); row++) {
+    const y = toY(page, row + 0.5), end = lineage.first[order[row] + 1];
+    for (let at = lineage.first[order[row]], begun = -1; at < end; at++) {
+      if (kin[at] !== HEIR) { begun = -1; continue; }
+      if (begun < 0 || lineage.start[at] === COPIED) begun = at;
+      if (at + 1 < end && kin[at + 1] === HEIR && lineage.start[at + 1] !== COPIED) continue;
+      lines.moveTo(toX(page, lineage.consumed[begun]), y);
+      lines.lineTo(toX(page, lineage.to[at]), y);
+      begun = -1;
+    }
+  }
+  const width = Math.min(2.5, Math.max(1, high * 0.12));
+  for (const [colour, wide] of high < 6 ? [[theme.descent, width]] : [[theme.paper, width + 2.5], [theme.descent, width]]) {
+    context.strokeStyle = css(colour);
+    context.lineWidth = wide;
+    context.stroke(lines);
+  }
 }
 
 function drawMarks(page, context) {
@@ -532,14 +630,14 @@ function drawPath(page, context) {
   if (!page.path.length) return;
   context.beginPath();
   let isBegun = false;
-  for (const at of page.path) {
-    const y = middle(page, at);
-    if (Number.isNaN(y)) { isBegun = false; continue; }
-    const x = toX(page, lineage.consumed[at]);
-    if (isBegun) context.lineTo(x, y); else context.moveTo(x, y);
-    context.lineTo(toX(page, lineage.to[at]), y);
+  page.path.forEach((at, number) => {
+    const y = middle(page, at), next = page.path[number + 1];
+    if (Number.isNaN(y)) { isBegun = false; return; }
+    const isCopy = lineage.start[at] === COPIED, isLeft = next !== undefined && lineage.start[next] === COPIED;
+    if (isBegun) context.lineTo(isCopy ? laneX(page, at) : toX(page, lineage.consumed[at]), y); else context.moveTo(toX(page, lineage.consumed[at]), y);
+    context.lineTo(isLeft ? laneX(page, next) : toX(page, lineage.to[at]), y);
     isBegun = true;
-  }
+  });
   context.lineJoin = "round";
   for (const [colour, wide] of [[theme.paper, 5], [theme.accent, 2.5]]) {
     context.strokeStyle = css(colour);
@@ -648,8 +746,12 @@ function drawCurves(page) {
   const { lineage, state, theme } = page, series = lineage.series[state.series];
   const crowd = (context, width, height) => {
     if (!series?.value.length) return empty(context, theme, "Nothing has been measured yet.");
-    const frame = chartFrame(width, height, [0, lineage.ageLength], usual(series, state.isLog), state.isLog);
+    const ys = limits(page, series, state.isLog), frame = chartFrame(width, height, [0, lineage.ageLength], ys, state.isLog);
     drawFrame(context, frame, theme, {});
+    const beyond = series.value.reduce((number, value) => number + (Number.isFinite(value) && !(value >= ys[0] && value <= ys[1])), 0);
+    const outside = beyond ? `${plural(beyond, "value")} beyond the edge` : "";
+    noteAt(context, frame, theme, outside);
+    $("curves").setAttribute("aria-label", `${series.split} ${series.name} from ${short(ys[0], 3)} to ${short(ys[1], 3)}${outside && `, ${outside}`}`);
     clipTo(context, frame);
     context.beginPath();
     traceCurves(page, series, context, frame);
@@ -665,12 +767,21 @@ function drawCurves(page) {
   });
 }
 
-/** Limits that show what is usual: early losses would press everything else to the floor. */
-function usual(series, isLog) {
-  const finite = series.value.filter(value => Number.isFinite(value) && (!isLog || value > 0));
-  if (!finite.length) return [0, 1];
-  const [low, high] = quantiles(finite, [0, isLog ? 1 : 0.98]), room = 0.04 * (high - low) || Math.abs(low) * 0.1 || 1;
-  return isLog ? [low, high] : [low - room, high + room];
+/** Limits that show what is usual at each age; early values alone would press everything else to an edge. */
+function limits(page, series, isLog) {
+  const key = `${page.state.series}|${isLog}`;
+  if (page.limits.has(key)) return page.limits.get(key);
+  const isMeant = number => Number.isFinite(series.value[number]) && (!isLog || series.value[number] > 0);
+  const found = usualOf(series.age, series.value, isMeant);
+  let [low, high] = found.length ? [found[0], found.at(-1)] : isLog ? [0.1, 1] : [0, 1];
+  if (!isLog && found.length) {
+    const [least, middle, most] = quantiles(found, [0.02, 0.5, 0.98]);
+    if (high - middle > middle - low) high = most; else low = least;
+    const room = 0.04 * (high - low) || Math.abs(low) * 0.1 || 1;
+    [low, high] = [low - room, high + room];
+  }
+  page.limits.set(key, [low, high]);
+  return [low, high];
 }
 
 /** First and last point of each segment, found once for each curve. */
@@ -744,6 +855,14 @@ function empty(context, theme, words) {
   return null;
 }
 
+/** A remark at the upper right. */
+function noteAt(context, frame, theme, words) {
+  context.fillStyle = css(theme.soft);
+  context.textAlign = "right";
+  context.fillText(words, frame.left + frame.width, frame.top + 9);
+  context.textAlign = "left";
+}
+
 function clipTo(context, frame) {
   context.beginPath();
   context.rect(frame.left, frame.top - 2, frame.width + 2, frame.height + 4);
@@ -783,19 +902,31 @@ function drawDetails(page) {
   if (page.detailed !== place) {
     panel.replaceChildren(element("div", { id: "about" }), element("h3", {}, `What happened to member ${lineage.ids[place]}`), historyOf(page, place));
     page.detailed = place;
+    panel.scrollTop = 0;
   }
   $("about").replaceChildren(...aboutOf(page, selected));
   for (const item of panel.querySelectorAll("#history li")) {
     const isCurrent = Number(item.dataset.segment) === selected;
     item.toggleAttribute("aria-current", false);
-    if (isCurrent) { item.setAttribute("aria-current", "true"); item.scrollIntoView({ block: "nearest" }); }
+    if (isCurrent) { item.setAttribute("aria-current", "true"); showEntry(item); }
   }
+}
+
+/** Scroll the history to an entry, and nothing else: where the whole panel scrolls, it stays at its top. */
+function showEntry(item) {
+  const list = item.parentElement, high = list.clientHeight, top = item.offsetTop, room = parseFloat(list.style.paddingBottom) || 0;
+  if (list.scrollHeight - room <= high) return;
+  // The first entry that is seen is seen whole, from its heading on.
+  const least = Math.max(top + item.offsetHeight - high, Math.min(list.scrollTop, top)) - 1;
+  const start = Math.min(top, [...list.children].find(entry => entry.offsetTop >= least).offsetTop);
+  list.style.paddingBottom = `${Math.max(0, start + high - (list.scrollHeight - room))}px`;
+  list.scrollTop = start;
 }
 
 /** The selected segment: what it was, where its weights came from, how to get it again. */
 function aboutOf(page, at) {
   const { lineage } = page, { run } = lineage, path = page.path;
-  const status = ["", "under way", "failed"][lineage.status[at]];
+  const status = ["", openWords(lineage), "failed"][lineage.status[at]];
   const rank = lineage.rank[at] ? `, ${ordinal(lineage.rank[at])} of ${lineage.peers[at]}` : "";
   const rows = [
     ["score", `${scoreWords(lineage, at)}${rank}${status ? ` (${status})` : ""}`],
@@ -811,7 +942,7 @@ function aboutOf(page, at) {
     element("h3", {}, "Hyperparameters"), hparamTable(page, at),
     element("h3", {}, "Ancestry of its weights"), chainOf(page, path),
     element("h3", {}, "Get it again"), ...againOf(lineage, at),
-  ];
+  ].filter(Boolean);
 }
 
 const ordinal = number => `${number}${["th", "st", "nd", "rd"][(number % 100 > 10 && number % 100 < 14) ? 0 : number % 10] ?? "th"}`;
@@ -837,20 +968,25 @@ function chainOf(page, path) {
     const steps = lineage.age[at].toLocaleString("en");
     chain.append(memberLink(page, at, number ? `${lineage.member[at]} (at ${steps})` : String(lineage.member[at])));
   });
-  const heirs = descent(lineage, path.at(-1)).size - 1;
+  const heirs = page.heirs.length;
   chain.append(element("br"), `${plural(path.length, "segment")}; ${plural(heirs, "segment")} ${heirs === 1 ? "descends" : "descend"} from it.`);
   return chain;
 }
 
+/** What makes the whole sweep once more, and what tells of this segment. */
 function againOf(lineage, at) {
-  const id = lineage.run.id, digest = lineage.saved.get(at);
-  const found = [
+  const { id, seed, digest, sweep, mlflow } = lineage.run, saved = lineage.saved.get(at);
+  const why = "In synchronous mode the same versions and the same data make the same decisions: compare the digest.";
+  return [
+    element("code", {}, "pbt run sweep.yaml"),
+    element("details", {}, element("summary", {}, `sweep.yaml, seed ${seed}${mlflow ? ", also among its artifacts in MLflow" : ""}`),
+      element("small", {}, why), element("pre", {}, sweep)),
+    digest ? element("table", {}, element("tr", {}, element("th", {}, "digest"), element("td", {}, element("code", {}, digest)))) : null,
     element("code", {}, `pbt schedule ${id} ${lineage.name(at)}`), element("br"),
     element("code", {}, `pbt why ${id} ${lineage.name(at)}`), element("br"),
+    ...saved ? ["weights, in the run’s folder: ", element("code", {}, `checkpoints/${saved}.safetensors`)]
+      : ["Its weights were not kept; what descends from them may have been."],
   ];
-  if (digest) found.push("weights: ", element("code", {}, `checkpoints/${digest}.safetensors`), " in the run’s folder");
-  else found.push("Its weights were not kept; what descends from them may have been.");
-  return found;
 }
 
 function historyOf(page, place) {
@@ -863,7 +999,7 @@ function historyOf(page, place) {
 
 /** What happened in one segment, a line for each thing. */
 function entryOf(page, at) {
-  const { lineage } = page, lines = [element("small", {}, `generation ${lineage.generation[at] + 1}  `)], parent = lineage.parent[at];
+  const { lineage } = page, lines = [element("h4", {}, `generation ${lineage.generation[at] + 1}`)], parent = lineage.parent[at];
   const say = (...words) => lines.push(element("div", {}, ...words));
   const events = lineage.events(at), own = lineage.index(at) ? at - 1 : -1;
   if (lineage.start[at] === COPIED && parent >= 0) {
@@ -880,7 +1016,7 @@ function entryOf(page, at) {
     if (hparam.effect && !Number.isNaN(hparam.effect[at])) say(element("span", { class: "warning" }, `${hparam.name} in effect: ${valueWords(hparam, hparam.effect[at])}`));
   }
   const rank = lineage.rank[at] ? `, ${ordinal(lineage.rank[at])} of ${lineage.peers[at]}` : "";
-  say(lineage.status[at] === RUNNING ? "under way" : lineage.status[at] === FAILED ? element("span", { class: "warning" }, "failed") : `${scoreWords(lineage, at)}${rank}`);
+  say(lineage.status[at] === RUNNING ? openWords(lineage) : lineage.status[at] === FAILED ? element("span", { class: "warning" }, "failed") : `${scoreWords(lineage, at)}${rank}`);
   for (const event of events) {
     if (event.kind === KIND_DECLINED) say(element("small", {}, event.donor < 0 ? "declined: " : `declined member ${event.donor}: `, event.words));
     if (event.kind === KIND_FAILED) say(element("small", {}, event.words));
@@ -892,23 +1028,26 @@ function drawLegend(page) {
   const { lineage, scale, theme, state } = page, legend = $("legend");
   legend.replaceChildren();
   if (scale.labels) {
-    scale.labels.forEach((label, place) => legend.append(element("span", {}, dot(SWATCHES[place % SWATCHES.length]), label)));
+    scale.labels.forEach((label, place) => legend.append(element("span", {}, dot(swatchOf(scale, place)), label)));
   } else {
     const bar = element("canvas", { width: 150, height: 1 }), context = bar.getContext("2d");
     for (let x = 0; x < 150; x++) { context.fillStyle = css(ramp(x / 149, state.isDark)); context.fillRect(x, 0, 1, 1); }
     legend.append(element("span", {}, `${scale.title} ${scale.ends[0]} `, bar, ` ${scale.ends[1]}`));
+    if (scale.beyond) legend.append(element("span", {}, scale.beyond));
   }
   const has = test => lineage.status.some((_, at) => test(at));
   if (has(at => lineage.scored[at] === DIVERGED)) legend.append(element("span", {}, dot(css(theme.diverged)), "diverged"));
   if (has(at => lineage.status[at] === FAILED)) legend.append(element("span", {}, dot(css(theme.failed)), "failed"));
-  if (has(at => lineage.status[at] === RUNNING)) legend.append(element("span", {}, dot(css(theme.blank)), "under way"));
-  legend.append(element("span", {}, dot(css(theme.accent)), "ancestry"), element("span", {}, dot(css(theme.kin)), "descent"));
+  if (has(at => lineage.status[at] === RUNNING)) legend.append(element("span", {}, dot(css(theme.blank)), openWords(lineage)));
+  legend.append(element("span", {}, stroke(css(theme.accent)), "ancestry"), element("span", {}, stroke(css(theme.descent)), "descent"));
+  legend.append(element("span", {}, "faded: neither"));
 }
 
+const stroke = colour => { const mark = dot(colour); mark.className = "line"; return mark; };
 const dot = colour => { const mark = element("i"); mark.style.background = colour; return mark; };
 
 function drawNote(page) {
-  const { lineage } = page, said = [];
+  const { lineage } = page, said = page.lost ? [page.lost] : [];
   if (page.problem) said.push(page.problem);
   else if (page.isFound) said.push(`${plural(page.numFound, "segment")} of ${plural(page.numFoundMembers, "member")} found`);
   if (page.hiddenCopies) said.push(`${page.hiddenCopies.toLocaleString("en")} copies: zoom in to see their lines`);
@@ -933,26 +1072,41 @@ function drawTip(page, event) {
 
 // ------------------------------------------------------------------------------------------------------ updating
 
-/** Colours of all segments, as the canvas has them in memory. Those that are not meant are nearly paper. */
+/** How far from paper: those that are not meant are nearly paper, those that are no kin of the selected one pale. */
+const PALE = 0.48, FAINT = 0.86;
+
+/** Colours of all segments, as the canvas has them in memory: full, pale and faint. */
 function recolour(page) {
-  const { lineage, scale, theme, state } = page, colours = page.colours;
-  const swatches = SWATCHES.map(parts), isMeant = at => (!page.isFound || page.isFound[at]) && (!state.focus || page.kin.has(at));
+  const { lineage, scale, theme, state, shades: [full, pale, faint] } = page;
+  const swatches = (scale.labels ?? []).map((_, place) => parts(swatchOf(scale, place)));
   for (let at = 0; at < lineage.count; at++) {
     let colour = theme.blank;
     if (lineage.status[at] === FAILED) colour = theme.failed;
     else if (lineage.scored[at] === DIVERGED) colour = theme.diverged;
-    else if (scale.swatch) { const place = scale.swatch(at); if (place !== null) colour = swatches[place % swatches.length]; }
+    else if (scale.swatch) { const place = scale.swatch(at); if (place !== null) colour = swatches[place]; }
     else { const share = scale.share(at); if (!Number.isNaN(share)) colour = ramp(share, state.isDark); }
-    colours[at] = packed(isMeant(at) ? colour : mixed(colour, theme.paper, 0.86));
+    full[at] = packed(colour);
+    pale[at] = paler(colour, theme.paper, PALE);
+    faint[at] = paler(colour, theme.paper, FAINT);
   }
+  shade(page);
 }
 
-/** Kin of the selected segment: its ancestry and what descends from it. */
+/** Which of them each has now. */
+function shade(page) {
+  const { lineage, isFound, kin, colours, state, shades: [full, pale, faint] } = page;
+  const ofOthers = state.focus ? faint : state.selected < 0 ? full : pale;
+  for (let at = 0; at < lineage.count; at++) colours[at] = (isFound && !isFound[at] ? faint : kin[at] ? full : ofOthers)[at];
+}
+
+/** Kin of the selected segment: its ancestry, itself included, and what descends from it. */
 function relate(page) {
-  const { lineage, state } = page;
-  page.path = state.selected < 0 ? [] : ancestry(lineage, state.selected);
-  page.kin = state.selected < 0 ? new Set() : descent(lineage, state.selected);
-  for (const at of page.path) page.kin.add(at);
+  const { lineage, state: { selected } } = page;
+  page.path = selected < 0 ? [] : ancestry(lineage, selected);
+  page.heirs = selected < 0 ? [] : lineage.heirs(selected);
+  page.kin.fill(STRANGER);
+  for (const at of page.heirs) page.kin[at] = HEIR;
+  for (const at of page.path) page.kin[at] = ANCESTOR;
 }
 
 function arrange(page) {
@@ -961,12 +1115,13 @@ function arrange(page) {
   if (state.focus || page.isFound) {
     members = new Set();
     for (let at = 0; at < lineage.count; at++) {
-      if ((!state.focus || page.kin.has(at)) && (!page.isFound || page.isFound[at])) members.add(lineage.place.get(lineage.member[at]));
+      if ((!state.focus || page.kin[at]) && (!page.isFound || page.isFound[at])) members.add(lineage.place.get(lineage.member[at]));
     }
   }
   page.order = ordered(lineage, state.rows, members && members.size ? place => members.has(place) : null);
   page.rowOf = new Int32Array(lineage.ids.length).fill(-1);
   page.order.forEach((place, row) => { page.rowOf[place] = row; });
+  assignLanes(page);
   state.view = { ...state.view, y0: 0, y1: page.order.length };
 }
 
@@ -991,15 +1146,15 @@ function find(page, text) {
 }
 
 /** Draw again at the next frame, whatever asks for it and however often. */
-function refresh(page, { colours = false, charts = true, details = false } = {}) {
-  page.due = { colours: page.due?.colours || colours, charts: page.due?.charts || charts, details: page.due?.details || details };
+function refresh(page, { colours = false, kin = false, charts = true, details = false } = {}) {
+  page.due = { colours: page.due?.colours || colours, kin: page.due?.kin || kin, charts: page.due?.charts || charts, details: page.due?.details || details };
   if (page.isWaiting) return;
   page.isWaiting = true;
   requestAnimationFrame(() => {
     const due = page.due;
     page.due = null;
     page.isWaiting = false;
-    if (due.colours) { recolour(page); drawLegend(page); }
+    if (due.colours) { recolour(page); drawLegend(page); } else if (due.kin) shade(page);
     drawTree(page);
     if (due.charts) { drawCurves(page); drawSchedule(page); }
     if (due.details) drawDetails(page);
@@ -1010,11 +1165,12 @@ function refresh(page, { colours = false, charts = true, details = false } = {})
 
 function select(page, at, isToShow = false) {
   page.state.selected = at;
+  page.lost = "";
   relate(page);
   if (page.state.focus) arrange(page);
   if (isToShow) bringIntoView(page, at);
   try { history.replaceState(null, "", at < 0 ? "#" : `#${page.lineage.name(at)}`); } catch { /* not in a sandbox */ }
-  refresh(page, { colours: page.state.focus, details: true });
+  refresh(page, { kin: true, details: true });
 }
 
 function bringIntoView(page, at) {
@@ -1027,7 +1183,7 @@ function bringIntoView(page, at) {
 function setTheme(page, isDark) {
   page.state.isDark = isDark;
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
-  const names = ["paper", "sheet", "ink", "soft", "faint", "grid", "crowd", "accent", "kin", "failed", "diverged", "blank"];
+  const names = ["paper", "sheet", "ink", "soft", "faint", "grid", "crowd", "accent", "descent", "failed", "diverged", "blank"];
   page.theme = Object.fromEntries(names.map(name => [name, styled(name)]));
   page.version++;
   refresh(page, { colours: true });
@@ -1168,7 +1324,7 @@ function toggleFocus(page) {
   page.state.focus = !page.state.focus;
   $("focus").setAttribute("aria-pressed", String(page.state.focus));
   arrange(page);
-  refresh(page, { colours: true });
+  refresh(page, { kin: true });
 }
 
 function showAll(page) {
@@ -1247,27 +1403,40 @@ function introduce(page) {
     element("form", { method: "dialog" }, element("button", {}, "Close")));
 }
 
-/** The segment that the address names (#3:5), if there is one. */
+/** The segment that the address names (#3:5), or null; and what is wrong with it, if anything. */
 function addressed(lineage) {
-  const [, member, index] = location.hash.match(/^#(\d+)(?::(\d+))?$/) ?? [];
-  const place = lineage.place.get(Number(member));
-  if (place === undefined) return null;
-  const at = index === undefined ? lineage.held(place) : lineage.first[place] + Number(index);
-  return at < lineage.first[place + 1] ? at : null;
+  if (location.hash.length < 2) return [null, ""];
+  const [, member, index] = location.hash.match(/^#(\d+)(?::(\d+))?$/) ?? [], place = lineage.place.get(Number(member));
+  if (member === undefined) return [null, `the address ends in “${location.hash}”, which names no member: as #3, or #3:5 for its segment 5`];
+  if (place === undefined) return [null, `there is no member ${member}, which the address names`];
+  const at = index === undefined ? lineage.held(place) : lineage.first[place] + Number(index), end = lineage.first[place + 1];
+  if (at >= end) return [null, `member ${member} has no segment ${index}, which the address names: its last is ${end - 1 - lineage.first[place]}`];
+  return [at, ""];
+}
+
+/** Select what the address names, or say that there is no such thing. */
+function follow(page) {
+  const [at, problem] = addressed(page.lineage);
+  page.lost = problem;
+  if (at !== null && at !== page.state.selected) select(page, at, true);
+  else refresh(page);
 }
 
 async function begin() {
   const lineage = indexed(await unpack($("data").textContent));
   const page = {
     lineage, state: initial(lineage), canvas: document.querySelector("#tree > canvas"), colours: new Uint32Array(lineage.count),
-    crowds: new Map(), pointers: new Map(), version: 0, frames: 0, problem: "", isFound: null, hiddenCopies: 0, detailed: -1,
+    shades: [0, 1, 2].map(() => new Uint32Array(lineage.count)), kin: new Uint8Array(lineage.count), lane: new Uint8Array(lineage.count),
+    crowds: new Map(), pointers: new Map(), limits: new Map(), version: 0, frames: 0, problem: "", lost: "", isFound: null, hiddenCopies: 0, detailed: -1,
     copies: [], marks: [],
   };
   for (let at = 0; at < lineage.count; at++) {
     if (lineage.start[at] === COPIED && lineage.parent[at] >= 0) page.copies.push(at);
     if (lineage.status[at] === FAILED || lineage.scored[at] === DIVERGED) page.marks.push(at);
   }
-  page.state.selected = addressed(lineage) ?? page.state.selected;
+  const [at, lost] = addressed(lineage);
+  page.state.selected = at ?? page.state.selected;
+  page.lost = lost;
   page.scales = scales(lineage);
   page.scale = page.scales[0];
   introduce(page);
@@ -1276,7 +1445,7 @@ async function begin() {
   setTheme(page, page.state.isDark);
   refresh(page, { details: true });
   listen(page);
-  window.addEventListener("hashchange", () => { const at = addressed(lineage); if (at !== null && at !== page.state.selected) select(page, at, true); });
+  window.addEventListener("hashchange", () => follow(page));
   requestAnimationFrame(() => requestAnimationFrame(() => { document.documentElement.dataset.ready = "true"; }));
 }
 
