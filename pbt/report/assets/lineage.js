@@ -979,7 +979,7 @@ function againOf(lineage, at) {
   const why = "In synchronous mode the same versions and the same data make the same decisions: compare the digest.";
   return [
     element("code", {}, "pbt run sweep.yaml"),
-    element("details", {}, element("summary", {}, `sweep.yaml, seed ${seed}${mlflow ? ", also among its artifacts in MLflow" : ""}`),
+    element("details", {}, element("summary", {}, `sweep.yaml, seed ${seed}${mlflow ? ", also in MLflow" : ""}`),
       element("small", {}, why), element("pre", {}, sweep)),
     digest ? element("table", {}, element("tr", {}, element("th", {}, "digest"), element("td", {}, element("code", {}, digest)))) : null,
     element("code", {}, `pbt schedule ${id} ${lineage.name(at)}`), element("br"),
