@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pbt.population.gates import spread_of
 from pbt.population.ordered import Ordered
 from pbt.population.roster import Roster
 from pbt.population.verdicts import Standing, Verdict, badness
@@ -48,14 +49,18 @@ class Company:
         better: How many of them are better.
         num_ranked: Number of the living whose last score is not NaN, itself included if it is one of them.
         num_donors: Number of others among these whose state can be copied.
+        num_better: How many of those have a better last score.
         donor: The `index`-th best of those, from 0.
+        spread: Standard deviation of the scores reported at its age.
     """
 
     at_age: int
     better: int
     num_ranked: int
     num_donors: int
+    num_better: int
     donor: Callable[[int], Standing]
+    spread: Callable[[], float]
 
 
 #: Given the task, the generation the member just ended, the member and its company: what becomes of it, if anything.
@@ -164,12 +169,15 @@ class Flow:
         def donor(index: int) -> Standing:
             return _standing(self._donors[index + (index >= own_index)][1], roster)
 
+        bad = badness(standing.score, task.mode)
         return Company(
             at_age=len(peers),
-            better=peers.count_below(badness(standing.score, task.mode)),
+            better=peers.count_below(bad),
             num_ranked=len(self._place),
             num_donors=len(self._donors) - (own is not None),
+            num_better=self._donors.count_below((bad, -1)),
             donor=donor,
+            spread=lambda: spread_of(list(peers)),
         )
 
 

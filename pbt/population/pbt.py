@@ -1,27 +1,42 @@
-"""Population-based training with truncation selection.
+"""Population-based training.
 
-The worst members take over the weights of the best (exploit) and go on with changed hyperparameters (explore): all at
-the end of every generation (`synchronous`), or each as soon as it reports.
+Bad members take over the weights of good ones (exploit) and go on with changed hyperparameters (explore): all at the
+end of every generation (`synchronous`), or each as soon as it reports. Who is bad is a matter of `select`:
 
-Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), section 3 and
-appendix A: truncation selection over the top and bottom 20 %, perturbation by 0.8 or 1.2, or resampling.
+- `truncation`: the worst share of the population is replaced, each by one of the best share.
+- `tournament`: every member meets another, drawn at random, and is replaced by it if that is better.
+- `t_test`: the same, if it is significantly better by Welch's t-test over the last reports of both.
+
+Members are compared at equal age, and gates may ask for more than a better score (`gates`). Members that diverged are
+always replaced.
+
+Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), sections 3 and 4.1.1:
+truncation over the top and bottom 20 %, binary tournament, t-test over the last ten rewards with p < 0.05; perturbing
+by 0.8 or 1.2, resampling.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pbt.member import Hparams, generator
 from pbt.population.evolution import Evolution, Pace
 from pbt.population.flow import Company, Flow
+from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.verdicts import Keep, Replace, Restart, Standing, Verdict, badness
 from pbt.spec import is_number, require
 from pbt.strategy import Strategy, Task
+
+Select = Literal["truncation", "tournament", "t_test"]
+Explore = Literal["perturb", "resample"]
+
+#: Level of the test of `t_test`, unless `alpha` names another.
+_ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +44,15 @@ class PBT:
     """Options of population-based training.
 
     Attributes:
-        quantile: Share of the population that is replaced in a generation, and share that may be a donor;
-            at least one member each. In (0, 0.5].
+        quantile: With `truncation`, the share of the population that is replaced in a generation, and share that may
+            be a donor; at least one member each. In (0, 0.5]. With the others, the share whose members those that
+            diverged copy.
+        select: Who is replaced, and by whom: `truncation`, `tournament` or `t_test`.
+        burn_in: Generations of its own in which a member is not replaced unless it diverges: early scores say little.
+        min_gap: By which share of the larger of both scores a donor has to be better.
+        min_gap_std: By how many standard deviations of the scores at that age it has to be.
+        alpha: Level at which it has to be by Welch's t-test over the last ten reports of both; None asks for no test,
+            but with `t_test`, where it is 0.05.
         explore: `perturb` multiplies by one of `factors`; `resample` draws anew from the space.
         factors: The two perturbation factors.
         resample_probability: With `perturb`, the chance of each hyperparameter being resampled instead.
@@ -41,7 +63,12 @@ class PBT:
     """
 
     quantile: float = 0.2
-    explore: Literal["perturb", "resample"] = "perturb"
+    select: Select = "truncation"
+    burn_in: int = 0
+    min_gap: float = 0.0
+    min_gap_std: float = 0.0
+    alpha: float | None = None
+    explore: Explore = "perturb"
     factors: tuple[float, float] = (0.8, 1.2)
     resample_probability: float = 0.25
     inherit_hparams: bool = True
@@ -57,11 +84,14 @@ class PBT:
             f"{self.quantile!r} is not in (0, 0.5]",
             "Write a number above 0 and at most 0.5",
         )
+        for name, known in (("select", get_args(Select)), ("explore", get_args(Explore))):
+            value, words = getattr(self, name), " or ".join([", ".join(known[:-1]), known[-1]])
+            require(value in known, where + name, f"{value!r} is unknown", f"Write {words}")
         require(
-            self.explore in ("perturb", "resample"),
-            where + "explore",
-            f"{self.explore!r} is unknown",
-            "Write perturb or resample",
+            isinstance(self.burn_in, int) and not isinstance(self.burn_in, bool) and self.burn_in >= 0,
+            where + "burn_in",
+            f"{self.burn_in!r} is not a whole number of at least 0",
+            "Write 0 for none",
         )
         require(
             isinstance(self.factors, list | tuple)
@@ -79,14 +109,24 @@ class PBT:
         )
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
-            is_known = isinstance(value, bool)
-            require(is_known, where + name, f"{value!r} is neither true nor false", "Write true or false")
+            require(
+                isinstance(value, bool), where + name, f"{value!r} is neither true nor false", "Write true or false"
+            )
         check_initial(self.initial)
+        _ = self.gates  # which refuses what is not in its range
+
+    @property
+    def gates(self) -> Gates:
+        """What is asked of a donor besides a better score."""
+        alpha = _ALPHA if self.select == "t_test" and self.alpha is None else self.alpha
+        return Gates(min_gap=self.min_gap, min_gap_std=self.min_gap_std, alpha=alpha)
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider, self._share)
+        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider, self._num_lenders)
         return Evolution(task, pace, self.initial)
+
+    # --- at the end of a generation
 
     def evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
         """Decide who is replaced at the end of a generation, by whom, and with what.
@@ -101,19 +141,32 @@ class PBT:
             return [self._restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
-        count = self._share(len(ranking))
-        donors = ranking[: min(count, num_finite)]
-        first = min(num_finite, len(ranking) - count)  # of those to replace: the diverged, however many
+        spread = spread_of([standing.score for standing in ranking])
         places = {standing.member: place for place, standing in enumerate(ranking, start=1)}
         verdicts: list[Verdict] = []
-        for loser in ranking[first:]:
-            donor = donors[_draw(task, generation, loser.member, len(donors))]
-            reason = (
-                f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}; "
-                f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
-            )
-            verdicts.append(self._replace(task, generation, loser, donor, reason))
+        for loser, donor in self._pairs(task, generation, ranking, num_finite):
+            bad = f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}"
+            good = f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
+            verdicts.append(self._judge(task, generation, loser, donor, f"{bad}; {good}", spread))
         return verdicts
+
+    def _pairs(
+        self, task: Task, generation: int, ranking: Sequence[Standing], num_finite: int
+    ) -> Iterator[tuple[Standing, Standing]]:
+        """Who may be replaced by whom: first those that have a score, then those that diverged."""
+        count = self._share(len(ranking))
+        donors, healthy = ranking[: min(count, num_finite)], ranking[:num_finite]
+        if generation < self.burn_in:
+            losers: Sequence[Standing] = ()
+        elif self.select == "truncation":
+            losers = ranking[min(num_finite, len(ranking) - count) : num_finite]
+        else:
+            losers = ()
+            yield from _meetings(task, generation, healthy)
+        for loser in (*losers, *ranking[num_finite:]):
+            yield loser, donors[_draw(task, generation, loser.member, len(donors))]
+
+    # --- as soon as a member reports
 
     def consider(self, task: Task, generation: int, member: Standing, company: Company) -> Verdict | None:
         """Decide about one member as soon as it has reported.
@@ -128,24 +181,29 @@ class PBT:
             What becomes of it; None if there is no reason to replace it.
         """
         diverged = math.isnan(member.score)
-        if not diverged and not self._is_bottom(task, generation, member, company):
+        if not diverged and not self._is_beaten(task, generation, member, company):
             return None
         if company.num_donors == 0:
             keep = Keep(member.member, "there is nobody to copy from")
             return self._restart(task, generation, member) if diverged else keep
         count = min(self._share(company.num_ranked + int(diverged)), company.num_donors)
+        if self.select != "truncation" and not diverged:
+            count = max(1, company.num_better)
         donor = company.donor(_draw(task, generation, member.member, count))
         place = f"rank {company.better + 1} of {company.at_age} around age {member.age}"
         bad = f"{task.metric} {member.score:.6g} is {place}"
         good = f"donor {donor.member} has {donor.score:.6g} at age {donor.age}"
-        if badness(donor.score, task.mode) > badness(member.score, task.mode):
-            return Keep(member.member, f"{bad}; {good}, which is worse")
-        return self._replace(task, generation, member, donor, f"{bad}; {good}")
+        spread = company.spread() if self.min_gap_std else 0.0  # which looks at all that have reported
+        return self._judge(task, generation, member, donor, f"{bad}; {good}", spread)
 
-    def _share(self, number: int) -> int:
-        """How many of so many are replaced, may be donors, or lend their states."""
-        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
-        return max(1, math.floor(round(self.quantile * number, 9)))
+    def _is_beaten(self, task: Task, generation: int, member: Standing, company: Company) -> bool:
+        """Whether it is one of those to be replaced, among all that have reported at its age."""
+        if company.at_age < 2 or generation < self.burn_in:
+            return False
+        if self.select == "truncation":
+            return self._is_bottom(task, generation, member, company)
+        opponent = generator(task.seed, "opponent", generation, member.member).integers(company.at_age - 1)
+        return bool(opponent < company.better)
 
     def _is_bottom(self, task: Task, generation: int, member: Standing, company: Company) -> bool:
         """Whether fewer of the others at its age are no better than it than are to be replaced.
@@ -156,13 +214,28 @@ class PBT:
         """
         share = round(company.at_age * self._share(task.budget.members) / task.budget.members, 9)
         over = company.at_age - company.better - math.floor(share)  # how far it is from being one of those
-        if company.at_age < 2 or over > 1:
+        if over > 1:
             return False
         rest = share - math.floor(share)
         return over < 1 or generator(task.seed, "share", generation, member.member).random() < rest
 
-    def _replace(self, task: Task, generation: int, loser: Standing, donor: Standing, reason: str) -> Replace:
+    def _num_lenders(self, number: int) -> int:
+        """How many of so many at one age keep their states for others while they train on."""
+        return self._share(number) if self.select == "truncation" else number
+
+    # --- both
+
+    def _judge(
+        self, task: Task, generation: int, loser: Standing, donor: Standing, reason: str, spread: float
+    ) -> Verdict:
+        if objection := self.gates.objection(loser, donor, task.mode, spread):
+            return Keep(loser.member, f"{reason}, {objection}")
         return Replace(loser.member, donor.member, self._explore(task, generation, loser, donor), reason)
+
+    def _share(self, number: int) -> int:
+        """How many of so many are replaced, may be donors, or lend their states."""
+        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
+        return max(1, math.floor(round(self.quantile * number, 9)))
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
         rng = generator(task.seed, "explore", generation, loser.member)
@@ -175,6 +248,15 @@ class PBT:
         """Nobody is left to copy from: begin again, elsewhere in the space."""
         rng = generator(task.seed, "restart", generation, standing.member)
         return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)))
+
+
+def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
+    """Every member and another that was drawn for it, where that is better."""
+    for place, member in enumerate(healthy if len(healthy) > 1 else ()):
+        drawn = int(generator(task.seed, "opponent", generation, member.member).integers(len(healthy) - 1))
+        other = healthy[drawn + (drawn >= place)]
+        if badness(other.score, task.mode) < badness(member.score, task.mode):
+            yield member, other
 
 
 def _draw(task: Task, generation: int, loser: int, number: int) -> int:

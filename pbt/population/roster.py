@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pbt.member import Hparams, Slot, generator, member_seed
-from pbt.population.verdicts import Keep, Replace, Restart, Standing, Verdict
+from pbt.population.verdicts import RECENT, Keep, Replace, Restart, Standing, Verdict
 from pbt.spec import require
 from pbt.strategy import Action, ContinueUntil, Copy, Decline, SegmentReported, Set, Start, Task
 
@@ -33,6 +33,7 @@ class Member:
         is_alive: Whether it has not failed.
         consumed: Steps it had consumed at its last report.
         standing: What it reported last; None before the first report.
+        recent: Of its weights, as `Standing.recent`; what was copied brings its own along.
     """
 
     slot: Slot
@@ -44,6 +45,7 @@ class Member:
     is_alive: bool = True
     consumed: int = 0
     standing: Standing | None = None
+    recent: tuple[tuple[int, float], ...] = ()
 
     @property
     def was_cut_short(self) -> bool:
@@ -94,7 +96,9 @@ class Roster(Mapping[int, Member]):
         known.is_under_way = False
         self.num_under_way -= 1
         known.consumed = event.consumed
-        known.standing = Standing(event.member, event.metrics[metric], known.hparams, event.age)
+        score = event.metrics[metric]
+        known.recent = (*known.recent, (event.age, score))[-RECENT:]
+        known.standing = Standing(event.member, score, known.hparams, event.age, known.recent)
         return True
 
     def failed(self, member: int) -> bool:
@@ -135,14 +139,16 @@ class Roster(Mapping[int, Member]):
         """Do what was decided about a member, save telling it to train on."""
         match verdict:
             case Replace(receiver, donor, hparams, reason):
-                self._members[receiver].hparams = hparams
+                known = self._members[receiver]
+                copied = self._members[donor].standing
+                known.hparams, known.recent = hparams, copied.recent if copied else ()
                 return [
                     Copy(cause=cause, donor=donor, receiver=receiver, reason=reason),
                     Set(cause=cause, member=receiver, hparams=hparams),
                 ]
             case Restart(member, hparams, seed):
                 known = self._members[member]
-                known.hparams = hparams
+                known.hparams, known.recent = hparams, ()
                 return [Start(cause=cause, member=member, slot=known.slot, hparams=hparams, seed=seed)]
             case Keep(member, reason):
                 return [Decline(cause=cause, member=member, reason=reason)]
@@ -180,10 +186,23 @@ def _to_row(known: Member) -> dict[str, Any]:
         "is_under_way": known.is_under_way,
         "is_alive": known.is_alive,
         "consumed": known.consumed,
-        "standing": None if last is None else [last.score, dict(last.hparams), last.age],
+        "standing": None if last is None else [last.score, dict(last.hparams), last.age, _pairs(last.recent)],
+        "recent": _pairs(known.recent),
     }
 
 
 def _from_row(number: int, row: Mapping[str, Any]) -> Member:
-    standing = None if row["standing"] is None else Standing(number, *row["standing"])
-    return Member(**{**row, "slot": Slot(*row["slot"]), "standing": standing})
+    standing = None
+    if row["standing"] is not None:
+        score, hparams, age, recent = row["standing"]
+        standing = Standing(number, score, hparams, age, _unpaired(recent))
+    changed = {"slot": Slot(*row["slot"]), "standing": standing, "recent": _unpaired(row["recent"])}
+    return Member(**{**row, **changed})
+
+
+def _pairs(recent: Iterable[tuple[int, float]]) -> list[list[float]]:
+    return [list(pair) for pair in recent]
+
+
+def _unpaired(rows: Iterable[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(age), score) for age, score in rows)

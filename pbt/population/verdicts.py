@@ -10,6 +10,9 @@ from typing import TypeAlias
 from pbt.member import Hparams
 from pbt.spec import Mode
 
+#: Reports that a standing goes back: as many as Jaderberg et al. 2017 (arXiv 1711.09846, section 4.1.1) compare.
+RECENT = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -20,12 +23,14 @@ class Standing:
         score: The objective; NaN if it diverged.
         hparams: What it had trained with.
         age: Steps in the ancestry of its weights.
+        recent: `(age, score)` of the last reports in that ancestry, at most `RECENT`, this one included and last.
     """
 
     member: int
     score: float
     hparams: Hparams
     age: int
+    recent: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,10 +176,10 @@ def test_what_a_report_orders():
     assert {0} == second.under_way  # the donor
 
 
-def company(at_age, better, donors=()):
+def company(at_age, better, donors=(), num_better=0, spread=0.0):
     """Company of which the donors have these scores, best first, and are numbered from 10."""
     known = [Standing(10 + place, score, {"a": 1.0, "b": 1.0}, age=20) for place, score in enumerate(donors)]
-    return Company(at_age, better, len(known) + 1, len(known), known.__getitem__)
+    return Company(at_age, better, len(known) + 1, len(known), num_better, known.__getitem__, lambda: spread)
 
 
 def consider(options, score, others, mode="max", members=2, generation=0):
@@ -241,6 +241,45 @@ def test_a_donor_that_became_worse_is_declined(mode):
     why = f"Q {score:g} is rank 2 of 2 around age 10; donor 10 has {donor:g} at age 20, which is worse"
     assert Keep(3, why) == worse
     assert consider(FLOW, sign * 0.5, company(2, 1, donors=[sign * 0.5]), mode).donor == 10
+
+
+def test_in_a_tournament_it_is_beaten_as_often_as_others_at_its_age_are_better():
+    """3 of the 4 others: three times in four, within three standard deviations of 2,000."""
+    options = PBT(synchronous=False, select="tournament")
+    others = company(5, 3, donors=[0.9, 0.8, 0.7, 0.4], num_better=3)
+    verdicts = [consider(options, 0.5, others, members=20, generation=number) for number in range(2000)]
+    beaten = [verdict for verdict in verdicts if verdict is not None]
+    assert abs(len(beaten) / 2000 - 0.75) < 3 * math.sqrt(0.75 * 0.25 / 2000)
+    drawn = collections.Counter(verdict.donor for verdict in beaten)
+    assert {10, 11, 12} == set(drawn), "by one of those that are better"
+    assert max(drawn.values()) < 1.3 * min(drawn.values()), "each about equally often"
+
+
+def test_in_a_tournament_all_lend_their_states():
+    """Anybody may be drawn; with truncation the best share alone is."""
+    lends = {}
+    for options in (PBT(synchronous=False), PBT(synchronous=False, select="tournament")):
+        case = Case(task=make_task(members=10, generations=2), scores=[[-float(it)] for it in range(10)])
+        story = play(options, case)
+        lends[options.select] = {it.lends for it in of_kind(story.actions, ContinueUntil)}
+    assert {"truncation": {True, False}, "tournament": {True}} == lends
+
+
+def test_before_burn_in_only_those_that_diverged_are_replaced():
+    """By the member's own generations."""
+    options = PBT(synchronous=False, quantile=0.5, burn_in=2)
+    others = company(2, 1, donors=[0.9])
+    verdicts = [consider(options, 0.5, others, generation=generation) for generation in range(4)]
+    assert [False, False, True, True] == [verdict is not None for verdict in verdicts]
+    assert consider(options, NAN, others, generation=0).donor == 10
+
+
+def test_gates_ask_for_more_than_a_better_score():
+    """As in rounds; the spread is that of the scores reported at its age."""
+    options = PBT(synchronous=False, quantile=0.5, min_gap_std=2.0)
+    assert consider(options, 0.5, company(2, 1, donors=[0.9], spread=0.19)).donor == 10
+    declined = consider(options, 0.5, company(2, 1, donors=[0.9], spread=0.21))
+    assert declined.reason.endswith("which is better by less than 2 standard deviations of the population")
 
 
 def test_nobody_to_copy_from():

@@ -26,8 +26,11 @@ class TestContract(SynchronousContract):
             PBT(),
             PBT(explore="resample", quantile=0.5),
             PBT(inherit_hparams=False, resample_probability=0.0, quantile=0.5, factors=(0.5, 3.0)),
+            PBT(select="tournament", burn_in=1),
+            pytest.param(PBT(select="t_test", alpha=0.5), marks=pytest.mark.full),
+            pytest.param(PBT(min_gap=0.1, min_gap_std=0.5, quantile=0.5), marks=pytest.mark.full),
         ],
-        ids=["defaults", "resample", "own-hparams"],
+        ids=["defaults", "resample", "own-hparams", "tournament", "t-test", "gates"],
     )
     def options(self, request):
         return request.param
@@ -45,6 +48,65 @@ def evolve(options, scores, *, mode="max", seed=0, generation=0, hparams=None):
 
 
 # --- exploit
+
+
+def replaced(options, scores, **known):
+    return {member: it.donor for member, it in evolve(options, scores, **known).items() if isinstance(it, Replace)}
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_in_a_tournament_everybody_meets_another(mode):
+    """Whoever meets a better one is replaced by it: the best never, the worst always, the others as often as is due."""
+    sign = 1.0 if mode == "max" else -1.0
+    scores = {member: sign * member for member in range(5)}
+    rounds = [replaced(PBT(select="tournament"), scores, mode=mode, seed=seed) for seed in range(400)]
+    assert all(donor > member for one in rounds for member, donor in one.items())
+    for member in range(5):
+        chance = (4 - member) / 4
+        found = sum(member in one for one in rounds) / 400
+        assert abs(found - chance) <= 3 * math.sqrt(chance * (1 - chance) / 400)
+    opponents = collections.Counter(one[0] for one in rounds)
+    assert set(opponents) == {1, 2, 3, 4}
+    assert max(opponents.values()) < 1.6 * min(opponents.values())
+
+
+def test_who_diverged_is_no_opponent_and_copies_one_of_the_best():
+    """Whatever the selection."""
+    scores = {0: NAN, 1: 0.5, 2: 0.9, 3: 0.4, 4: NAN, 5: 0.3}
+    for seed in range(50):
+        found = replaced(PBT(select="tournament"), scores, seed=seed)
+        assert {found[0], found[4]} == {2}
+        assert set(found.values()) <= {1, 2, 3, 5}
+
+
+def test_before_burn_in_nobody_is_replaced_but_those_that_diverged():
+    """Generations count from 0: with a burn-in of 2, the third is the first that ends in exploits."""
+    scores = {0: 0.1, 1: NAN, 2: 0.9, 3: 0.4}
+    options = PBT(burn_in=2, quantile=0.5)
+    found = [set(replaced(options, scores, generation=generation)) for generation in range(4)]
+    assert [{1}, {1}, {0, 1}, {0, 1}] == found
+
+
+@pytest.mark.parametrize("options", [PBT(min_gap=0.5, quantile=0.5), PBT(min_gap_std=1.2, quantile=0.5)])
+def test_an_exploit_that_a_gate_declines_is_on_record(options):
+    """Member 1 is far behind any donor, member 2 hardly; the spread is 0.35."""
+    scores = {0: 0.9, 1: 0.2, 2: 0.88, 3: 0.9}
+    verdicts = evolve(options, scores)
+    assert isinstance(verdicts[1], Replace)
+    assert verdicts[2].reason.startswith("Q 0.88 is rank 3 of 4; donor ")
+    assert ", which is " in verdicts[2].reason
+
+
+def test_a_t_test_wants_reports_to_compare():
+    """Both have to have been good, or bad, for a while: one good score alone is luck."""
+    steady = {0: (0.1, 0.2, 0.1), 1: (0.8, 0.9, 0.85)}
+    lucky = {0: (0.1, 0.9, 0.1), 1: (0.2, 0.1, 0.9)}
+    for history, is_replaced in ((steady, True), (lucky, False), ({0: (0.1,), 1: (0.9,)}, False)):
+        recent = {member: tuple(enumerate(scores)) for member, scores in history.items()}
+        standings = [Standing(it, scores[-1], {"a": 1.0, "b": 1.0}, 9, recent[it]) for it, scores in history.items()]
+        task = make_task(members=2, mode="max", space=SPACE)
+        (verdict,) = PBT(select="t_test").evolve(task, 0, rank(standings, "max"))
+        assert isinstance(verdict, Replace) == is_replaced
 
 
 @pytest.mark.parametrize(
@@ -361,6 +423,11 @@ def test_a_larger_population_begins_with_the_smaller_one(members, more):
         ({"inherit_hparams": "no"}, "inherit_hparams", "'no' is neither true nor false", "Write true or false"),
         ({"inherit_hparams": 0}, "inherit_hparams", "0 is neither true nor false", "Write true or false"),
         ({"synchronous": "no"}, "synchronous", "'no' is neither true nor false", "Write true or false"),
+        ({"select": "best"}, "select", "'best' is unknown", "Write truncation, tournament or t_test"),
+        ({"burn_in": 1.5}, "burn_in", "1.5 is not a whole number of at least 0", "Write 0 for none"),
+        ({"burn_in": True}, "burn_in", "True is not a whole number of at least 0", "Write 0 for none"),
+        ({"min_gap": "x"}, "min_gap", "'x' is not a number of at least 0", "Write 0 for no gate"),
+        ({"alpha": 0}, "alpha", "0 is not between 0 and 1", "Write 0.05, or leave it out"),
         ({"initial": 3}, "initial", "3 is not a list of mappings", "Write [{lr: 0.1}], or leave it out"),
         (
             {"initial": {"a": 1.0}},
