@@ -97,8 +97,10 @@ class Roster(Mapping[int, Member]):
         self.num_under_way -= 1
         known.consumed = event.consumed
         score = event.metrics[metric]
-        known.recent = (*known.recent, (event.age, score))[-RECENT:]
-        known.standing = Standing(event.member, score, known.hparams, event.age, known.recent)
+        recent = (*known.recent, (event.age, score))[-RECENT:]
+        known.standing = Standing(event.member, score, known.hparams, event.age, recent)
+        if not known.was_cut_short:  # else it comes again
+            known.recent = recent
         return True
 
     def failed(self, member: int) -> bool:

@@ -112,7 +112,6 @@ def _winner(result: Result, population: Population) -> Iterator[str]:
             sentence(e, names),
         )
         for e in result.story(best.member)
-        if (e.kind, e.detail) != ("evaluated", "system")  # its speed, which is in the summary
     ]
     yield _table(("generation", "age", "what happened"), entries, words={2})
     yield "</section>"
@@ -161,7 +160,7 @@ def _members(result: Result, population: Population) -> Iterator[str]:
 
 
 def _member_cells(row: MemberRow, names: Sequence[str], is_running: bool) -> tuple[str, ...]:
-    status = row.status if is_running or row.status != "running" else "ended"  # nobody trains it now
+    status = row.status if is_running or row.status != "running" else "stopped"  # nobody trains it now
     values = _values(row.hparams, names)
     return (str(row.member), f"{row.age:,}", text.score(row.score), *values, status, row.last_exploit, row.reason)
 
