@@ -1,6 +1,7 @@
 """Strategies that evolve a population."""
 
 from pbt.population.fixed import Fixed
+from pbt.population.mf_pbt import MFPBT
 from pbt.population.pbt import PBT
 
-__all__ = ["PBT", "Fixed"]
+__all__ = ["MFPBT", "PBT", "Fixed"]

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pbt.member import Hparams, generator
+from pbt.population.draws import donor_index, restart
 from pbt.population.evolution import Evolution, Pace
+from pbt.population.explore import check_explore, perturbed, resampled
 from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Replace, Restart, Standing, Verdict, badness
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness
 from pbt.spec import is_number, require
 from pbt.strategy import Strategy, Task
 
@@ -93,20 +95,7 @@ class PBT:
             f"{self.burn_in!r} is not a whole number of at least 0",
             "Write 0 for none",
         )
-        require(
-            isinstance(self.factors, list | tuple)
-            and len(self.factors) == 2
-            and all(is_number(factor) and 0 < factor < math.inf for factor in self.factors),
-            where + "factors",
-            f"{list(self.factors) if isinstance(self.factors, tuple) else self.factors!r} are not two positive numbers",
-            "Write [0.8, 1.2]",
-        )
-        require(
-            is_number(self.resample_probability) and 0 <= self.resample_probability <= 1,
-            where + "resample_probability",
-            f"{self.resample_probability!r} is not a probability",
-            "Write a number from 0 to 1",
-        )
+        check_explore(self.factors, self.resample_probability)
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
             require(
@@ -138,7 +127,7 @@ class PBT:
         """
         num_finite = sum(not math.isnan(standing.score) for standing in ranking)
         if num_finite == 0:
-            return [self._restart(task, generation, standing) for standing in ranking]
+            return [restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
         spread = spread_of([standing.score for standing in ranking])
@@ -164,7 +153,7 @@ class PBT:
             losers = ()
             yield from _meetings(task, generation, healthy)
         for loser in (*losers, *ranking[num_finite:]):
-            yield loser, donors[_draw(task, generation, loser.member, len(donors))]
+            yield loser, donors[donor_index(task, generation, loser.member, len(donors))]
 
     # --- as soon as a member reports
 
@@ -185,11 +174,11 @@ class PBT:
             return None
         if company.num_donors == 0:
             keep = Keep(member.member, "there is nobody to copy from")
-            return self._restart(task, generation, member) if diverged else keep
+            return restart(task, generation, member) if diverged else keep
         count = min(self._share(company.num_ranked + int(diverged)), company.num_donors)
         if self.select != "truncation" and not diverged:
             count = max(1, company.num_better)
-        donor = company.donor(_draw(task, generation, member.member, count))
+        donor = company.donor(donor_index(task, generation, member.member, count))
         place = f"rank {company.better + 1} of {company.at_age} around age {member.age}"
         bad = f"{task.metric} {member.score:.6g} is {place}"
         good = f"donor {donor.member} has {donor.score:.6g} at age {donor.age}"
@@ -238,16 +227,10 @@ class PBT:
         return max(1, math.floor(round(self.quantile * number, 9)))
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
-        rng = generator(task.seed, "explore", generation, loser.member)
         if self.explore == "resample":
-            return task.space.sample(rng)
+            return resampled(task, generation, loser.member)
         base = donor.hparams if self.inherit_hparams else loser.hparams
-        return task.space.perturb(base, rng, factors=self.factors, resample_probability=self.resample_probability)
-
-    def _restart(self, task: Task, generation: int, standing: Standing) -> Restart:
-        """Nobody is left to copy from: begin again, elsewhere in the space."""
-        rng = generator(task.seed, "restart", generation, standing.member)
-        return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)))
+        return perturbed(task, generation, loser.member, base, self.factors, self.resample_probability)
 
 
 def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
@@ -257,8 +240,3 @@ def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Itera
         other = healthy[drawn + (drawn >= place)]
         if badness(other.score, task.mode) < badness(member.score, task.mode):
             yield member, other
-
-
-def _draw(task: Task, generation: int, loser: int, number: int) -> int:
-    """Which of so many donors a member gets."""
-    return int(generator(task.seed, "donor", generation, loser).integers(number))
