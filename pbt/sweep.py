@@ -44,6 +44,7 @@ STRATEGIES: Mapping[str, str] = {
     "pbt": "pbt.population:PBT",
     "mf_pbt": "pbt.population:MFPBT",
     "fixed": "pbt.population:Fixed",
+    "replay": "pbt.population:Replay",
 }
 
 
@@ -164,6 +165,8 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
     if check := getattr(strategy, "check", None):
         check(spec.budget)
+    if check := getattr(strategy, "check_space", None):
+        check(space)
     return Resolved(trainable, capabilities, space, strategy, make_task(capabilities, spec))
 
 

@@ -7,10 +7,10 @@ cut short; the best is announced, evaluated and named; budgets end and sweeps ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pbt.member import Hparams
+from pbt.member import Hparams, member_seed
 from pbt.population.roster import Roster, report_id
 from pbt.population.verdicts import rank
 from pbt.strategy import (
@@ -72,12 +72,19 @@ class Evolution:
         task: What is optimised, and with what budget.
         pace: Decides who is replaced, and when.
         initial: Hyperparameters of the first members; the others are sampled from the space.
+        seed_of: A member's seed, given that of the sweep and its number.
     """
 
-    def __init__(self, task: Task, pace: Pace, initial: Sequence[Hparams] = ()) -> None:
+    def __init__(
+        self,
+        task: Task,
+        pace: Pace,
+        initial: Sequence[Hparams] = (),
+        seed_of: Callable[[int, int], int] = member_seed,
+    ) -> None:
         self._task = task
         self._pace = pace
-        self._roster = Roster(initial)
+        self._roster = Roster(initial, seed_of)
         #: Ids of events that may come at any time and must not count twice.
         self._heard: list[str] = []
         #: Why nobody trains on although there are generations left.
