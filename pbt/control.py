@@ -282,7 +282,7 @@ def _remember(run: Run, spec: SweepSpec) -> Run:
 def with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
     """The spec with other fields of `Hosts`; in this process alone, without what only Ray can do."""
     if changes.get("kind") == "local":
-        changes = {"address": None, "ranks": 1, **changes}
+        changes = {"address": None, "ranks": 1, "reporter": "pbt", **changes}
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, **changes))
 
 

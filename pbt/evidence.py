@@ -20,11 +20,12 @@ import trainables
 from pbt.control import check_data, resume, with_hosts
 from pbt.launch import load_space, started
 from pbt.lineage import Reference, tell
+from pbt.member import Hparams
 from pbt.population import Arm, Fixed, Replay
 from pbt.record.result import Result
 from pbt.report.comparison import Comparison, compare, is_replay
 from pbt.report.provenance import named
-from pbt.spec import Budget, SweepSpec, from_dict, require, to_dict
+from pbt.spec import Budget, SweepSpec, from_dict, require
 from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep
 from trainables import Trainable
@@ -170,8 +171,15 @@ def _fixed(result: Result, spec: SweepSpec, trainable: Trainable | None, progres
     """The run's initial population, trained as long with everybody keeping its hyperparameters; the run, if it did."""
     if spec.strategy.name == "fixed":
         return result
-    strategy = Fixed(initial=spec.strategy.options.get("initial", ()))
+    space = load_space(spec.space)
+    strategy = Fixed(initial=[space.point(hparams) for hparams, _ in _population(result)])
     return _trained(result, dataclasses.replace(spec, budget=_budget(result)), strategy, "fixed", trainable, progress)
+
+
+def _population(result: Result) -> list[tuple[Hparams, int]]:
+    """What each member began with, and its seed: on record, as a space may be wider now than when it was drawn from."""
+    firsts = [result.lineage.of(member)[0] for member in result.lineage.members]
+    return [(first.hparams, first.seed) for first in firsts]
 
 
 def _budget(result: Result) -> Budget:
@@ -195,20 +203,18 @@ def _check_baseline(result: Result, baseline: Result) -> None:
     require(name == "fixed", "baseline", f"{baseline.run.id} is of the strategy {name}, not fixed", mend)
     for what, value in own.items():
         problem = f"{baseline.run.id} has another {what} than {result.run.id}"
-        require(other[what] == value, "baseline", problem, mend)
+        require(bool(other[what] == value), "baseline", problem, mend)
     _ = baseline.best
 
 
 def _facts(result: Result) -> dict[str, Any]:
     """What has to be the same for two runs to begin with the same population and train it as long."""
-    spec, budget = from_dict(result.run.info["spec"]), _budget(result)
+    info = result.run.info
     return {
-        "trainable": to_dict(spec)["trainable"],
-        "space": load_space(spec.space),
-        "objective": result.run.info["objective"],
-        "seed": spec.seed,
-        "data": result.run.info.get("data"),
-        "number of members": budget.members,
-        "number of member-steps": budget.member_steps,
-        "initial": list(spec.strategy.options.get("initial", ())),
+        "trainable": info["spec"]["trainable"],
+        "set of hyperparameters": list(info["hparams"]),
+        "objective": info["objective"],
+        "data": info.get("data"),
+        "initial population": _population(result),
+        "number of member-steps": _budget(result).member_steps,
     }

@@ -34,7 +34,7 @@ Verdict: TypeAlias = Literal["better", "worse", "equal", "nothing", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class ArmScores:
     """What was trained with every seed.
 
     Attributes:
@@ -99,7 +99,7 @@ class Comparison:
 
     result: Result
     seeds: tuple[int, ...]
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmScores, ...]
     differences: tuple[Difference, ...]
 
     @property
@@ -128,7 +128,7 @@ def compare(result: Result) -> Comparison:
     mode, num = result.run.info["objective"]["mode"], options.seeds
     scores = [_score(result, member) for member in range(len(options.arms) * num)]
     arms = tuple(
-        Arm(name=arm.name, source=arm.source, scores=tuple(scores[place * num : (place + 1) * num]))
+        ArmScores(name=arm.name, source=arm.source, scores=tuple(scores[place * num : (place + 1) * num]))
         for place, arm in enumerate(options.arms)
     )
     seeds = tuple(result.lineage.last(member).seed for member in range(num))
@@ -144,7 +144,7 @@ def _score(result: Result, member: int) -> float:
     return last.score if is_there and last.score is not None else math.nan
 
 
-def difference(first: Arm, other: Arm, mode: str) -> Difference:
+def difference(first: ArmScores, other: ArmScores, mode: str) -> Difference:
     """By how much the first is ahead, seed by seed."""
     sign = 1.0 if mode == "max" else -1.0
     pairs = list(zip(first.scores, other.scores, strict=True))
@@ -210,7 +210,7 @@ def _table(found: Comparison) -> Table:
     return table
 
 
-def _best(arm: Arm, mode: str) -> float:
+def _best(arm: ArmScores, mode: str) -> float:
     known = [score for score in arm.scores if not math.isnan(score)]
     return (min if mode == "min" else max)(known, default=math.nan)
 
@@ -221,7 +221,7 @@ def _lead(lead: Difference) -> str:
     return text.metric(lead.mean) + ("" if lead.margin is None else f" ± {text.metric(lead.margin)}")
 
 
-def _sentence(first: Arm, other: Arm, lead: Difference, metric: str) -> str:
+def _sentence(first: ArmScores, other: ArmScores, lead: Difference, metric: str) -> str:
     seeds = len(lead.ahead)
     pairs = f"mean of {seeds} differences paired by seed, 95 % t-interval"
     by = f"{text.metric(abs(lead.mean))} ± {text.metric(lead.margin)} {metric}"
@@ -249,7 +249,7 @@ def _capital(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _unknown(first: Arm, other: Arm, lead: Difference) -> str:
+def _unknown(first: ArmScores, other: ArmScores, lead: Difference) -> str:
     """Why there is no interval, and what can be said without."""
     seeds = len(lead.ahead)
     lost = [f"{arm.num_lost} of {seeds} of {arm.name}" for arm in (first, other) if arm.num_lost]

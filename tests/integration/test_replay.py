@@ -20,6 +20,7 @@ from pbt.cli import main
 from pbt.errors import LedgerError, SpecError, StorageError
 from pbt.lineage import MemberNotFound
 from pbt.population.replay import replay_seed
+from pbt.record.validity import violations
 from pbt.report.comparison import Comparison, compare, margin
 from searchspaces import Choice, Float
 from trainables import Language, Place, Quadratic, State
@@ -75,7 +76,11 @@ def test_a_schedule_is_replayed_beside_what_it_has_to_beat(toy: Result, replayed
         assert [(start, hparams) for start, _, hparams in merged] == own
     (fixed,) = (pbt.load(path) for path in toy.path.parent.glob("toy-fixed-*"))
     assert [fixed.best.hparams] == [step.hparams for step in lineage.schedule(3)]
-    assert fixed.lineage.of(0)[0].hparams == toy.lineage.of(0)[0].hparams, "another population"
+    began = [[(own[0].hparams, own[0].seed) for own in map(run.lineage.of, range(4))] for run in (toy, fixed)]
+    assert began[0] == began[1]
+    for run in (replayed.result, fixed):
+        kept = run.path / "checkpoints"
+        assert [] == violations(run.rows, lambda digest, kept=kept: (kept / f"{digest}.json").exists())
     drawn = [lineage.of(member)[0].hparams["lr"] for member in (6, 7, 8)]
     assert 3 == len(set(drawn))
     assert {40} == {lineage.last(member).age[1] for member in lineage.members}
@@ -138,6 +143,18 @@ def test_conditional_hyperparameters_and_odd_ends(tmp_path: Path) -> None:
     assert 120 == sum(row["tokens"] for row in fixed.rows["outcomes"])
 
 
+def test_an_extended_asynchronous_run_is_replayed(tmp_path: Path) -> None:
+    """Its population is the one on record, though the space is wider now than when the first were drawn."""
+    run = sweep(tmp_path, PBT(quantile=0.25, synchronous=False)).run(progress=False)
+    run = pbt.extend(run.path, members=5, generations=5, space=SPACE | {"h0": Float(0.0, 2.0)}, progress=False)
+    found = pbt.replay(run, seeds=2, stacks=2, progress=False)
+    (fixed,) = (pbt.load(path) for path in tmp_path.glob("toy-fixed-*"))
+    own, other = ([result.lineage.of(member)[0].hparams for member in range(5)] for result in (run, fixed))
+    assert own == other
+    assert {50} == {fixed.lineage.last(member).age[1] for member in range(5)}
+    assert {run.best.schedule[-1].age_end} == {found.result.lineage.last(member).age[1] for member in range(6)}
+
+
 def test_a_fixed_run_is_its_own_baseline(tmp_path: Path) -> None:
     """Both arms are one and the same, and that is what is said."""
     found = pbt.replay(sweep(tmp_path, Fixed()).run(progress=False), seeds=2, stacks=1, progress=False)
@@ -168,10 +185,14 @@ def test_bad_input_is_refused_before_anything_starts(toy: Result, given: dict[st
 
 
 def test_a_baseline_of_another_population_is_refused(toy: Result, replayed: Comparison, tmp_path: Path) -> None:
-    """Of another seed, or strategy, or length: the comparison would be of something else."""
+    """Of others, under another strategy, or another length: the comparison would be of something else."""
     other = sweep(tmp_path, Fixed(), seed=1).run(progress=False)
     longer = sweep(tmp_path, Fixed(), budget=Budget(members=4, generations=5, steps=10)).run(progress=False)
-    for baseline, why in ((other, "another seed"), (longer, "another number of member-steps"), (toy, "not fixed")):
+    for baseline, why in (
+        (other, "another initial population"),
+        (longer, "another number of member-steps"),
+        (toy, "not fixed"),
+    ):
         with pytest.raises(SpecError, match=rf"^baseline: .*{why}.*Leave it out"):
             pbt.replay(toy, baseline=baseline, progress=False)
     with pytest.raises(SpecError, match=r"^seeds: is given, but toy-replay-.* is a replay already"):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pbt.report import comparison
-from pbt.report.comparison import Arm, difference, margin
+from pbt.report.comparison import ArmScores, difference, margin
 
 NAN = math.nan
 
@@ -34,7 +34,7 @@ def test_intervals_by_hand() -> None:
 )
 def test_verdicts_say_no_more_than_the_interval(mode: str, other: tuple[float, ...], verdict: str, wins: int) -> None:
     """The first arm scores 1 with each of four seeds."""
-    arms = [Arm(name=name, source="", scores=scores) for name, scores in (("this", (1.0,) * 4), ("that", other))]
+    arms = [ArmScores(name=name, source="", scores=scores) for name, scores in (("this", (1.0,) * 4), ("that", other))]
     lead = difference(*arms, mode)
     assert (verdict, wins) == (lead.verdict, lead.wins)
     said = comparison._sentence(*arms, lead, "Q")
