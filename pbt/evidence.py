@@ -30,7 +30,7 @@ from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep
 from trainables import Trainable
 
-_SEEDS = 5
+_ARMS, _SEEDS = 3, 5
 #: Characters of a run's name that are kept in names of runs made from it.
 _STEM = 56
 
@@ -43,6 +43,54 @@ class _Path:
     schedule: tuple[tuple[int, Mapping[str, Any]], ...]
     generations: int
     steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How many members a replay has, on how many stacks."""
+
+    seeds: int
+    stacks: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse what the sweep would, before the baseline is trained."""
+        _check_count("seeds", self.seeds)
+        if self.stacks is not None:
+            _check_count("stacks", self.stacks, self.members)
+
+    @property
+    def members(self) -> int:
+        return _ARMS * self.seeds
+
+
+def _check_count(name: str, value: object, most: int | None = None) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1 and (most is None or value <= most)
+    problem = f"{value!r} is not a whole number of at least 1" + (f" and at most {most}" if most else "")
+    require(ok, name, problem, f"Write {most or _SEEDS}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Trains sweeps beside a run: in the same storage folder, and in MLflow in the same experiment."""
+
+    result: Result
+    spec: SweepSpec
+    trainable: Trainable | None
+    progress: bool
+
+    def train(self, name: str, strategy: StrategyOptions, budget: Budget, stacks: int | None) -> Result:
+        """Train what the run trained, with the same objective, space and seed."""
+        spec = self.spec
+        made = dataclasses.replace(
+            spec,
+            name=f"{spec.name[:_STEM]}-{name}",
+            storage=str(self.result.path.parent),
+            budget=budget,
+            hosts=dataclasses.replace(spec.hosts, stacks=stacks),
+            tracking=dataclasses.replace(spec.tracking, experiment=spec.tracking.experiment or spec.name),
+        )
+        imports = self.result.run.info.get("imports")
+        return Sweep.from_spec(made, self.trainable, strategy).run(progress=self.progress, imports=imports)
 
 
 def replay(
@@ -79,18 +127,16 @@ def replay(
     given = {"member": member, "seeds": seeds, "baseline": baseline, "stacks": stacks}
     if is_replay(result):
         return _again(result, given, hosts or {}, progress, trainable)
-    num = _SEEDS if seeds is None else seeds
-    is_count = isinstance(num, int) and not isinstance(num, bool) and num >= 1
-    require(is_count, "seeds", f"{num!r} is not a whole number of at least 1", "Write 5, or more")
     spec = with_hosts(from_dict(result.run.info["spec"]), hosts or {})
+    size = _Size(_SEEDS if seeds is None else seeds, stacks)
     path = _path(result, spec, result.best.member if member is None else member)
     known = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
     check_data(result.run, known.describe().data)
     if baseline is not None:
         _check_baseline(result, baseline)
+    beside = _Beside(result, spec, trainable, progress)
     with started(spec.hosts, result.path.parent):
-        fixed = baseline or _fixed(result, spec, trainable, progress)
-        return _compared(result, spec, path, fixed, num, stacks, trainable, progress)
+        return _compared(beside, path, baseline or _fixed(beside), size)
 
 
 def _again(
@@ -125,55 +171,36 @@ def _path(result: Result, spec: SweepSpec, member: Reference) -> _Path:
     return _Path(f"member {key.member} of {result.run.id}, {tell(key)}", kept, math.ceil(end / length), length)
 
 
-def _compared(
-    result: Result,
-    spec: SweepSpec,
-    path: _Path,
-    fixed: Result,
-    seeds: int,
-    stacks: int | None,
-    trainable: Trainable | None,
-    progress: bool,
-) -> Comparison:
-    space = load_space(spec.space)
-    source = f"member {fixed.best.member} of {fixed.run.id}"
+def _compared(beside: _Beside, path: _Path, fixed: Result, size: _Size) -> Comparison:
+    best = load_space(beside.spec.space).point(fixed.best.hparams)
     arms = [
         Arm(name="the schedule", schedule=path.schedule, source=path.source),
-        Arm(name="the best fixed configuration", schedule=((0, space.point(fixed.best.hparams)),), source=source),
+        Arm(
+            name="the best fixed configuration",
+            schedule=((0, best),),
+            source=f"member {fixed.best.member} of {fixed.run.id}",
+        ),
         Arm(name="random search"),
     ]
-    budget = Budget(members=len(arms) * seeds, generations=path.generations, steps=path.steps)
-    hosts = dataclasses.replace(spec.hosts, stacks=stacks)
-    told = dataclasses.replace(spec, hosts=hosts, budget=budget)
-    return compare(_trained(result, told, Replay(arms=arms, seeds=seeds), "replay", trainable, progress))
-
-
-def _trained(
-    result: Result,
-    spec: SweepSpec,
-    strategy: StrategyOptions,
-    name: str,
-    trainable: Trainable | None,
-    progress: bool,
-) -> Result:
-    """A sweep beside the run's: in the same storage folder, and in MLflow in the same experiment."""
-    tracking = dataclasses.replace(spec.tracking, experiment=spec.tracking.experiment or spec.name)
-    made = dataclasses.replace(
-        spec, name=f"{spec.name[:_STEM]}-{name}", storage=str(result.path.parent), tracking=tracking
-    )
-    return Sweep.from_spec(made, trainable, strategy).run(progress=progress, imports=result.run.info.get("imports"))
+    budget = Budget(members=size.members, generations=path.generations, steps=path.steps)
+    return compare(beside.train("replay", Replay(arms=arms, seeds=size.seeds), budget, size.stacks))
 
 
 # -------------------------------------------------------------------------------------------------------- the baseline
 
 
-def _fixed(result: Result, spec: SweepSpec, trainable: Trainable | None, progress: bool) -> Result:
+def _fixed(beside: _Beside) -> Result:
     """The run's initial population, trained as long with everybody keeping its hyperparameters; the run, if it did."""
+    result, spec = beside.result, beside.spec
     if spec.strategy.name == "fixed":
         return result
     space = load_space(spec.space)
     strategy = Fixed(initial=[space.point(hparams) for hparams, _ in _population(result)])
-    return _trained(result, dataclasses.replace(spec, budget=_budget(result)), strategy, "fixed", trainable, progress)
+    try:
+        return beside.train("fixed", strategy, _budget(result), spec.hosts.stacks)
+    except KeyboardInterrupt as stopped:
+        told = " ".join(map(str, stopped.args))
+        raise KeyboardInterrupt(f"{told} Then `pbt replay {result.path} --baseline` with that run.") from None
 
 
 def _population(result: Result) -> list[tuple[Hparams, int]]:

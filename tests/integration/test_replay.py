@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_a_replay_is_read_again_and_goes_on_where_it_was_stopped(
     assert (replayed.arms, replayed.differences) == (resumed.arms, resumed.differences)
 
 
+def test_a_baseline_that_was_stopped_says_how_to_go_on(
+    toy: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a run like any other; the replay has not begun."""
+    run = pbt.load(shutil.copytree(toy.path, tmp_path / "toy"))
+    monkeypatch.setattr("pbt.launch.is_asked_to_stop", lambda run: True)
+    with pytest.raises(KeyboardInterrupt, match=r"pbt resume .*toy-fixed-.* Then `pbt replay .*toy --baseline`"):
+        pbt.replay(run, seeds=1, progress=False)
+    assert not list(tmp_path.glob("toy-replay-*"))
+
+
 def test_a_member_in_the_midst_of_its_life_is_replayed_as_far(toy: Result) -> None:
     """Everybody trains as long as the path is."""
     (fixed,) = toy.path.parent.glob("toy-fixed-*")
@@ -169,7 +181,9 @@ def test_a_fixed_run_is_its_own_baseline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"seeds": 0}, "seeds: 0 is not a whole number of at least 1. Write 5, or more"),
+        ({"seeds": 0}, "seeds: 0 is not a whole number of at least 1. Write 5"),
+        ({"seeds": 2, "stacks": 7}, "stacks: 7 is not a whole number of at least 1 and at most 6. Write 6"),
+        ({"stacks": 0}, "stacks: 0 is not a whole number of at least 1 and at most 15. Write 15"),
         ({"seeds": True}, "seeds: True is not"),
         ({"member": 9}, "MEMBER: the sweep has no member 9. Its members are 0 to 3."),
         ({"member": "1:9"}, "MEMBER: member 1 has no segment 9. Its segments are 1:0 to 1:3."),
