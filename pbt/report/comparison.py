@@ -50,12 +50,12 @@ class ArmScores:
     @property
     def num_lost(self) -> int:
         """How many diverged or failed."""
-        return sum(map(math.isnan, self.scores))
+        return len(self.scores) - sum(map(math.isfinite, self.scores))
 
     @property
     def mean(self) -> float:
         """NaN if any is lost: a mean of those that are left would be of another kind."""
-        return fmean(self.scores)
+        return _mean(self.scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,11 @@ def difference(first: ArmScores, other: ArmScores, mode: str) -> Difference:
     pairs = list(zip(first.scores, other.scores, strict=True))
     ahead = tuple(sign * (one - two) for one, two in pairs)
     wins = sum((math.isnan(two) and not math.isnan(one)) or sign * (one - two) > 0 for one, two in pairs)
-    return Difference(arm=other.name, ahead=ahead, wins=wins, mean=fmean(ahead), margin=margin(ahead))
+    return Difference(arm=other.name, ahead=ahead, wins=wins, mean=_mean(ahead), margin=margin(ahead))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def margin(values: Sequence[float]) -> float | None:
@@ -211,7 +215,7 @@ def _table(found: Comparison) -> Table:
 
 
 def _best(arm: ArmScores, mode: str) -> float:
-    known = [score for score in arm.scores if not math.isnan(score)]
+    known = [score for score in arm.scores if math.isfinite(score)]
     return (min if mode == "min" else max)(known, default=math.nan)
 
 

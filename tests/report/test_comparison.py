@@ -30,6 +30,8 @@ def test_intervals_by_hand() -> None:
         ("max", (1.0, 1.0, 1.0, 1.0), "equal", 0),
         ("max", (0.5, 0.5, 0.5, 0.5), "better", 4),
         ("max", (NAN, 0.0, 0.0, 0.0), "unknown", 4),
+        ("max", (0.0, -math.inf, 0.0, 0.0), "unknown", 4),
+        ("min", (2.0, 2.0, math.inf, 2.0), "unknown", 4),
     ],
 )
 def test_verdicts_say_no_more_than_the_interval(mode: str, other: tuple[float, ...], verdict: str, wins: int) -> None:
