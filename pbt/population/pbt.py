@@ -8,7 +8,8 @@ end of every generation (`synchronous`), or each as soon as it reports. Who is b
 - `t_test`: the same, if it is significantly better by Welch's t-test over the last reports of both.
 
 Members are compared at equal age, and gates may ask for more than a better score (`gates`). Members that diverged are
-always replaced.
+always replaced. Control members, if there are any, keep their hyperparameters and weights to the end, neither copying
+nor copied: how far they are behind the others says whether choosing what was best at each moment was worth it.
 
 Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), sections 3 and 4.1.1:
 truncation over the top and bottom 20 %, binary tournament, t-test over the last ten rewards with p < 0.05; perturbing
@@ -30,8 +31,8 @@ from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness
-from pbt.spec import is_number, require
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
+from pbt.spec import Budget, is_number, require
 from pbt.strategy import Strategy, Task
 
 Select = Literal["truncation", "tournament", "t_test"]
@@ -61,6 +62,8 @@ class PBT:
         inherit_hparams: Exploring begins from the donor's hyperparameters (True) or the receiver's own (False).
         synchronous: True compares the population at the end of every generation, which can be repeated exactly. False
             considers each member when it reports, and nobody waits for slower ones; donors may be under way.
+        controls: How many members, the first, are control members: with a configuration in `initial`, that of the
+            person is what PBT is measured by. One that diverges begins again elsewhere in the space.
         initial: Hyperparameters of the first members; the others are sampled from the space.
     """
 
@@ -75,6 +78,7 @@ class PBT:
     resample_probability: float = 0.25
     inherit_hparams: bool = True
     synchronous: bool = True
+    controls: int = 0
     initial: Sequence[Hparams] = ()
 
     def __post_init__(self) -> None:
@@ -89,12 +93,10 @@ class PBT:
         for name, known in (("select", get_args(Select)), ("explore", get_args(Explore))):
             value, words = getattr(self, name), " or ".join([", ".join(known[:-1]), known[-1]])
             require(value in known, where + name, f"{value!r} is unknown", f"Write {words}")
-        require(
-            isinstance(self.burn_in, int) and not isinstance(self.burn_in, bool) and self.burn_in >= 0,
-            where + "burn_in",
-            f"{self.burn_in!r} is not a whole number of at least 0",
-            "Write 0 for none",
-        )
+        for name in ("burn_in", "controls"):
+            value = getattr(self, name)
+            is_known = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            require(is_known, where + name, f"{value!r} is not a whole number of at least 0", "Write 0 for none")
         check_explore(self.factors, self.resample_probability)
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
@@ -112,8 +114,31 @@ class PBT:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider, self._num_lenders)
-        return Evolution(task, pace, self.initial)
+        flow = Flow(self.consider, self._num_lenders, self.controls)
+        pace: Pace = Rounds(self.evolve) if self.synchronous else flow
+        return Evolution(task, pace, self.initial, self.remark)
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a population of control members alone.
+
+        Raises:
+            SpecError: It is.
+        """
+        problem = f"{self.controls} of {budget.members} members leaves nobody to evolve"
+        mend = "Name fewer, or raise budget.members"
+        require(self.controls < budget.members, "strategy.options.controls", problem, mend)
+
+    def remark(self, task: Task, standings: Sequence[Standing]) -> str:
+        """How far the control members are behind the others, once the sweep ends; empty if that cannot be said."""
+        ranking = [it for it in rank(standings, task.mode) if not math.isnan(it.score)]
+        control = next((it for it in ranking if it.member < self.controls), None)
+        other = next((it for it in ranking if it.member >= self.controls), None)
+        if control is None or other is None:
+            return ""
+        gap = badness(control.score, task.mode) - badness(other.score, task.mode)
+        words = "behind" if gap >= 0 else "ahead"
+        which = "the control member" if self.controls == 1 else f"the best of {self.controls} control members"
+        return f"{which}, {control.member}, has {task.metric} {control.score:.6g}, {abs(gap):.6g} {words}"
 
     # --- at the end of a generation
 
@@ -125,6 +150,12 @@ class PBT:
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
+        lost = [it for it in ranking if it.member < self.controls and math.isnan(it.score)]
+        begun = [restart(task, generation, standing) for standing in lost]
+        return [*begun, *self._evolve(task, generation, [it for it in ranking if it.member >= self.controls])]
+
+    def _evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
+        """The same, of those that are no control members."""
         num_finite = sum(not math.isnan(standing.score) for standing in ranking)
         if num_finite == 0:
             return [restart(task, generation, standing) for standing in ranking]
@@ -170,6 +201,8 @@ class PBT:
             What becomes of it; None if there is no reason to replace it.
         """
         diverged = math.isnan(member.score)
+        if member.member < self.controls:
+            return restart(task, generation, member) if diverged else None
         if not diverged and not self._is_beaten(task, generation, member, company):
             return None
         if company.num_donors == 0:
@@ -201,7 +234,8 @@ class PBT:
         It is rounded up or down at random, so that it is right in the mean: rounded up always, four times too many of
         100 would be replaced for a quantile of 0.01.
         """
-        share = round(company.at_age * self._share(task.budget.members) / task.budget.members, 9)
+        members = task.budget.members - self.controls
+        share = round(company.at_age * self._share(members) / members, 9)
         over = company.at_age - company.better - math.floor(share)  # how far it is from being one of those
         if over > 1:
             return False

@@ -108,7 +108,7 @@ class Replay:
     def begin(self, task: Task) -> Strategy:
         """Start on a task. Members that an extension adds beyond the arms draw configurations of their own."""
         initial = [self._first(task, member) for member in range(len(self.arms) * self.seeds)]
-        return Evolution(task, Rounds(self.evolve), initial, self._seed_of)
+        return Evolution(task, Rounds(self.evolve), initial, seed_of=self._seed_of)
 
     def evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
         """Who goes on with other hyperparameters after a generation, in member order.

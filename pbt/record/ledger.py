@@ -203,7 +203,7 @@ class Ledger:
         """Add a row to the next commit. No two rows have the same time, so it tells the order they were written in."""
         if not row.keys() <= schema.COLUMNS[table]:
             raise KeyError(f"table {table} has no column {sorted(row.keys() - schema.COLUMNS[table])}")
-        self._at_us = max(round(self._clock() * 1e6), self._at_us + 1)
+        self._at_us = max(schema.microseconds(self._clock()), self._at_us + 1)
         row["at"] = self._at_us / 1e6
         self._pending.append((table, row))
 
@@ -603,4 +603,4 @@ def _in_order(rows: Rows) -> list[Entry]:
 
 def _microseconds(rows: list[Entry], otherwise: int) -> int:
     """When the last row was written."""
-    return round(rows[-1][1]["at"] * 1e6) if rows else otherwise
+    return schema.microseconds(rows[-1][1]["at"]) if rows else otherwise

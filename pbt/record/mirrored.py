@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pbt.lineage import better
 from pbt.member import SegmentKey
-from pbt.record.schema import canonical
+from pbt.record.schema import canonical, microseconds
 from pbt.spec import has_secret
 
 Row: TypeAlias = Mapping[str, Any]
@@ -362,7 +362,7 @@ def _moment(outcome: Row) -> tuple[int | None, int]:
 
 def milliseconds(at: float) -> int:
     """Milliseconds, by way of the microseconds that sealed parts keep, so that both readings agree."""
-    return round(at * 1e6) // 1000
+    return microseconds(at) // 1000
 
 
 def measurement(row: Row) -> list[Point]:

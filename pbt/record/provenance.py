@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pbt.lineage import Lineage, ScheduleStep, Segment, Stretch
 from pbt.member import Hparams, SegmentKey
-from pbt.record.schema import canonical
+from pbt.record.schema import canonical, microseconds
 from pbt.record.story import Entry
 
 _INT, _LONG, _TEXT, _NUMBER = pa.int32(), pa.int64(), pa.string(), pa.float64()
@@ -146,7 +146,7 @@ def _segment_row(lineage: Lineage, segment: Segment, tell: Callable[[Hparams | N
 def _entry_row(entry: Entry) -> dict[str, Any]:
     standing = entry.standing
     return {
-        "at": None if entry.at is None else round(entry.at * 1e6),
+        "at": None if entry.at is None else microseconds(entry.at),
         "kind": entry.kind,
         "generation": entry.generation,
         "segment": entry.segment,

@@ -230,7 +230,7 @@ class Population:
         generation = self._generations[self._generation_of[row["member"], row["segment"]]]
         score = math.nan if row["score"] is None else row["score"]
         generation.scores[row["member"]] = score
-        if math.isnan(score):
+        if row["score"] is not None and math.isnan(score):
             self.diverged.append(SegmentKey(row["member"], row["segment"]))
         generation.at = max(generation.at, row["at"])
 

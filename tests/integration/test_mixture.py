@@ -129,7 +129,7 @@ def test_a_mixture_can_be_read(result: Result, capsys: pytest.CaptureFixture[str
         assert all(f"{domain} " in printed for domain in DOMAINS), command
         assert "%" in printed
     panels = [axes.get_title(loc="left") for axes in schedule_figure(result).axes]
-    assert [panel for panel in panels if panel] == [*(f"mixture: share of {name}" for name in DOMAINS), "lr"]
+    assert [panel for panel in panels if panel] == [*(f"mixture/{name}" for name in DOMAINS), "lr"]
     assert result.segments.column("hparams/mixture")[0].as_py().keys() == set(DOMAINS)
 
 

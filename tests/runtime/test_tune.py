@@ -84,7 +84,8 @@ def make_host(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(hosts, "_RESULT_S", 0.0)
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(ray, "put", lambda value: value)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(current_actor="itself"))
+    context = SimpleNamespace(current_actor="itself", get_node_id=lambda: "here")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
 
     def make(*turns: Turn, data: Any = None) -> tuple[Host, Remote, Clear]:
         trainable, remote = Clear(), Remote(turns)
