@@ -194,8 +194,8 @@ def show(found: Comparison, console: Console | None = None) -> None:
 
 
 _ABOUT = (
-    "All are trained equally long, with seeds that no member of the population had. The test split is not read: it is "
-    "for announced winners only."
+    "All are trained equally long, with seeds that no member of the population had. Nothing is compared on the test "
+    "split, which is for announced winners only."
 )
 
 

@@ -233,7 +233,7 @@ def test_the_command_line_tells_what_is_shown(toy: Result, replayed: Comparison)
     told = cli("replay", path)
     assert 0 == told.exit_code, told.output
     assert "The schedule is better than the best fixed configuration by" in " ".join(told.stdout.split())
-    assert "The test split is not read" in told.stdout
+    assert "Nothing is compared on the test split" in told.stdout
     facts = json.loads(cli("replay", path, "--json").stdout)
     assert [list(arm.scores) for arm in replayed.arms] == [arm["scores"] for arm in facts["arms"]]
     assert list(replayed.seeds) == facts["seeds"]
@@ -246,6 +246,38 @@ def test_the_command_line_tells_what_is_shown(toy: Result, replayed: Comparison)
         refused = cli(*arguments)
         assert 2 == refused.exit_code
         assert 1 == len(refused.stderr.strip().splitlines()), refused.stderr
+
+
+def test_schedules_of_ones_own_stand_in_a_sweep_file(tmp_path: Path) -> None:
+    """They are trained like any sweep, and the first is compared with the others."""
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        """
+        name: mine
+        trainable: {name: quadratic}
+        space: {lr: {type: float, low: 0.001, high: 0.1, log: true}}
+        strategy:
+          name: replay
+          options:
+            seeds: 2
+            arms:
+              - {name: warm, schedule: [[0, {lr: 0.05}], [10, {lr: 0.02}]]}
+              - {name: flat, schedule: [[0, {lr: 0.01}]]}
+              - {name: random}
+        objective: {metric: Q}
+        budget: {members: 6, generations: 3, steps: 10}
+        hosts: {kind: local, stacks: 1}
+        tracking: {enabled: false}
+        """
+    )
+    assert 0 == cli("run", file, "--storage", tmp_path / "runs").exit_code
+    facts = json.loads(cli("replay", "latest", "--storage", tmp_path / "runs", "--json").stdout)
+    assert ["warm", "flat", "random"] == [arm["name"] for arm in facts["arms"]]
+    assert facts["sentences"][0].startswith("Warm is better than flat by ")
+    file.write_text(file.read_text().replace("lr: 0.02", "lr: 0.2"))
+    refused = cli("run", file, "--storage", tmp_path / "runs")
+    assert 2 == refused.exit_code
+    assert "strategy.options.arms[0].schedule[1]: is not in the space. lr=0.2" in refused.stderr
 
 
 def test_the_command_line_replays(toy: Result, replayed: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
