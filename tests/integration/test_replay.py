@@ -20,7 +20,7 @@ from pbt import PBT, Budget, Fixed, Hosts, Result, Sweep
 from pbt.cli import main
 from pbt.errors import LedgerError, SpecError, StorageError
 from pbt.lineage import MemberNotFound
-from pbt.population.replay import replay_seed
+from pbt.population.replay import Replay, replay_seed
 from pbt.record.validity import violations
 from pbt.report.comparison import Comparison, compare, margin
 from searchspaces import Choice, Float
@@ -222,6 +222,18 @@ def test_a_run_without_a_winner_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LedgerError, match="has no winner: no member survived"):
             refused()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_replay_that_nobody_survives_says_so(tmp_path: Path) -> None:
+    """Nothing is shown, and the exit code is that of a sweep without a winner."""
+    arms = ({"name": "one"}, {"name": "other"})
+    budget = Budget(members=4, generations=2, steps=10)
+    run = sweep(tmp_path, Replay(arms=arms, seeds=2), space={"lr": Float(1e6, 1e7, log=True)}, budget=budget)
+    told = cli("replay", run.run(progress=False).path)
+    assert 1 == told.exit_code
+    words = " ".join(told.stdout.split())
+    assert "Nothing is shown about one and other: 2 of 2 of one and 2 of 2 of other diverged or failed" in words
+    assert "no member survived" in told.stderr
 
 
 # --- the command line
