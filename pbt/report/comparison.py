@@ -243,7 +243,7 @@ def _sentence(first: ArmScores, other: ArmScores, lead: Difference, metric: str)
         case word if lead.margin == 0:
             return (
                 f"{_capital(first.name)} is {word} than {other.name} by {text.metric(abs(lead.mean))} {metric} with "
-                f"every seed: all {seeds} pairs differ alike, so that they say no more than one does."
+                f"every seed: the {seeds} pairs differ alike, so that they say no more than one does."
             )
         case word:
             return f"{_capital(first.name)} is {word} than {other.name} by {by} ({pairs})."
