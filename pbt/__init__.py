@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pbt.control import extend, resume, stop
     from pbt.errors import PbtError
+    from pbt.evidence import replay
+    from pbt.handover import export
     from pbt.population import PBT, Fixed
     from pbt.record.result import Result, load
     from pbt.report.report_page import write_report
@@ -40,8 +42,10 @@ __all__ = [
     "Sweep",
     "SweepSpec",
     "Tracking",
+    "export",
     "extend",
     "load",
+    "replay",
     "resume",
     "stop",
     "write_report",
@@ -57,6 +61,8 @@ _HOMES = {
     "resume": "control",
     "extend": "control",
     "stop": "control",
+    "replay": "evidence",
+    "export": "handover",
     "write_report": "report.report_page",
 }
 

@@ -1,6 +1,6 @@
-"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; what asks
-the record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`; and `coordinates`, a check of a
-parametrization.
+"""The command line: `pbt run`, `resume`, `extend`, `stop`, `demo`; `watch`, `show`, `list`, `report`, `sync`; `replay`
+and `export` of what was found; what asks the record: `lineage`, `why`, `ancestors`, `descendants`, `schedule`, `diff`;
+and `coordinates`, a check of a parametrization.
 
 Exit codes: 0 done; 1 the sweep stopped with an error; 2 the input is wrong and nothing was started; 130 interrupted.
 Heavy modules are imported inside the commands, so that `pbt --help` answers at once.
@@ -403,6 +403,78 @@ def sync(run: str, storage: Path, uri: str | None, as_json: bool) -> None:
     told = tell_synced(synced)
     if not as_json:
         click.echo(told)
+
+
+# ----------------------------------------------------------------------------------------------- what was found
+
+_MEMBER = click.option(
+    "--member", metavar="MEMBER", help="A number, best, or one segment (3:5).  [default: the winner]"
+)
+
+
+@main.command("replay")
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@_MEMBER
+@click.option("--seeds", type=int, help="With how many seeds each is trained.  [default: 5]")
+@click.option("--baseline", metavar="RUN", help="A run of the strategy fixed.  [default: one is trained]")
+@click.option("--stacks", type=int, help="Stacks of the replay.  [default: one per core or GPU]")
+@click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
+@_hosts_options
+@_explained
+def replay_(
+    run: str,
+    storage: Path,
+    member: str | None,
+    seeds: int | None,
+    baseline: str | None,
+    stacks: int | None,
+    as_json: bool,
+    local: bool,
+    address: str | None,
+    ranks: int | None,
+    device: str | None,
+) -> None:
+    """Train a schedule anew from scratch, to see whether it is worth it.
+
+    It is compared with the best fixed configuration of the same population and with random search, all trained as long
+    and with the same seeds. Of a RUN that is a replay already, the comparison is shown; one that was stopped goes on.
+
+    \b
+    pbt replay latest
+    pbt replay RUN --seeds 10 --member 3:5
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    found, hosts = _find(run, storage, local, address, ranks, device)
+    from pbt.errors import HostError
+    from pbt.evidence import replay
+    from pbt.record.result import Result
+    from pbt.report import comparison as report
+
+    known = None if baseline is None else _opened(baseline, storage)
+    given: dict[str, Any] = {"member": member, "seeds": seeds, "baseline": known, "stacks": stacks, "hosts": hosts}
+    compared = replay(Result(found), progress=not as_json, **given)
+    if as_json:
+        click.echo(report.as_json(compared))
+    else:
+        report.show(compared)
+    if compared.result.winner is None:
+        raise HostError("no member survived: every one diverged or failed.")
+
+
+@main.command("export")
+@click.argument("run", metavar="RUN")
+@_STORAGE
+@_MEMBER
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder to make; there must be none yet."
+)
+@_explained
+def export_(run: str, storage: Path, member: str | None, output: Path) -> None:
+    """Hand over what was found: weights, how they came about, and a script that trains the like from scratch."""
+    from pbt.handover import export
+
+    for file in sorted(export(_opened(run, storage), output, member=member).iterdir()):
+        click.echo(str(file))
 
 
 # --------------------------------------------------------------------------------------------------- provenance

@@ -158,7 +158,7 @@ def _take_up(
     reader = LedgerReader(run.path)
     if reason == "resume" and reader.finished:
         raise LedgerError(_beyond_its_end(run, reader))
-    begun = _with_hosts(_begun(run), hosts)
+    begun = with_hosts(_begun(run), hosts)
     told = [row["data"] for row in reader.rows(("decisions",))["decisions"] if row["kind"] == "extend"]
     extension = (len(told), told[-1]) if told else None
     if reason == "extend":
@@ -216,7 +216,7 @@ def _begin(
     hosts: Mapping[str, Any],
 ) -> Result:
     _check_untouched(run)
-    spec = _with_hosts(_begun(run), hosts)
+    spec = with_hosts(_begun(run), hosts)
     with _brought_back(run, spec, spec.budget, trainable, strategy, hosts) as (resolved, place):
         launch(Job(run, spec, resolved, place), progress=progress)
     return Result(run)
@@ -233,7 +233,7 @@ def _brought_back(
 ) -> Iterator[tuple[Resolved, Place]]:
     """What a run's spec names and where it trains, both as they were when it was begun."""
     resolved = Sweep.from_spec(spec, trainable, strategy).resolved
-    _check_data(run, resolved.capabilities.data)
+    check_data(run, resolved.capabilities.data)
     with started(spec.hosts, run.path.parent):
         place = find_place(spec.hosts)
         _check_device(run, place.device, hosts)
@@ -279,9 +279,10 @@ def _remember(run: Run, spec: SweepSpec) -> Run:
     return rewrite_run(run, {**run.info, **changes})
 
 
-def _with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
+def with_hosts(spec: SweepSpec, changes: Mapping[str, Any]) -> SweepSpec:
+    """The spec with other fields of `Hosts`; in this process alone, without what only Ray can do."""
     if changes.get("kind") == "local":
-        changes = {"address": None, "ranks": 1, **changes}
+        changes = {"address": None, "ranks": 1, "reporter": "pbt", **changes}
     return dataclasses.replace(spec, hosts=dataclasses.replace(spec.hosts, **changes))
 
 
@@ -338,7 +339,12 @@ def _more_slots(slots: tuple[Slot, ...], members: int) -> tuple[Slot, ...]:
     return slots + tuple(Slot(slot.stack + stacks, slot.index) for slot in lay_out(new, -(-new // largest)))
 
 
-def _check_data(run: Run, data: Mapping[str, Any]) -> None:
+def check_data(run: Run, data: Mapping[str, Any]) -> None:
+    """Refuse data that are not those a run was begun with.
+
+    Raises:
+        SpecError: Names, sizes or hashes differ.
+    """
     known = run.info.get("data", {})
     different = [name for name in {**known, **data} if known.get(name) != data.get(name)]
     if different:

@@ -40,7 +40,12 @@ from trainables.registry import REGISTERED
 T = TypeVar("T")
 
 #: Ready strategies by the name a sweep file uses.
-STRATEGIES: Mapping[str, str] = {"pbt": "pbt.population:PBT", "fixed": "pbt.population:Fixed"}
+STRATEGIES: Mapping[str, str] = {
+    "pbt": "pbt.population:PBT",
+    "mf_pbt": "pbt.population:MFPBT",
+    "fixed": "pbt.population:Fixed",
+    "replay": "pbt.population:Replay",
+}
 
 
 class Sweep:
@@ -158,6 +163,10 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     if spec.tracking.enabled:
         check_tracking(spec.tracking)
     _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
+    if check := getattr(strategy, "check", None):
+        check(spec.budget)
+    if check := getattr(strategy, "check_space", None):
+        check(space)
     return Resolved(trainable, capabilities, space, strategy, make_task(capabilities, spec))
 
 

@@ -100,6 +100,16 @@ class Space(Mapping[str, Domain]):
         if fault is not None:
             raise SpaceError(fault)
 
+    def point(self, values: Hparams) -> dict[str, Any]:
+        """Returns the point among values that may name more: other hyperparameters, and those that are not active.
+
+        Raises:
+            SpaceError: One that is active is missing, or outside its domain.
+        """
+        hparams = self._only_active({name: values[name] for name in self if name in values})
+        self.check(hparams)
+        return hparams
+
     def perturb(
         self,
         hparams: Hparams,

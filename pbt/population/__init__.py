@@ -1,6 +1,8 @@
 """Strategies that evolve a population."""
 
 from pbt.population.fixed import Fixed
+from pbt.population.mf_pbt import MFPBT
 from pbt.population.pbt import PBT
+from pbt.population.replay import Arm, Replay
 
-__all__ = ["PBT", "Fixed"]
+__all__ = ["MFPBT", "PBT", "Arm", "Fixed", "Replay"]

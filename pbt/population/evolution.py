@@ -7,12 +7,12 @@ cut short; the best is announced, evaluated and named; budgets end and sweeps ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
-from pbt.member import Hparams
+from pbt.member import Hparams, member_seed
 from pbt.population.roster import Roster, report_id
-from pbt.population.verdicts import rank
+from pbt.population.verdicts import Standing, rank
 from pbt.strategy import (
     Action,
     BudgetEnded,
@@ -30,6 +30,9 @@ from pbt.strategy import (
     task_from_dict,
     task_to_dict,
 )
+
+#: Given the task and where the living stand at the end: what is to be said of it, or nothing.
+Remark: TypeAlias = Callable[[Task, Sequence[Standing]], str]
 
 
 class Pace(Protocol):
@@ -72,12 +75,22 @@ class Evolution:
         task: What is optimised, and with what budget.
         pace: Decides who is replaced, and when.
         initial: Hyperparameters of the first members; the others are sampled from the space.
+        remark: What else is to be said at the end, given where the living stand; None says nothing.
+        seed_of: A member's seed, given that of the sweep and its number.
     """
 
-    def __init__(self, task: Task, pace: Pace, initial: Sequence[Hparams] = ()) -> None:
+    def __init__(
+        self,
+        task: Task,
+        pace: Pace,
+        initial: Sequence[Hparams] = (),
+        remark: Remark | None = None,
+        seed_of: Callable[[int, int], int] = member_seed,
+    ) -> None:
         self._task = task
         self._pace = pace
-        self._roster = Roster(initial)
+        self._remark = remark
+        self._roster = Roster(initial, seed_of)
         #: Ids of events that may come at any time and must not count twice.
         self._heard: list[str] = []
         #: Why nobody trains on although there are generations left.
@@ -214,7 +227,8 @@ class Evolution:
 
     def _finish_with_best(self, cause: str) -> Finish:
         reason = self._stopped or "best score at the end of the last generation"
-        return self._finish(cause, self._announced, reason)
+        remark = self._remark(self._task, self._roster.standings()) if self._remark else ""
+        return self._finish(cause, self._announced, "; ".join(filter(None, (reason, remark))))
 
     def _finish(self, cause: str, best: int | None, reason: str) -> Finish:
         self._finished = True

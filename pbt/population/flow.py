@@ -73,10 +73,11 @@ class Flow:
     Args:
         consider: Decides about a member at the end of each of its generations but the last.
         num_lenders: Of so many at one age, how many of the best lend their states when they train on.
+        controls: How many members, the first, nobody is compared with, and nobody copies.
     """
 
-    def __init__(self, consider: Consider, num_lenders: Callable[[int], int]) -> None:
-        self._consider, self._num_lenders = consider, num_lenders
+    def __init__(self, consider: Consider, num_lenders: Callable[[int], int], controls: int = 0) -> None:
+        self._consider, self._num_lenders, self._controls = consider, num_lenders, controls
         #: Badness of all that was reported, by age in generations. A member that failed since still says what is usual.
         self._at_age: dict[int, Ordered[float]] = {}
         #: Badness and number of those that can be copied: of the living whose last score is not NaN.
@@ -107,7 +108,8 @@ class Flow:
     def restore(self, snapshot: Mapping[str, Any], task: Task, roster: Roster) -> None:
         """Become the pace that gave the snapshot."""
         self._at_age = {age: Ordered(scores) for age, scores in snapshot["at_age"]}
-        places = [_place(standing, task.mode) for standing in roster.standings() if not math.isnan(standing.score)]
+        standings = [it for it in roster.standings() if not math.isnan(it.score) and it.member >= self._controls]
+        places = [_place(standing, task.mode) for standing in standings]
         self._place = {place[1]: place for place in places}
         self._donors = Ordered(self._place[member] for member in snapshot["donors"])
 
@@ -115,7 +117,7 @@ class Flow:
         """Others are compared with a member that reported, and may copy it; one that failed they may not."""
         member = report.member
         self._leave(member)
-        if isinstance(report, MemberFailed):
+        if isinstance(report, MemberFailed) or member < self._controls:
             return
         standing = _standing(member, roster)
         if not math.isnan(standing.score):

@@ -8,7 +8,8 @@ end of every generation (`synchronous`), or each as soon as it reports. Who is b
 - `t_test`: the same, if it is significantly better by Welch's t-test over the last reports of both.
 
 Members are compared at equal age, and gates may ask for more than a better score (`gates`). Members that diverged are
-always replaced.
+always replaced. Control members, if there are any, keep their hyperparameters and weights to the end, neither copying
+nor copied: how far they are behind the others says whether choosing what was best at each moment was worth it.
 
 Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), sections 3 and 4.1.1:
 truncation over the top and bottom 20 %, binary tournament, t-test over the last ten rewards with p < 0.05; perturbing
@@ -23,13 +24,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pbt.member import Hparams, generator
+from pbt.population.draws import donor_index, restart
 from pbt.population.evolution import Evolution, Pace
+from pbt.population.explore import check_explore, perturbed, resampled
 from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Replace, Restart, Standing, Verdict, badness
-from pbt.spec import is_number, require
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
+from pbt.spec import Budget, is_number, require
 from pbt.strategy import Strategy, Task
 
 Select = Literal["truncation", "tournament", "t_test"]
@@ -59,6 +62,8 @@ class PBT:
         inherit_hparams: Exploring begins from the donor's hyperparameters (True) or the receiver's own (False).
         synchronous: True compares the population at the end of every generation, which can be repeated exactly. False
             considers each member when it reports, and nobody waits for slower ones; donors may be under way.
+        controls: How many members, the first, are control members: with a configuration in `initial`, that of the
+            person is what PBT is measured by. One that diverges begins again elsewhere in the space.
         initial: Hyperparameters of the first members; the others are sampled from the space.
     """
 
@@ -73,6 +78,7 @@ class PBT:
     resample_probability: float = 0.25
     inherit_hparams: bool = True
     synchronous: bool = True
+    controls: int = 0
     initial: Sequence[Hparams] = ()
 
     def __post_init__(self) -> None:
@@ -87,26 +93,11 @@ class PBT:
         for name, known in (("select", get_args(Select)), ("explore", get_args(Explore))):
             value, words = getattr(self, name), " or ".join([", ".join(known[:-1]), known[-1]])
             require(value in known, where + name, f"{value!r} is unknown", f"Write {words}")
-        require(
-            isinstance(self.burn_in, int) and not isinstance(self.burn_in, bool) and self.burn_in >= 0,
-            where + "burn_in",
-            f"{self.burn_in!r} is not a whole number of at least 0",
-            "Write 0 for none",
-        )
-        require(
-            isinstance(self.factors, list | tuple)
-            and len(self.factors) == 2
-            and all(is_number(factor) and 0 < factor < math.inf for factor in self.factors),
-            where + "factors",
-            f"{list(self.factors) if isinstance(self.factors, tuple) else self.factors!r} are not two positive numbers",
-            "Write [0.8, 1.2]",
-        )
-        require(
-            is_number(self.resample_probability) and 0 <= self.resample_probability <= 1,
-            where + "resample_probability",
-            f"{self.resample_probability!r} is not a probability",
-            "Write a number from 0 to 1",
-        )
+        for name in ("burn_in", "controls"):
+            value = getattr(self, name)
+            is_known = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            require(is_known, where + name, f"{value!r} is not a whole number of at least 0", "Write 0 for none")
+        check_explore(self.factors, self.resample_probability)
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
             require(
@@ -123,8 +114,31 @@ class PBT:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        pace: Pace = Rounds(self.evolve) if self.synchronous else Flow(self.consider, self._num_lenders)
-        return Evolution(task, pace, self.initial)
+        flow = Flow(self.consider, self._num_lenders, self.controls)
+        pace: Pace = Rounds(self.evolve) if self.synchronous else flow
+        return Evolution(task, pace, self.initial, self.remark)
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a population of control members alone.
+
+        Raises:
+            SpecError: It is.
+        """
+        problem = f"{self.controls} of {budget.members} members leaves nobody to evolve"
+        mend = "Name fewer, or raise budget.members"
+        require(self.controls < budget.members, "strategy.options.controls", problem, mend)
+
+    def remark(self, task: Task, standings: Sequence[Standing]) -> str:
+        """How far the control members are behind the others, once the sweep ends; empty if that cannot be said."""
+        ranking = [it for it in rank(standings, task.mode) if not math.isnan(it.score)]
+        control = next((it for it in ranking if it.member < self.controls), None)
+        other = next((it for it in ranking if it.member >= self.controls), None)
+        if control is None or other is None:
+            return ""
+        gap = badness(control.score, task.mode) - badness(other.score, task.mode)
+        words = "behind" if gap >= 0 else "ahead"
+        which = "the control member" if self.controls == 1 else f"the best of {self.controls} control members"
+        return f"{which}, {control.member}, has {task.metric} {control.score:.6g}, {abs(gap):.6g} {words}"
 
     # --- at the end of a generation
 
@@ -136,9 +150,15 @@ class PBT:
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
+        lost = [it for it in ranking if it.member < self.controls and math.isnan(it.score)]
+        begun = [restart(task, generation, standing) for standing in lost]
+        return [*begun, *self._evolve(task, generation, [it for it in ranking if it.member >= self.controls])]
+
+    def _evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
+        """The same, of those that are no control members."""
         num_finite = sum(not math.isnan(standing.score) for standing in ranking)
         if num_finite == 0:
-            return [self._restart(task, generation, standing) for standing in ranking]
+            return [restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
         spread = spread_of([standing.score for standing in ranking])
@@ -164,7 +184,7 @@ class PBT:
             losers = ()
             yield from _meetings(task, generation, healthy)
         for loser in (*losers, *ranking[num_finite:]):
-            yield loser, donors[_draw(task, generation, loser.member, len(donors))]
+            yield loser, donors[donor_index(task, generation, loser.member, len(donors))]
 
     # --- as soon as a member reports
 
@@ -181,15 +201,17 @@ class PBT:
             What becomes of it; None if there is no reason to replace it.
         """
         diverged = math.isnan(member.score)
+        if member.member < self.controls:
+            return restart(task, generation, member) if diverged else None
         if not diverged and not self._is_beaten(task, generation, member, company):
             return None
         if company.num_donors == 0:
             keep = Keep(member.member, "there is nobody to copy from")
-            return self._restart(task, generation, member) if diverged else keep
+            return restart(task, generation, member) if diverged else keep
         count = min(self._share(company.num_ranked + int(diverged)), company.num_donors)
         if self.select != "truncation" and not diverged:
             count = max(1, company.num_better)
-        donor = company.donor(_draw(task, generation, member.member, count))
+        donor = company.donor(donor_index(task, generation, member.member, count))
         place = f"rank {company.better + 1} of {company.at_age} around age {member.age}"
         bad = f"{task.metric} {member.score:.6g} is {place}"
         good = f"donor {donor.member} has {donor.score:.6g} at age {donor.age}"
@@ -212,7 +234,8 @@ class PBT:
         It is rounded up or down at random, so that it is right in the mean: rounded up always, four times too many of
         100 would be replaced for a quantile of 0.01.
         """
-        share = round(company.at_age * self._share(task.budget.members) / task.budget.members, 9)
+        members = task.budget.members - self.controls
+        share = round(company.at_age * self._share(members) / members, 9)
         over = company.at_age - company.better - math.floor(share)  # how far it is from being one of those
         if over > 1:
             return False
@@ -238,16 +261,10 @@ class PBT:
         return max(1, math.floor(round(self.quantile * number, 9)))
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
-        rng = generator(task.seed, "explore", generation, loser.member)
         if self.explore == "resample":
-            return task.space.sample(rng)
+            return resampled(task, generation, loser.member)
         base = donor.hparams if self.inherit_hparams else loser.hparams
-        return task.space.perturb(base, rng, factors=self.factors, resample_probability=self.resample_probability)
-
-    def _restart(self, task: Task, generation: int, standing: Standing) -> Restart:
-        """Nobody is left to copy from: begin again, elsewhere in the space."""
-        rng = generator(task.seed, "restart", generation, standing.member)
-        return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)))
+        return perturbed(task, generation, loser.member, base, self.factors, self.resample_probability)
 
 
 def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
@@ -257,8 +274,3 @@ def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Itera
         other = healthy[drawn + (drawn >= place)]
         if badness(other.score, task.mode) < badness(member.score, task.mode):
             yield member, other
-
-
-def _draw(task: Task, generation: int, loser: int, number: int) -> int:
-    """Which of so many donors a member gets."""
-    return int(generator(task.seed, "donor", generation, loser).integers(number))

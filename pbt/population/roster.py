@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pbt.member import Hparams, Slot, generator, member_seed
-from pbt.population.verdicts import RECENT, Keep, Replace, Restart, Standing, Verdict
+from pbt.population.verdicts import RECENT, Adopt, Keep, Replace, Restart, Standing, Verdict
 from pbt.spec import require
 from pbt.strategy import Action, ContinueUntil, Copy, Decline, SegmentReported, Set, Start, Task
 
@@ -58,10 +58,11 @@ class Roster(Mapping[int, Member]):
 
     Args:
         initial: Hyperparameters of the first members; the others are sampled from the space.
+        seed_of: A member's seed, given that of the sweep and its number.
     """
 
-    def __init__(self, initial: Sequence[Hparams] = ()) -> None:
-        self._initial = initial
+    def __init__(self, initial: Sequence[Hparams] = (), seed_of: Callable[[int, int], int] = member_seed) -> None:
+        self._initial, self._seed_of = initial, seed_of
         self._members: dict[int, Member] = {}
         self.num_alive = 0
         self.num_under_way = 0
@@ -120,7 +121,7 @@ class Roster(Mapping[int, Member]):
         actions: list[Action] = []
         for member in range(len(self._members), task.budget.members):
             hparams = self._initial[member] if member < len(self._initial) else _sample(task, member)
-            slot, seed = slots[member], member_seed(task.seed, member)
+            slot, seed = slots[member], self._seed_of(task.seed, member)
             self._members[member] = Member(slot, hparams)
             self.num_alive += 1
             actions.append(Start(cause=cause, member=member, slot=slot, hparams=hparams, seed=seed))
@@ -154,6 +155,9 @@ class Roster(Mapping[int, Member]):
                 return [Start(cause=cause, member=member, slot=known.slot, hparams=hparams, seed=seed)]
             case Keep(member, reason):
                 return [Decline(cause=cause, member=member, reason=reason)]
+            case Adopt(member, hparams):
+                self._members[member].hparams = hparams
+                return [Set(cause=cause, member=member, hparams=hparams)]
 
     # --- snapshots
 

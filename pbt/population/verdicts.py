@@ -60,7 +60,15 @@ class Keep:
     reason: str
 
 
-Verdict: TypeAlias = Replace | Restart | Keep
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The member goes on in its own weights, with these hyperparameters."""
+
+    member: int
+    hparams: Hparams
+
+
+Verdict: TypeAlias = Replace | Restart | Keep | Adopt
 
 
 def badness(score: float, mode: Mode) -> float:

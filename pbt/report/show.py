@@ -186,6 +186,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "status": result.status,
         "reason": result.reason,
         "ended_early": population.budget_end or "",
+        "end": (population.finish or {}).get("reason") or "",
         "created": info["created"],
         "seconds": population.elapsed,
         "trainable": info["spec"]["trainable"]["name"],
@@ -348,7 +349,9 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     lines["exploits"] = f"{facts['exploits']}{declined}"
     lines |= _session_lines(facts["sessions"])
     if facts["ended_early"]:
-        lines["ended early"] = facts["ended_early"]
+        lines["ended early"] = facts["end"] or facts["ended_early"]
+    elif facts["end"]:
+        lines["ended"] = facts["end"]
     told = [incident for incident in facts["incidents"] if not is_routine(incident)]
     words = [line for line, _ in itertools.groupby(map(text.headline, told))]  # one loss may concern several stacks
     if len(words) > _INCIDENTS:

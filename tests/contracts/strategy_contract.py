@@ -662,14 +662,21 @@ class StrategyContract:
     @EXAMPLES
     @given(case=cases(news=growth()))
     def test_every_member_starts_in_its_slot(self, options, case):
-        """Each member is first put into the slot with its number, fresh, each with a seed of its own."""
+        """Each member is first put into the slot with its number, fresh."""
         story = play(options, case)
         first: dict[int, Start] = {}
         for action in of_kind(story.actions, Start):
             first.setdefault(action.member, action)
         slots = [event.slots for event in story.events if isinstance(event, SweepStarted | Extended)][-1]
         assert list(slots) == [first[member].slot for member in story.members]
-        assert len(slots) == len({start.seed for start in first.values()})
+
+    @EXAMPLES
+    @given(case=cases(news=growth()))
+    def test_every_member_has_a_seed_of_its_own(self, options, case):
+        """No two members, newcomers too, begin with the same seed."""
+        story = play(options, case)
+        seeds = {(action.member, action.seed) for action in of_kind(story.actions, Start)}
+        assert len(seeds) == len({seed for _, seed in seeds}) >= len(story.members)
 
     @EXAMPLES
     @given(case=cases(news=growth().map(lambda grown: replace(grown, is_wider=False))))

@@ -497,3 +497,12 @@ def test_an_archive_with_a_password_is_refused() -> None:
     with pytest.raises(SpecError, match="archive: holds a password") as caught:
         sweep(Path("unused"), archive="s3://key:hidden@bucket/path")
     assert "hidden" not in str(caught.value)
+
+
+def test_what_only_ray_can_do_is_left_out_in_this_process() -> None:
+    """`--local` goes on with any run: an address, ranks and Tune's reporter are of no use here."""
+    spec = sweep(Path("runs"), "ray").spec
+    hosts = Hosts(kind="ray", stacks=2, reporter="tune", ranks=2, address="auto")
+    there = control.with_hosts(spec, {"kind": "ray", "reporter": "tune", "ranks": 2, "address": "auto"})
+    assert hosts == there.hosts
+    assert Hosts(kind="local", stacks=2) == control.with_hosts(there, {"kind": "local"}).hosts

@@ -1,5 +1,6 @@
 """Ends of the budget and extensions, by hand; what holds of them in general is in the contract."""
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -26,6 +27,7 @@ from pbt.strategy import (
     task_from_dict,
     task_to_dict,
 )
+from pbt.sweep import STRATEGIES
 from tests import strategies
 from tests.contracts.strategy_contract import (
     AT_THE_END,
@@ -364,3 +366,20 @@ def test_a_task_travels_as_data(task, limits):
     """Through JSON and back it is equal, its space in the same order, limits included."""
     task = replace(task, budget=replace(task.budget, **limits), final_split="validation")
     assert task == task_from_dict(json.loads(json.dumps(task_to_dict(task))))
+
+
+# --- the winner
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_ready_strategy_has_its_winner_evaluated_on_the_test_split_first(name):
+    """Before it is named, and nobody else is: the last two actions of each strategy that a sweep file can name."""
+    module, _, attribute = STRATEGIES[name].partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    options = kind(arms=[{"name": "random search"}], seeds=16) if name == "replay" else kind()
+    scores = [[0.1 * member] * 3 for member in range(16)]
+    story = play(options, Case(task=make_task(members=16), scores=scores))
+    evaluate, finish = story.actions[-2:]
+    assert [evaluate] == of_kind(story.actions, Evaluate)
+    assert ("test", finish.best) == (evaluate.split, evaluate.member)
+    assert Finish(cause=f"evaluation:{finish.best}:2:test", best=finish.best, reason=NORMAL) == finish

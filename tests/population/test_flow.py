@@ -282,6 +282,16 @@ def test_gates_ask_for_more_than_a_better_score():
     assert declined.reason.endswith("which is better by less than 2 standard deviations of the population")
 
 
+def test_control_members_are_no_company():
+    """They are neither donors nor peers, and go on as they are; one that diverged begins again."""
+    options = PBT(synchronous=False, quantile=0.5, controls=1)
+    case = Case(task=make_task(members=3, generations=3), scores=[[9.0, NAN, 9.0], [0.5], [0.25]])
+    story = play(options, case)
+    copies = of_kind(story.actions, Copy)
+    assert {(copy.donor, copy.receiver) for copy in copies} == {(1, 2)}
+    assert [1] == [len(of_kind(story.actions_of(generation), Start)) for generation in (1,)]
+
+
 def test_nobody_to_copy_from():
     """A bad member keeps what it has, and a diverged one begins again."""
     assert Keep(3, "there is nobody to copy from") == consider(FLOW, 0.5, company(2, 1))

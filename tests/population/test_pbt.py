@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pbt.errors import SpecError
 from pbt.population import PBT
 from pbt.population.verdicts import Keep, Replace, Restart, Standing, rank
-from pbt.strategy import ContinueUntil, Copy, Decline, Set, Start
+from pbt.spec import Budget
+from pbt.strategy import ContinueUntil, Copy, Decline, Finish, Set, Start
 from searchspaces import Float, Space
 from tests.contracts.strategy_contract import EXAMPLES, Case, SynchronousContract, cases, make_task, of_kind, play
 
@@ -29,8 +30,9 @@ class TestContract(SynchronousContract):
             PBT(select="tournament", burn_in=1),
             pytest.param(PBT(select="t_test", alpha=0.5), marks=pytest.mark.full),
             pytest.param(PBT(min_gap=0.1, min_gap_std=0.5, quantile=0.5), marks=pytest.mark.full),
+            pytest.param(PBT(controls=1, quantile=0.5), marks=pytest.mark.full),
         ],
-        ids=["defaults", "resample", "own-hparams", "tournament", "t-test", "gates"],
+        ids=["defaults", "resample", "own-hparams", "tournament", "t-test", "gates", "controls"],
     )
     def options(self, request):
         return request.param
@@ -95,6 +97,47 @@ def test_an_exploit_that_a_gate_declines_is_on_record(options):
     assert isinstance(verdicts[1], Replace)
     assert verdicts[2].reason.startswith("Q 0.88 is rank 3 of 4; donor ")
     assert ", which is " in verdicts[2].reason
+
+
+def test_control_members_neither_copy_nor_are_copied():
+    """Nor do they count: of the four others, one is replaced by one. A control that diverged begins again elsewhere."""
+    scores = {0: 9.0, 1: -9.0, 2: 0.1, 3: 0.2, 4: 0.3, 5: 0.4}
+    assert {2: 5} == replaced(PBT(controls=2, quantile=0.25), scores)
+    verdicts = evolve(PBT(controls=2, quantile=0.25), scores | {1: NAN})
+    assert {1, 2} == set(verdicts)
+    assert isinstance(verdicts[1], Restart)
+
+
+@pytest.mark.parametrize(
+    ("scores", "remark"),
+    [
+        ({0: 0.25, 1: 0.5, 2: 0.75}, "the best of 2 control members, 1, has Q 0.5, 0.25 behind"),
+        ({0: 0.25, 1: 1.0, 2: 0.75}, "the best of 2 control members, 1, has Q 1, 0.25 ahead"),
+        ({0: NAN, 1: NAN, 2: 0.75}, ""),
+        ({0: 0.1, 1: 0.2, 2: NAN}, ""),
+    ],
+)
+def test_the_end_tells_how_far_control_members_are_behind(scores, remark):
+    """That is what it cost, or gained, to choose what was best at each moment."""
+    standings = [Standing(member, score, {}, age=10) for member, score in scores.items()]
+    task = make_task(members=3, mode="max", space=SPACE)
+    assert PBT(controls=2).remark(task, standings) == remark
+    assert PBT().remark(task, standings) == ""
+
+
+def test_a_sweep_ends_with_that_remark():
+    """In the reason of its end, which is on record."""
+    case = Case(task=make_task(members=3, generations=2), scores=[[0.5], [0.75], [0.25]])
+    (finish,) = of_kind(play(PBT(controls=1), case).actions, Finish)
+    assert (
+        finish.reason == "best score at the end of the last generation; the control member, 0, has Q 0.5, 0.25 behind"
+    )
+
+
+def test_somebody_has_to_evolve():
+    """A population of control members alone is refused before anything is begun."""
+    with pytest.raises(SpecError, match=r"^strategy\.options\.controls: 3 of 3 members leaves nobody to evolve\. Name"):
+        PBT(controls=3).check(Budget(members=3, generations=1, steps=1))
 
 
 def test_a_t_test_wants_reports_to_compare():

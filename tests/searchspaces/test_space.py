@@ -422,3 +422,13 @@ def test_json_keeps_the_space(space):
     assert back.hash == space.hash
     assert dict(back) == dict(space)
     assert back.dim_names == space.dim_names
+
+
+def test_a_point_among_more_values():
+    """What is unknown or not active is left out; what is missing or outside is refused, as by `check`."""
+    space = Space({"optimizer": Choice(["sgd", "adamw"]), "momentum": Float(0.0, 0.9, when={"optimizer": "sgd"})})
+    assert {"optimizer": "sgd", "momentum": 0.5} == space.point({"momentum": 0.5, "lr": 1.0, "optimizer": "sgd"})
+    assert ["optimizer", "momentum"] == list(space.point({"momentum": 0.5, "optimizer": "sgd"}))
+    assert {"optimizer": "adamw"} == space.point({"optimizer": "adamw", "momentum": 7.0})
+    with pytest.raises(SpaceError, match="momentum is missing"):
+        space.point({"optimizer": "sgd"})
