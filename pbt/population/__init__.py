@@ -2,6 +2,7 @@
 
 from pbt.population.fixed import Fixed
 from pbt.population.mf_pbt import MFPBT
+from pbt.population.pb2 import PB2
 from pbt.population.pbt import PBT
 
-__all__ = ["MFPBT", "PBT", "Fixed"]
+__all__ = ["MFPBT", "PB2", "PBT", "Fixed"]
