@@ -43,6 +43,7 @@ T = TypeVar("T")
 STRATEGIES: Mapping[str, str] = {
     "pbt": "pbt.population:PBT",
     "mf_pbt": "pbt.population:MFPBT",
+    "pb2": "pbt.population:PB2",
     "fixed": "pbt.population:Fixed",
     "replay": "pbt.population:Replay",
 }

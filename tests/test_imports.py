@@ -20,7 +20,16 @@ def loaded_after(statement: str) -> set[str]:
     return set(json.loads(output.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("statement", ["import pbt", "import pbt.cli", "import trainables", "import searchspaces"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pbt",
+        "import pbt.cli",
+        "import pbt.population, pbt.surrogates",
+        "import trainables",
+        "import searchspaces",
+    ],
+)
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     """`import pbt` and `pbt --help` answer at once: no torch, ray, mlflow, botorch, matplotlib or pyarrow."""
     heavy = {"torch", "ray", "mlflow", "botorch", "optuna", "matplotlib", "pyarrow", "pandas"}

@@ -2,7 +2,8 @@
 
 from pbt.population.fixed import Fixed
 from pbt.population.mf_pbt import MFPBT
+from pbt.population.pb2 import PB2
 from pbt.population.pbt import PBT
 from pbt.population.replay import Arm, Replay
 
-__all__ = ["MFPBT", "PBT", "Arm", "Fixed", "Replay"]
+__all__ = ["MFPBT", "PB2", "PBT", "Arm", "Fixed", "Replay"]

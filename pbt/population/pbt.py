@@ -31,8 +31,9 @@ from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
+from pbt.population.truncation import check_count, check_quantile, compared, pairs, places_of, share_of
 from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
-from pbt.spec import Budget, is_number, require
+from pbt.spec import Budget, require
 from pbt.strategy import Strategy, Task
 
 Select = Literal["truncation", "tournament", "t_test"]
@@ -84,19 +85,12 @@ class PBT:
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         where = "strategy.options."
-        require(
-            is_number(self.quantile) and 0 < self.quantile <= 0.5,
-            where + "quantile",
-            f"{self.quantile!r} is not in (0, 0.5]",
-            "Write a number above 0 and at most 0.5",
-        )
+        check_quantile(self.quantile)
         for name, known in (("select", get_args(Select)), ("explore", get_args(Explore))):
             value, words = getattr(self, name), " or ".join([", ".join(known[:-1]), known[-1]])
             require(value in known, where + name, f"{value!r} is unknown", f"Write {words}")
         for name in ("burn_in", "controls"):
-            value = getattr(self, name)
-            is_known = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            require(is_known, where + name, f"{value!r} is not a whole number of at least 0", "Write 0 for none")
+            check_count(name, getattr(self, name))
         check_explore(self.factors, self.resample_probability)
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
@@ -162,29 +156,20 @@ class PBT:
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
         spread = spread_of([standing.score for standing in ranking])
-        places = {standing.member: place for place, standing in enumerate(ranking, start=1)}
-        verdicts: list[Verdict] = []
-        for loser, donor in self._pairs(task, generation, ranking, num_finite):
-            bad = f"{task.metric} {loser.score:.6g} is rank {places[loser.member]} of {len(places)}"
-            good = f"donor {donor.member} has {donor.score:.6g}, rank {places[donor.member]}"
-            verdicts.append(self._judge(task, generation, loser, donor, f"{bad}; {good}", spread))
-        return verdicts
+        places = places_of(ranking)
+        return [
+            self._judge(task, generation, loser, donor, compared(task, places, loser, donor), spread)
+            for loser, donor in self._pairs(task, generation, ranking, num_finite)
+        ]
 
     def _pairs(
         self, task: Task, generation: int, ranking: Sequence[Standing], num_finite: int
     ) -> Iterator[tuple[Standing, Standing]]:
         """Who may be replaced by whom: first those that have a score, then those that diverged."""
-        count = self._share(len(ranking))
-        donors, healthy = ranking[: min(count, num_finite)], ranking[:num_finite]
-        if generation < self.burn_in:
-            losers: Sequence[Standing] = ()
-        elif self.select == "truncation":
-            losers = ranking[min(num_finite, len(ranking) - count) : num_finite]
-        else:
-            losers = ()
-            yield from _meetings(task, generation, healthy)
-        for loser in (*losers, *ranking[num_finite:]):
-            yield loser, donors[donor_index(task, generation, loser.member, len(donors))]
+        is_burnt_in, truncates = generation >= self.burn_in, self.select == "truncation"
+        if is_burnt_in and not truncates:
+            yield from _meetings(task, generation, ranking[:num_finite])
+        yield from pairs(task, generation, ranking, self.quantile, only_diverged=not (is_burnt_in and truncates))
 
     # --- as soon as a member reports
 
@@ -257,8 +242,7 @@ class PBT:
 
     def _share(self, number: int) -> int:
         """How many of so many are replaced, may be donors, or lend their states."""
-        # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.
-        return max(1, math.floor(round(self.quantile * number, 9)))
+        return share_of(self.quantile, number)
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
         if self.explore == "resample":

@@ -8,7 +8,7 @@ The order in which reports arrive has no influence on anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from pbt.population.roster import Roster, report_id
 from pbt.population.verdicts import Replace, Standing, Verdict, rank
@@ -18,15 +18,29 @@ from pbt.strategy import Action, Report, Task
 Evolve: TypeAlias = Callable[[Task, int, Sequence[Standing]], list[Verdict]]
 
 
+class Memory(Protocol):
+    """What a strategy remembers of generations, beyond what the roster knows of members."""
+
+    def observe(self, task: Task, generation: int, ranking: Sequence[Standing]) -> None:
+        """Note how a generation ended, before anything is decided about it. Called once for each but the last."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The whole memory as JSON-able data."""
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become the memory that gave the snapshot."""
+
+
 class Rounds:
     """The pace of synchronous generations.
 
     Args:
         evolve: Decides at the end of every generation but the last; None lets every member go on as it is.
+        memory: Told of each of those generations before; what it keeps goes with the snapshot.
     """
 
-    def __init__(self, evolve: Evolve | None = None) -> None:
-        self._evolve = evolve
+    def __init__(self, evolve: Evolve | None = None, memory: Memory | None = None) -> None:
+        self._evolve, self._memory = evolve, memory
         self._generation = 0
 
     @property
@@ -58,15 +72,21 @@ class Rounds:
     def _decide(self, task: Task, roster: Roster) -> list[Verdict]:
         if self._evolve is None:
             return []
-        return self._evolve(task, self._generation, rank(roster.standings(), task.mode))
+        ranking = rank(roster.standings(), task.mode)
+        if self._memory is not None:
+            self._memory.observe(task, self._generation, ranking)
+        return self._evolve(task, self._generation, ranking)
 
     def snapshot(self) -> dict[str, Any]:
-        """The generation under way."""
-        return {"generation": self._generation}
+        """The generation under way, and what is remembered."""
+        memory = {} if self._memory is None else {"memory": self._memory.snapshot()}
+        return {"generation": self._generation, **memory}
 
     def restore(self, snapshot: Mapping[str, Any], task: Task, roster: Roster) -> None:
         """Become the pace that gave the snapshot."""
         self._generation = snapshot["generation"]
+        if self._memory is not None:
+            self._memory.restore(snapshot["memory"])
 
 
 def _about(verdict: Verdict) -> int:
