@@ -25,6 +25,7 @@ import safetensors.torch
 from pbt.errors import SpecError, StorageError
 from pbt.lineage import Reference, Segment, tell
 from pbt.record.ledger import write_atomically
+from pbt.record.mirrored import without_secrets
 from pbt.record.result import Result
 from pbt.report.provenance import named
 from pbt.report.show import without_nan
@@ -119,7 +120,7 @@ def _facts(result: Result, segment: Segment) -> dict[str, Any]:
         "hparams": dict(segment.hparams),
         "schedule": [_step(step) for step in result.lineage.schedule(key)],
         "seed": segment.seed,
-        "spec": info["spec"],
+        "spec": without_secrets(info["spec"]),
         "data": info.get("data", {}),
         "device": info.get("device"),
         "versions": info.get("versions", {}),

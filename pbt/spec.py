@@ -30,13 +30,14 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _at_least(low: int, field_name: str, value: object) -> None:
+def at_least(low: int, field_name: str, value: object, mend: str | None = None) -> None:
+    """Raise SpecError unless a value is a whole number of at least `low`; by default the mend says just that."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     require(
         whole and value >= low,  # type: ignore[operator]
         field_name,
         f"{value!r} is not a whole number of at least {low}",
-        f"Write a whole number, {low} or more",
+        mend or f"Write a whole number, {low} or more",
     )
 
 
@@ -125,11 +126,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse anything that trains nothing."""
-        _at_least(1, "budget.members", self.members)
-        _at_least(1, "budget.generations", self.generations)
-        _at_least(1, "budget.steps", self.steps)
+        at_least(1, "budget.members", self.members)
+        at_least(1, "budget.generations", self.generations)
+        at_least(1, "budget.steps", self.steps)
         if self.tokens is not None:
-            _at_least(1, "budget.tokens", self.tokens)
+            at_least(1, "budget.tokens", self.tokens)
         for name in ("wall_minutes", "gpu_hours", "joules"):
             _positive(f"budget.{name}", getattr(self, name))
 
@@ -211,21 +212,21 @@ class Hosts:
                 f"Leave the {name} out, or write kind: ray",
             )
         if self.stacks is not None:
-            _at_least(1, "hosts.stacks", self.stacks)
+            at_least(1, "hosts.stacks", self.stacks)
         require(
             is_number(self.gpus) and 0 < self.gpus <= 1,
             "hosts.gpus",
             f"is {self.gpus!r}",
             "Write 1, or the part of a GPU that is enough for a host, such as 0.5",
         )
-        _at_least(1, "hosts.ranks", self.ranks)
+        at_least(1, "hosts.ranks", self.ranks)
         require(
             self.ranks == 1 or self.kind == "ray",
             "hosts.ranks",
             f"is {self.ranks}, but hosts.kind is local",
             "Write 1, or kind: ray",
         )
-        _at_least(0, "hosts.retries", self.retries)
+        at_least(0, "hosts.retries", self.retries)
         minutes = self.hang_minutes
         require(minutes > 0, "hosts.hang_minutes", f"is {minutes!r}", "Write a number of minutes above 0")
 
@@ -274,7 +275,7 @@ class Tracking:
 
     def __post_init__(self) -> None:
         """Refuse what MLflow cannot track to, and a password, which would be recorded with the run."""
-        _at_least(0, "tracking.segment_runs", self.segment_runs)
+        at_least(0, "tracking.segment_runs", self.segment_runs)
         if self.uri is None:
             return
         # First, so that no message shows it.
@@ -315,9 +316,9 @@ class Checkpoints:
     def __post_init__(self) -> None:
         """Refuse what saves nothing by mistake."""
         if self.every_steps is not None:
-            _at_least(1, "checkpoints.every_steps", self.every_steps)
+            at_least(1, "checkpoints.every_steps", self.every_steps)
         _positive("checkpoints.every_minutes", self.every_minutes)
-        _at_least(1, "checkpoints.keep", self.keep)
+        at_least(1, "checkpoints.keep", self.keep)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,7 +365,7 @@ class SweepSpec:
             f"{self.name!r} cannot name a folder",
             "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
         )
-        _at_least(0, "seed", self.seed)
+        at_least(0, "seed", self.seed)
         require(self.seed < 2**63, "seed", f"{self.seed} is too large", "Use a number below 2**63")
         require(
             bool(self.space),

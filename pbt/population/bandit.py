@@ -20,7 +20,7 @@ from pbt.population.verdicts import Standing
 from pbt.strategy import Task
 
 if TYPE_CHECKING:
-    from pbt.surrogates import Points
+    from pbt.surrogates.gaussian import Points
 
 
 #: Of what is pending, the latest so many are looked at: those that were chosen at the same time come last.
@@ -39,7 +39,8 @@ class Bandit:
     """
 
     def __init__(self, task: Task, experience: Experience, horizon: int) -> None:
-        from pbt.surrogates import exploration, fit  # loads torch
+        from pbt.surrogates.acquisition import exploration  # loads torch
+        from pbt.surrogates.gaussian import fit
 
         self._task, self._horizon = task, horizon
         self._coordinates = Coordinates(task.space)
@@ -87,7 +88,7 @@ class Bandit:
             experience.expect(member, float(mean), float(deviation))
 
     def _maximise(self, donor: Standing, categories: Sequence[int], pending: Sequence[Points], seed: int) -> Hparams:
-        from pbt.surrogates import maximise
+        from pbt.surrogates.acquisition import maximise
 
         coordinates = self._coordinates
         known = coordinates.point(np.full(coordinates.num_numbers, 0.5), categories)
@@ -127,7 +128,7 @@ class Bandit:
         return self._point(state.age / self._task.budget.steps, state.score, hparams)
 
     def _point(self, time: float, before: float, hparams: Hparams) -> Points:
-        from pbt.surrogates import Points
+        from pbt.surrogates.gaussian import Points
 
         numbers, categories = self._coordinates.numbers(hparams), self._coordinates.categories(hparams)
         return Points(np.array([time]), np.array([before]), numbers[None], np.array([categories], dtype=np.int64))
@@ -147,6 +148,6 @@ def ranked(seen: Sequence[Observation]) -> list[float]:
 
 
 def _stacked(points: Sequence[Points]) -> Points:
-    from pbt.surrogates import stacked
+    from pbt.surrogates.gaussian import stacked
 
     return stacked(points)

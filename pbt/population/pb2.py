@@ -29,9 +29,9 @@ from pbt.population.experience import Experience
 from pbt.population.explore import check_explore, perturbed
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.truncation import check_count, check_quantile, compared, pairs, places_of
+from pbt.population.truncation import check_quantile, compared, pairs, places_of
 from pbt.population.verdicts import Keep, Replace, Standing, Verdict
-from pbt.spec import require
+from pbt.spec import at_least, require
 from pbt.strategy import Strategy, Task
 
 
@@ -63,12 +63,9 @@ class PB2:
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         check_quantile(self.quantile)
-        check_count("burn_in", self.burn_in)
+        at_least(0, "strategy.options.burn_in", self.burn_in, "Write 0 for none")
         for name, low in (("min_observations", 2), ("max_observations", 2), ("horizon", 1)):
-            value = getattr(self, name)
-            is_whole = isinstance(value, int) and not isinstance(value, bool)
-            problem = f"{value!r} is not a whole number of at least {low}"
-            require(is_whole and value >= low, f"strategy.options.{name}", problem, f"Write {low} or more")
+            at_least(low, f"strategy.options.{name}", getattr(self, name), f"Write {low} or more")
         require(
             self.min_observations <= self.max_observations,
             "strategy.options.min_observations",

@@ -31,9 +31,9 @@ from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.truncation import check_count, check_quantile, compared, pairs, places_of, share_of
+from pbt.population.truncation import check_quantile, compared, pairs, places_of, share_of
 from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
-from pbt.spec import Budget, require
+from pbt.spec import Budget, at_least, require
 from pbt.strategy import Strategy, Task
 
 Select = Literal["truncation", "tournament", "t_test"]
@@ -90,7 +90,7 @@ class PBT:
             value, words = getattr(self, name), " or ".join([", ".join(known[:-1]), known[-1]])
             require(value in known, where + name, f"{value!r} is unknown", f"Write {words}")
         for name in ("burn_in", "controls"):
-            check_count(name, getattr(self, name))
+            at_least(0, where + name, getattr(self, name), "Write 0 for none")
         check_explore(self.factors, self.resample_probability)
         for name in ("inherit_hparams", "synchronous"):
             value = getattr(self, name)
@@ -108,8 +108,9 @@ class PBT:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        flow = Flow(self.consider, self._num_lenders, self.controls)
-        pace: Pace = Rounds(self.evolve) if self.synchronous else flow
+        pace: Pace = Rounds(self.evolve)
+        if not self.synchronous:
+            pace = Flow(self.consider, self._num_lenders, self.controls)
         return Evolution(task, pace, self.initial, self.remark)
 
     def check(self, budget: Budget) -> None:
@@ -155,7 +156,7 @@ class PBT:
             return [restart(task, generation, standing) for standing in ranking]
         if len(ranking) == 1:
             return [Keep(ranking[0].member, "there is nobody to copy from")]
-        spread = spread_of([standing.score for standing in ranking])
+        spread = spread_of([standing.score for standing in ranking]) if self.min_gap_std else 0.0
         places = places_of(ranking)
         return [
             self._judge(task, generation, loser, donor, compared(task, places, loser, donor), spread)

@@ -19,7 +19,7 @@ from pbt.member import Hparams, generator
 from pbt.population.evolution import Evolution
 from pbt.population.rounds import Rounds
 from pbt.population.verdicts import Adopt, Standing, Verdict
-from pbt.spec import Budget, require
+from pbt.spec import Budget, at_least, require
 from pbt.strategy import Strategy, Task
 from searchspaces import Space, SpaceError
 
@@ -61,9 +61,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         """Refuse what is no schedule."""
-        is_count = isinstance(self.seeds, int) and not isinstance(self.seeds, bool) and self.seeds >= 1
-        problem = f"{self.seeds!r} is not a whole number of at least 1"
-        require(is_count, _WHERE + "seeds", problem, "Write 5, or more for narrower intervals")
+        at_least(1, _WHERE + "seeds", self.seeds, "Write 5, or more for narrower intervals")
         is_list = isinstance(self.arms, list | tuple) and len(self.arms) > 0
         problem = f"{self.arms!r} is not a list of arms"
         require(is_list, _WHERE + "arms", problem, "Write [{name: mine, schedule: [[0, {lr: 0.1}]]}]")

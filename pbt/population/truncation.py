@@ -25,16 +25,6 @@ def check_quantile(quantile: object) -> None:
     )
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse an option that is no number of generations, or members.
-
-    Raises:
-        SpecError: It is none.
-    """
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    require(is_count, f"strategy.options.{name}", f"{value!r} is not a whole number of at least 0", "Write 0 for none")
-
-
 def share_of(quantile: float, number: int) -> int:
     """How many of so many the share is; one at least."""
     # Rounded first: 0.29 of 100 is 29, though 0.29 * 100 is a little less.

@@ -390,6 +390,13 @@ def test_the_toys_script_gets_the_winners_score_to_the_last_bit(toy: Result, tmp
     assert toy.best.score == trained(tmp_path / "winner")
 
 
+def test_an_export_holds_no_secret(words: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made to be taken elsewhere."""
+    monkeypatch.setitem(words.run.info["spec"], "archive", "https://me:hunter2@host/data")
+    folder = pbt.export(words, tmp_path / "winner")
+    assert "hunter2" not in (folder / "winner.json").read_text() + (folder / "train.py").read_text()
+
+
 def test_exports_that_cannot_be(toy: Result, tmp_path: Path) -> None:
     """A folder that exists, one that has no place, a member that is none, weights that were not kept."""
     with pytest.raises(SpecError, match=r"^--output: .* exists. Name a folder that does not"):

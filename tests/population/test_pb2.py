@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import pbt.surrogates
 from pbt.errors import SpecError
 from pbt.member import Slot
 from pbt.population import PB2, PBT
 from pbt.population.experience import Experience
 from pbt.population.verdicts import Keep, Replace, Restart, Standing, rank
 from pbt.strategy import ContinueUntil, Copy, SegmentReported, Set, Start, SweepStarted
+from pbt.surrogates import acquisition, gaussian
 from searchspaces import Choice, Float, Int, Space
 from tests.contracts.strategy_contract import SynchronousContract, make_task
 
@@ -110,8 +110,8 @@ def test_a_noisy_problem_is_solved(monkeypatch):
     and 0.164.
     """
     noisy = [error for seed in range(2) for error in errors(sweep(PB2(), bowl(0.1), generations=20, seed=seed))]
-    fit = pbt.surrogates.fit
-    monkeypatch.setattr(pbt.surrogates, "fit", lambda points, targets: fit(points, targets, noise=1e-6))
+    fit = gaussian.fit
+    monkeypatch.setattr(gaussian, "fit", lambda points, targets: fit(points, targets, noise=1e-6))
     without = [error for seed in range(2) for error in errors(sweep(PB2(), bowl(0.1), generations=20, seed=seed))]
     assert min(len(noisy), len(without)) > 50
     assert np.mean(noisy) < 0.08
@@ -140,13 +140,13 @@ def test_what_diverges_is_avoided():
 
 def test_numbers_do_not_reach_the_model_unless_they_are_finite(monkeypatch):
     """Scores that diverge are no targets, nor scores before."""
-    fit, told = pbt.surrogates.fit, []
+    fit, told = gaussian.fit, []
 
     def watch(points, targets):
         told.append(np.concatenate([points.before, targets, points.times, points.cube.ravel()]))
         return fit(points, targets)
 
-    monkeypatch.setattr(pbt.surrogates, "fit", watch)
+    monkeypatch.setattr(gaussian, "fit", watch)
     values = [NAN, math.inf, -math.inf, 1.0, 0.5, 2.0]
     sweep(PB2(min_observations=2), lambda hparams, generation, rng: values[rng.integers(6)], generations=8)
     assert len(told) > 2
@@ -177,7 +177,7 @@ def test_categories_and_what_depends_on_them_are_chosen_together():
 
 def test_what_others_are_about_to_try_is_in_nobodys_doubts(monkeypatch):
     """Where doubts count for much, those that explore together go to different places."""
-    monkeypatch.setattr(pbt.surrogates, "exploration", lambda observations: 5.0)
+    monkeypatch.setattr(acquisition, "exploration", lambda observations: 5.0)
     found = sweep(PB2(quantile=0.5), bowl(0.1), generations=5)
     places = [hparams["h"] for generation, hparams, _ in found if generation == 3]
     assert "explored by the bandit" in found[-5][2]

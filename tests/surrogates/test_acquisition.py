@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pbt.surrogates import Points, exploration, fit, maximise
+from pbt.surrogates.acquisition import exploration, maximise
+from pbt.surrogates.gaussian import Points, fit
 
 NONE = np.zeros((0, 2))
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pbt.surrogates import Points, fit
-from pbt.surrogates.gaussian import winsorised
+from pbt.surrogates.gaussian import Points, fit, winsorised
 
 
 def points(number, *, numbers=1, categories=0, seed=0):
