@@ -9,12 +9,12 @@ import operator
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal, SupportsIndex, TypeAlias
 
 from pbt.errors import LedgerError, PbtError
-from pbt.member import Hparams, SegmentKey
+from pbt.member import Hparams, SegmentKey, Shrinkage
 
 #: How people name weights: a member (`3`, its present ones) or one of its segments (`3:5`, those it ended in).
 Reference: TypeAlias = "int | str | SegmentKey"
@@ -41,6 +41,7 @@ class Segment:
         score: The objective at its end; None while under way, NaN where training diverged.
         status: `running`, `ended` or `failed`.
         reason: Why it failed, or empty.
+        shrink: How its weights were shrunk and perturbed before it began; None if they were not.
     """
 
     key: SegmentKey
@@ -55,16 +56,21 @@ class Segment:
     score: float | None
     status: Literal["running", "ended", "failed"]
     reason: str = ""
+    shrink: Shrinkage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStep:
-    """One stretch of a schedule: from `age_start` to `age_end` steps, these hyperparameters, trained by `member`."""
+    """One stretch of a schedule: from `age_start` to `age_end` steps, these hyperparameters, trained by `member`.
+
+    `shrink` says how the weights were shrunk and perturbed at its start; None if they were not.
+    """
 
     age_start: int
     age_end: int
     hparams: Hparams
     member: int
+    shrink: Shrinkage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +309,10 @@ class Lineage:
         steps: list[ScheduleStep] = []
         for segment in trained(self.ancestors(reference)):
             end = segment.age[1] if segment.age[1] is not None else segment.age[0]
-            who = segment.key.member
-            if steps and steps[-1].hparams == segment.hparams and steps[-1].member == who:
-                steps[-1] = ScheduleStep(steps[-1].age_start, end, segment.hparams, who)
+            if steps and _goes_on(steps[-1], segment):
+                steps[-1] = replace(steps[-1], age_end=end)
             else:
-                steps.append(ScheduleStep(segment.age[0], end, segment.hparams, who))
+                steps.append(ScheduleStep(segment.age[0], end, segment.hparams, segment.key.member, segment.shrink))
         return steps
 
     def exploits(self) -> list[Segment]:
@@ -472,4 +477,10 @@ def _segment(row: Mapping[str, Any], outcome: Mapping[str, Any] | None, read: Ca
         score=ended.get("score"),
         status=ended.get("status", "running"),
         reason=ended.get("reason") or "",
+        shrink=Shrinkage(**json.loads(told)) if (told := row.get("shrink")) else None,
     )
+
+
+def _goes_on(step: ScheduleStep, segment: Segment) -> bool:
+    """Whether a segment is more of the same."""
+    return step.hparams == segment.hparams and step.member == segment.key.member and segment.shrink is None

@@ -29,6 +29,21 @@ class SegmentKey:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shrinkage:
+    """Shrink and perturb: parameters become `keep * trained + noise * fresh`, and the optimizer begins anew.
+
+    Attributes:
+        keep: Share of the trained parameters, in [0, 1].
+        noise: Share of the fresh ones, in [0, 1].
+        seed: Of the fresh ones.
+    """
+
+    keep: float
+    noise: float
+    seed: int
+
+
 def lay_out(members: int, stacks: int) -> tuple[Slot, ...]:
     """One slot per member, in member order, dealt to `stacks` stacks as evenly as they go.
 

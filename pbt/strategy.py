@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
-from pbt.member import Hparams, Slot
+from pbt.member import Hparams, Shrinkage, Slot
 from pbt.spec import Budget, Mode
 from searchspaces import Space
 
@@ -199,6 +199,19 @@ class Set:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shrink:
+    """Shrink and perturb the member's weights, after any `Copy` in the same answer, before it trains on.
+
+    Its `age` and `consumed` stay: the weights' ancestry goes on. `reason` is for people.
+    """
+
+    cause: str
+    member: int
+    how: Shrinkage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContinueUntil:
     """Train on, until the member's `consumed` reaches `consumed`. Begins a new segment.
 
@@ -245,7 +258,7 @@ class Finish:
     reason: str
 
 
-Action: TypeAlias = Start | Copy | Set | ContinueUntil | Decline | Evaluate | Finish
+Action: TypeAlias = Start | Copy | Set | Shrink | ContinueUntil | Decline | Evaluate | Finish
 
 # ------------------------------------------------------------------------------------------------------ the machine
 

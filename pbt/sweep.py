@@ -44,6 +44,7 @@ STRATEGIES: Mapping[str, str] = {
     "pbt": "pbt.population:PBT",
     "mf_pbt": "pbt.population:MFPBT",
     "pb2": "pbt.population:PB2",
+    "ipbt": "pbt.population:IPBT",
     "fixed": "pbt.population:Fixed",
     "replay": "pbt.population:Replay",
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainables.language import Language
     from trainables.quadratic import Quadratic
     from trainables.registry import load
+    from trainables.shrink import shrink_and_perturb
     from trainables.vision import Vision
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "TrainableError",
     "Vision",
     "load",
+    "shrink_and_perturb",
 ]
 
 _ELSEWHERE = {
@@ -51,6 +53,7 @@ _ELSEWHERE = {
     "TrainableError": "errors",
     "Vision": "vision",
     "load": "registry",
+    "shrink_and_perturb": "shrink",
 }
 
 

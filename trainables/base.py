@@ -163,7 +163,9 @@ class Shard:
     """One tensor of a member's state, or this rank's part of it.
 
     Attributes:
-        name: Plain dotted name, such as `params.blocks.0.attention.qkv` or `adamw.exp_avg.embedding`.
+        name: Plain dotted name, such as `params.blocks.0.attention.qkv` or `adamw.exp_avg.embedding`. Parameters' names
+            begin with `params.`, those of buffers with `buffers.` or `counters.`; whole numbers in these are places in
+            the data.
         tensor: The values, without a capacity dimension.
         global_shape: Shape of the whole tensor across ranks.
         offset: Where `tensor` begins in it, per dimension.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbt.member import Hparams, Slot, generator, member_seed
-from pbt.population.verdicts import RECENT, Adopt, Keep, Replace, Restart, Standing, Verdict
+from pbt.population.verdicts import RECENT, Adopt, Keep, Renew, Replace, Restart, Standing, Verdict
 from pbt.spec import require
-from pbt.strategy import Action, ContinueUntil, Copy, Decline, SegmentReported, Set, Start, Task
+from pbt.strategy import Action, ContinueUntil, Copy, Decline, SegmentReported, Set, Shrink, Start, Task
 
 
 def check_initial(initial: object) -> None:
@@ -158,6 +158,12 @@ class Roster(Mapping[int, Member]):
             case Adopt(member, hparams):
                 self._members[member].hparams = hparams
                 return [Set(cause=cause, member=member, hparams=hparams)]
+            case Renew(member, donor, hparams, how, reason):
+                known = self._members[member]
+                known.hparams, known.recent = hparams, ()  # scores of other weights
+                copies = [Copy(cause=cause, donor=donor, receiver=member, reason=reason)] if donor != member else []
+                values = Set(cause=cause, member=member, hparams=hparams)
+                return [*copies, values, Shrink(cause=cause, member=member, how=how, reason=reason)]
 
     # --- snapshots
 

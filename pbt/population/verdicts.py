@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pbt.member import Hparams
+from pbt.member import Hparams, Shrinkage
 from pbt.spec import Mode
 
 #: Reports that a standing goes back: as many as Jaderberg et al. 2017 (arXiv 1711.09846, section 4.1.1) compare.
@@ -68,7 +68,18 @@ class Adopt:
     hparams: Hparams
 
 
-Verdict: TypeAlias = Replace | Restart | Keep | Adopt
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The member goes on from weights, its own or a donor's, shrunk and perturbed, with these hyperparameters."""
+
+    member: int
+    donor: int
+    hparams: Hparams
+    how: Shrinkage
+    reason: str
+
+
+Verdict: TypeAlias = Replace | Restart | Keep | Adopt | Renew
 
 
 def badness(score: float, mode: Mode) -> float:

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 
 from pbt.record import schema
 
+#: Columns that no ledger had at first: where they say nothing, the digest is as it was.
+_LATER = ("shrink",)
 #: Rows that are told at once.
 _BATCH = 65_536
 
@@ -28,7 +30,9 @@ def digest(tables: Mapping[str, pa.Table]) -> str:
     order = np.lexsort((index, member))
     keys = zip(member[order].tolist(), index[order].tolist(), strict=True)
     held = pa.array([effect.get(key) for key in keys], pa.string())
-    segments = tables["segments"].take(order).append_column("hparams_in_effect", held).select(sorted(schema.DIGEST))
+    segments = tables["segments"].take(order).append_column("hparams_in_effect", held)
+    absent = {name for name in _LATER if segments[name].null_count == len(segments)}
+    segments = segments.select(sorted(set(schema.DIGEST) - absent))
     lines = (line for batch in segments.combine_chunks().to_batches(_BATCH) for line in _lines(batch))
     found = hashlib.sha256(b"[")
     for number, line in enumerate(lines):

@@ -156,7 +156,7 @@ class Ledger:
 
     def _refuse_old(self) -> None:
         version = LedgerReader(self.run, archive=self._archive).version
-        if version < schema.VERSION:
+        if version < schema.OLDEST_WRITTEN:
             raise LedgerError(
                 f"{self.run} was recorded by an older pbt (ledger version {version}); it can be read, not resumed."
             )
@@ -178,6 +178,7 @@ class Ledger:
 
     def _take_up(self) -> tuple[Manifest, WriteAhead]:
         manifest = LedgerReader(self.run, archive=self._archive).check()
+        manifest = dataclasses.replace(manifest, schema_version=schema.VERSION)  # old parts are read as any version's
         self._at_us = manifest.at_us
         if manifest.wal is None:
             number, size = manifest.last + 1, 0
@@ -408,7 +409,7 @@ class LedgerReader:
 
     @property
     def version(self) -> int:
-        """Version of its tables; only a ledger of the present one (`schema.VERSION`) can be taken up."""
+        """Version of its tables; one older than `schema.OLDEST_WRITTEN` can be read, but not taken up."""
         return self._manifest().schema_version
 
     @property

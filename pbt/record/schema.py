@@ -1,4 +1,4 @@
-"""The ledger's tables, version 2.
+"""The ledger's tables, version 3.
 
 Decision tables are written before what they say is done; observation tables say what then happened. Rows are plain
 dictionaries in the program and Arrow on disk. Hyperparameters are kept as canonical JSON text, so a float comes back
@@ -14,7 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
+
+#: The oldest version that can be written on: what it has not, are columns that may be null.
+OLDEST_WRITTEN = 2
 
 _when = pa.timestamp("us", tz="UTC")
 
@@ -39,13 +42,14 @@ SEGMENTS = _fields(
     age_start=pa.int64(),
     consumed_start=pa.int64(),
     until=pa.int64(),  # value of `consumed` at which it ends
+    shrink=pa.string(),  # how its weights were shrunk and perturbed first, JSON; null if they were not
     cause=pa.string(),  # id of the event behind the decision
     at=_when,
 )
 
 #: Decisions: everything a strategy ordered or declined, and what people asked for, in words.
 DECISIONS = _fields(
-    kind=pa.string(),  # start | copy | set | decline | evaluate | finish | budget | extend
+    kind=pa.string(),  # start | copy | set | shrink | decline | evaluate | finish | plan | budget | extend
     member=pa.int32(),  # null where there is none
     donor=pa.int32(),
     segment=pa.int32(),  # the member's last segment when it was decided
@@ -53,7 +57,7 @@ DECISIONS = _fields(
     hparams=pa.string(),
     reason=pa.string(),
     cause=pa.string(),
-    data=pa.string(),  # extend: the new spec, canonical JSON
+    data=pa.string(),  # canonical JSON. extend: the new spec; shrink: how; plan: which
     at=_when,
 )
 
@@ -204,6 +208,7 @@ DIGEST = (
     "age_start",
     "consumed_start",
     "until",
+    "shrink",
 )
 
 

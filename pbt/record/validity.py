@@ -211,6 +211,9 @@ def _opening(row: Row, fresh: Sequence[Row]) -> Iterator[str]:
         yield f"{_name(_key(row))} is {row['start']}, but no decision of kind {kind} came before it"
     elif kind == "copy" and (donor := made[-1]["donor"]) != parent:
         yield f"{_name(_key(row))} starts from member {parent}, but member {donor} was decided on"
+    shrunk = [decision["data"] for decision in fresh if decision["kind"] == "shrink"]
+    if shrunk[-1:] != [told for told in [row.get("shrink")] if told]:
+        yield f"{_name(_key(row))} is shrunk by {row.get('shrink')}, but {shrunk} was decided"
 
 
 def _finishes(book: _Book) -> Iterator[str]:

@@ -13,12 +13,12 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pbt.errors import HostError, StorageError
 from pbt.lineage import Lineage
-from pbt.member import Hparams, SegmentKey, Slot
+from pbt.member import Hparams, SegmentKey, Shrinkage, Slot
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.schema import canonical
 from pbt.runtime.checkpoints import Checkpoint
@@ -39,6 +39,7 @@ from pbt.runtime.orders import (
     Admit,
     Examine,
     Fetch,
+    Renew,
     SegmentResult,
     StackReport,
     Train,
@@ -68,6 +69,7 @@ from pbt.strategy import (
     Finish,
     SegmentReported,
     Set,
+    Shrink,
     Start,
     Strategy,
     SweepStarted,
@@ -85,7 +87,7 @@ class _Member:
     Attributes:
         segment: The last segment begun; -1 before the first.
         ended: The last segment that ended, `age` and `consumed` at its end, and what it was `trained` with.
-        start: How the next segment starts, from which `parent`, at which age.
+        start: How the next segment starts, from which `parent`, at which age, and what becomes of the weights first.
         until: Value of `consumed` at which the segment under way ends; None between two segments.
         lends: Whether the state at the last report may be asked for while that segment is under way.
     """
@@ -101,6 +103,7 @@ class _Member:
     start: str = "fresh"
     parent: SegmentKey | None = None
     start_age: int = 0
+    shrinkage: Shrinkage | None = None
     until: int | None = None
     lends: bool = True
     alive: bool = True
@@ -535,6 +538,7 @@ class Brain:
         member.ended, member.age, member.consumed = ended.segment, ended.age, ended.consumed
         member.trained = member.hparams
         member.start, member.parent, member.start_age = "own", SegmentKey(number, ended.segment), ended.age
+        member.shrinkage = None
         member.until = None
         member.alive = isinstance(ended.event, SegmentReported)
 
@@ -770,6 +774,8 @@ class Brain:
                 self._copy(action)
             case Set():
                 self._set(action)
+            case Shrink():
+                self._shrink(action)
             case ContinueUntil():
                 self._continue(action)
             case Decline():
@@ -823,6 +829,12 @@ class Brain:
         member.hparams = hparams
         self._draft(member.slot).set[member.slot.index] = hparams
 
+    def _shrink(self, action: Shrink) -> None:
+        member, told = self._members[action.member], canonical(asdict(action.how))
+        self._decide("shrink", action.cause, action.member, reason=action.reason, data=told)
+        member.shrinkage = action.how
+        self._draft(member.slot).renew[member.slot.index] = Renew(member.slot.index, member.hparams, action.how)
+
     def _continue(self, action: ContinueUntil) -> None:
         member = self._members[action.member]
         member.segment += 1
@@ -843,6 +855,7 @@ class Brain:
             age_start=member.start_age,
             consumed_start=member.consumed,
             until=action.consumed,
+            shrink=canonical(asdict(member.shrinkage)) if member.shrinkage else None,
             cause=action.cause,
         )
         slot, draft = member.slot.index, self._draft(member.slot)
@@ -871,6 +884,7 @@ class Brain:
         donor: int | None = None,
         hparams: Hparams | None = None,
         reason: str | None = None,
+        data: str | None = None,
     ) -> None:
         known = self._members.get(member) if member is not None else None
         self._minutes.write(
@@ -883,6 +897,7 @@ class Brain:
             hparams=canonical(dict(hparams)) if hparams else None,
             reason=reason,
             cause=cause,
+            data=data,
         )
 
     def _full(self, hparams: Hparams) -> Hparams:

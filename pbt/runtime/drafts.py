@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pbt.member import Hparams
-from pbt.runtime.orders import Admit, Examine, Fetch, Publish, Train
+from pbt.runtime.orders import Admit, Examine, Fetch, Publish, Renew, Train
 
 
 @dataclass(slots=True)
@@ -18,14 +18,14 @@ class Draft:
     copy: dict[int, int] = field(default_factory=dict)  # target: source
     fetch: dict[int, Fetch] = field(default_factory=dict)
     admit: dict[int, Admit] = field(default_factory=dict)
+    renew: dict[int, Renew] = field(default_factory=dict)
     set: dict[int, Hparams] = field(default_factory=dict)
     train: dict[int, Train] = field(default_factory=dict)
     examine: dict[int, Examine] = field(default_factory=dict)
 
     def forget(self, slot: int) -> None:
         """Take out everything that is said of a slot, because it has been done."""
-        parts: tuple[dict[int, Any], ...] = (self.publish, self.copy, self.fetch, self.admit, self.set, self.train)
-        for part in parts:
+        for part in self._parts()[:-1]:
             part.pop(slot, None)
 
     def take_publish(self, tokens: Set[str]) -> Draft:
@@ -50,7 +50,7 @@ class Draft:
         return self
 
     def _parts(self) -> tuple[dict[int, Any], ...]:
-        return self.publish, self.copy, self.fetch, self.admit, self.set, self.train, self.examine
+        return self.publish, self.copy, self.fetch, self.admit, self.renew, self.set, self.train, self.examine
 
     @property
     def fetched(self) -> Set[str]:
@@ -69,6 +69,7 @@ class Draft:
             "copy": tuple((source, target) for target, source in self.copy.items()),
             "fetch": tuple(self.fetch.values()),
             "admit": tuple(self.admit.values()),
+            "renew": tuple(self.renew.values()),
             "set": tuple(self.set.items()),
             "train": tuple(self.train.values()),
             "examine": tuple(self.examine.values()),

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from pbt.errors import HostError, HparamMismatch, first_line
-from pbt.member import Hparams
+from pbt.member import Hparams, Shrinkage
 from pbt.runtime.exchange import Exchange, Withdrawn
 from pbt.runtime.frames import users_frame
+from trainables import shrink_and_perturb
 from trainables.base import Lending, Metrics, Sized, Stack
 
 
@@ -53,6 +54,15 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Shrink and perturb the weights in a slot, which then has these hyperparameters."""
+
+    slot: int
+    hparams: Hparams
+    how: Shrinkage
+
+
+@dataclass(frozen=True, slots=True)
 class Train:
     """Train a slot's member until its `consumed` reaches `until`; `hparams` must be in effect."""
 
@@ -83,6 +93,7 @@ class WorkOrder:
         copy: Exploits inside the stack, `(source slot, target slot)`; all reads before all writes.
         fetch: Exploits from other stacks.
         admit: Fresh members.
+        renew: Weights to be shrunk and perturbed.
         set: Changed hyperparameters, `(slot, values)`.
         train: Segments to run, all at once.
         split: The split trained members are evaluated on.
@@ -98,6 +109,7 @@ class WorkOrder:
     copy: tuple[tuple[int, int], ...] = ()
     fetch: tuple[Fetch, ...] = ()
     admit: tuple[Admit, ...] = ()
+    renew: tuple[Renew, ...] = ()
     set: tuple[tuple[int, Hparams], ...] = ()
     train: tuple[Train, ...] = ()
     examine: tuple[Examine, ...] = ()
@@ -322,6 +334,9 @@ def _change(stack: Stack, order: WorkOrder, exchange: Exchange) -> None:
         stack.admit(item.slot, item.hparams, item.seed, fetched[item.token], item.consumed)
     for fresh in order.admit:
         stack.admit(fresh.slot, fresh.hparams, fresh.seed, None, fresh.consumed)
+    for old in order.renew:
+        how = old.how
+        shrink_and_perturb(stack, old.slot, old.hparams, keep=how.keep, noise=how.noise, seed=how.seed)
     for slot, hparams in order.set:
         stack.set_hparams([slot], **{name: [value] for name, value in hparams.items()})
 

@@ -10,7 +10,7 @@ from typing import Any
 from pbt.errors import HostError
 from pbt.lineage import Lineage
 from pbt.member import SegmentKey, Slot
-from pbt.runtime.orders import Admit, Fetch, Publish, SegmentResult, Train
+from pbt.runtime.orders import Admit, Fetch, Publish, Renew, SegmentResult, Train
 from pbt.runtime.recovery import Step, Wave, plan
 from pbt.runtime.saving import token_of
 
@@ -95,6 +95,7 @@ class Rescue:
                 *(self._place(slot, key) for slot, key in wave.place),
             ),
             "admit": tuple(self._admit(step) for step in fresh),
+            "renew": tuple(renewed for step in wave.steps if (renewed := self._renew(step)) is not None),
             "train": tuple(self._train(step) for step in wave.steps),
         }
 
@@ -155,6 +156,10 @@ class Rescue:
     def _admit(self, step: Step) -> Admit:
         segment = self._lineage.segments[step.key]
         return Admit(step.slot.index, segment.hparams, segment.seed, segment.consumed[0])
+
+    def _renew(self, step: Step) -> Renew | None:
+        segment = self._lineage.segments[step.key]
+        return None if segment.shrink is None else Renew(step.slot.index, segment.hparams, segment.shrink)
 
     def _train(self, step: Step) -> Train:
         segment = self._lineage.segments[step.key]

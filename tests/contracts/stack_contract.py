@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from tests.contracts.states import assert_close, assert_same, assert_weights, finite, same
+from trainables import shrink_and_perturb
 from trainables.base import HparamValue, Lending, Place, Stack, State, Trainable, TrainableError
 
 CAPACITY = 3
@@ -254,6 +255,47 @@ class StackContract:
         stack.run([6, 2, 2])
         stack.admit(1, self.SAMPLES[1], SEEDS[1], state=stack.state(0), consumed=2)
         assert stack.progress(1) == (6, 2)
+
+    # --- shrink and perturb
+
+    def test_shrunk_weights_are_between_the_trained_and_fresh_ones(self, trainable, place, stack):
+        """The optimizer begins anew, and running statistics; counters, hyperparameters and neighbours stay."""
+        stack.run([3] * CAPACITY)
+        trained, others = stack.state(1), [stack.state(0), stack.state(2)]
+        held = stack.hparams(1)
+        shrink_and_perturb(stack, 1, self.SAMPLES[1], keep=0.2, noise=0.1, seed=99)
+        fresh = self._stack(trainable, place)
+        fresh.admit(1, self.SAMPLES[1], 99)
+        found = stack.state(1)
+        assert (found.age, found.consumed, found.seed) == (3, 3, SEEDS[1])
+        assert stack.hparams(1) == held
+        for old, new, mixed in zip(trained.shards, fresh.state(1).shards, found.shards, strict=True):
+            wanted = new.tensor
+            if old.name.startswith("params."):
+                wanted = 0.2 * old.tensor + 0.1 * new.tensor
+            elif old.name.startswith(("buffers.", "counters.")) and not old.tensor.is_floating_point():
+                wanted = old.tensor
+            torch.testing.assert_close(mixed.tensor, wanted, rtol=0, atol=0, equal_nan=True)
+        for before, slot in zip(others, (0, 2), strict=True):
+            assert_same(before, stack.state(slot))
+
+    def test_weights_that_keep_nothing_are_new_ones(self, trainable, place, stack):
+        """Trained on, they go where a new member of that seed's weights would, at its own place in its data."""
+        stack.run([3] * CAPACITY)
+        shrink_and_perturb(stack, 1, self.SAMPLES[1], keep=0.0, noise=1.0, seed=99)
+        fresh = self._stack(trainable, place)
+        fresh.admit(1, self.SAMPLES[1], 99)
+        for new, mixed in zip(fresh.state(1).shards, stack.state(1).shards, strict=True):
+            if new.name.startswith("params."):
+                torch.testing.assert_close(mixed.tensor, new.tensor, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(("keep", "noise"), [(-0.1, 0.1), (1.1, 0.1), (0.2, float("nan")), (0.2, 2.0)])
+    def test_shares_that_are_none_are_refused(self, stack, keep, noise):
+        """And the member stays as it was."""
+        before = stack.state(1)
+        with pytest.raises(TrainableError, match="give a number from 0 to 1"):
+            shrink_and_perturb(stack, 1, self.SAMPLES[1], keep=keep, noise=noise, seed=99)
+        assert_same(before, stack.state(1))
 
     def test_a_state_that_does_not_fit_is_refused(self, stack):
         """A missing tensor or another shape is refused by name, and the member stays as it was."""

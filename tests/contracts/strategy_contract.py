@@ -42,6 +42,7 @@ from pbt.strategy import (
     Report,
     SegmentReported,
     Set,
+    Shrink,
     Start,
     Strategy,
     StrategyOptions,
@@ -638,18 +639,21 @@ class StrategyContract:
     @EXAMPLES
     @given(case=eventful())
     def test_a_member_is_changed_before_it_trains(self, options, case):
-        """A member is started, copied to and set before it is told to train on, in one answer."""
+        """A member is started, copied to and set, then shrunk, before it is told to train on, in one answer."""
         for told in play(options, case).told:
             training: set[int] = set()
-            changed: set[int] = set()
+            changed, shrunk = set[int](), set[int]()
             for action in told.actions:
                 match action:
                     case Start(member=member) | Set(member=member) | Copy(receiver=member):
-                        assert member not in training
+                        assert member not in training | shrunk
                         changed.add(member)
+                    case Shrink(member=member):
+                        assert member not in training | shrunk
+                        shrunk.add(member)
                     case ContinueUntil(member=member):
                         training.add(member)
-            assert changed <= training
+            assert changed | shrunk <= training
 
     @EXAMPLES
     @given(case=eventful())
@@ -927,7 +931,7 @@ class SynchronousContract(StrategyContract):
         for told in play(options, case).told:
             training = set(told.under_way)
             for action in told.actions:
-                if isinstance(action, Copy | Set):
+                if isinstance(action, Copy | Set | Shrink):
                     assert not addressed(action) & training
                 training |= addressed(action) if isinstance(action, ContinueUntil) else set()
 

@@ -1526,6 +1526,37 @@ def test_the_golden_ledger_of_version_2_stays_readable(tmp_path):
     assert numbers(reader.rows())[-1] == 7
 
 
+def test_a_ledger_of_version_2_can_be_written_on(tmp_path):
+    """From then on it is of the present version; its parts are merged with new ones, and its digest stays."""
+    run = Path(shutil.copytree(GOLDEN.with_name("ledger-v2"), tmp_path / "run"))
+    before, rows = LedgerReader(run).digest(), LedgerReader(run).rows()
+    assert LedgerReader(run).version == 2
+    ledger = Ledger(run, existing=True)
+    note(ledger, 7)
+    ledger.close(finished=True)
+    reader = LedgerReader(run)
+    assert reader.version == schema.VERSION
+    assert reader.digest() == before
+    assert reader.table("segments")["shrink"].null_count == 8
+    assert [row["hparams"] for row in reader.rows()["segments"]] == [row["hparams"] for row in rows["segments"]]
+
+
+def test_the_golden_ledger_of_version_3_stays_readable(tmp_path):
+    """With shrunk weights in a merged part and in the write-ahead tail, as `make_ledger_v3.py` wrote them once."""
+    run = Path(shutil.copytree(GOLDEN.with_name("ledger-v3"), tmp_path / "run"))
+    reader = LedgerReader(run)
+    assert reader.version == 3
+    assert reader.digest() == "5ea63dc4310d6a36ef0eee8f93355d8f469073e1ead3a3985079002c415e196d"
+    how = '{"keep":0.2,"noise":0.1,"seed":7}'
+    assert [row.get("shrink") for row in reader.rows()["segments"]] == [None] * 4 + [how] * 2
+    assert [row["data"] for row in reader.rows()["decisions"] if row["kind"] == "shrink"] == [how] * 2
+    assert reader.table("nodes").num_rows == 1
+    assert salvage(run).damaged == ()
+    with opened(run, existing=True) as ledger:
+        note(ledger, 7)
+    assert numbers(reader.rows())[-1] == 7
+
+
 def test_what_version_1_did_not_have_is_empty_or_null(tmp_path):
     """Whole tables, and columns of old parts."""
     run = Path(shutil.copytree(GOLDEN, tmp_path / "run"))

@@ -133,7 +133,7 @@ class ClearStack:
 
 def make_state(weight: float, age: int = 0, consumed: int = 0, seed: int = 0) -> State:
     """The state of a member of a `ClearStack`."""
-    return State((Shard.whole("weight", torch.tensor(weight, dtype=torch.float64)),), age, consumed, seed)
+    return State((Shard.whole("params.weight", torch.tensor(weight, dtype=torch.float64)),), age, consumed, seed)
 
 
 def weight_of(state: State) -> float:

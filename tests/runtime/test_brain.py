@@ -12,7 +12,7 @@ import pytest
 
 from pbt.errors import HostError, StorageError
 from pbt.member import Slot, member_seed
-from pbt.population import PBT, Fixed
+from pbt.population import IPBT, PBT, Fixed
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.runtime.brain import Brain
 from pbt.runtime.orders import (
@@ -177,8 +177,14 @@ def watched(tmp_path, options, look, generations=4, seed=1, **sweep):
 
 @pytest.mark.parametrize(
     "options",
-    [PBT(quantile=0.5), PBT(explore="resample"), PBT(quantile=0.5, synchronous=False), Fixed()],
-    ids=["perturb", "resample", "asynchronous", "fixed"],
+    [
+        PBT(quantile=0.5),
+        PBT(explore="resample"),
+        PBT(quantile=0.5, synchronous=False),
+        IPBT(slow=2, growth=1, fresh_weights=0.0),
+        Fixed(),
+    ],
+    ids=["perturb", "resample", "asynchronous", "shrink", "fixed"],
 )
 def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
     """When an order can be seen, nothing is pending and all its parts stand in the committed ledger."""
@@ -201,6 +207,8 @@ def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
             assert ("copy", members[item.slot], donor) in decisions
         for item in order.admit:
             assert ("start", members[item.slot], None) in decisions
+        for item in order.renew:
+            assert ("shrink", members[item.slot], None) in decisions
         for slot, _ in order.set:
             assert ("set", members[slot], None) in decisions
         for item in order.examine:
@@ -214,9 +222,13 @@ def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
     assert stage.brain.best is not None
     assert released == stage.released
     parts = {
-        name for order in released for name in ("copy", "fetch", "admit", "set", "examine") if getattr(order, name)
+        name
+        for order in released
+        for name in ("copy", "fetch", "admit", "renew", "set", "examine")
+        if getattr(order, name)
     }
-    exploiting = {"copy", "fetch", "set"} if isinstance(options, PBT) else set()
+    exploiting = set() if isinstance(options, Fixed) else {"copy", "fetch", "set"}
+    exploiting |= {"renew"} if isinstance(options, IPBT) else set()
     assert {"admit", "examine"} | exploiting == parts
 
 
@@ -1110,7 +1122,8 @@ def is_sound(stage):
         parent = outcomes.get((row["parent_member"], row["parent_segment"]), {"score": 0.0, "age_end": 0})
         end = outcomes[row["member"], row["segment"]]
         gained = json.loads(row["hparams"])["gain"] * (end["age_end"] - parent["age_end"])
-        assert math.isclose(parent["score"] + gained, end["score"])
+        kept = json.loads(row["shrink"])["keep"] if row.get("shrink") else 1.0  # new weights are 0
+        assert math.isclose(kept * parent["score"] + gained, end["score"])
     assert "differs" not in {row["kind"] for row in stage.rows("incidents")}
     assert 0 == len(stage.shelf.exchange)
     return True
