@@ -41,6 +41,7 @@ class _Path:
 
     source: str
     schedule: tuple[tuple[int, Mapping[str, Any]], ...]
+    shrinks: tuple[tuple[int, float, float], ...]
     generations: int
     steps: int
 
@@ -167,14 +168,16 @@ def _path(result: Result, spec: SweepSpec, member: Reference) -> _Path:
     space = load_space(spec.space)
     changes = [(step.age_start, space.point(step.hparams)) for step in steps]
     kept = tuple(it for place, it in enumerate(changes) if place == 0 or it[1] != changes[place - 1][1])
-    length = math.gcd(spec.budget.steps, *(age for age, _ in kept))
-    return _Path(f"member {key.member} of {result.run.id}, {tell(key)}", kept, math.ceil(end / length), length)
+    shrinks = tuple((step.age_start, it.keep, it.noise) for step in steps if (it := step.shrink) is not None)
+    length = math.gcd(spec.budget.steps, *(age for age, _ in kept), *(age for age, _, _ in shrinks))
+    source = f"member {key.member} of {result.run.id}, {tell(key)}"
+    return _Path(source, kept, shrinks, math.ceil(end / length), length)
 
 
 def _compared(beside: _Beside, path: _Path, fixed: Result, size: _Size) -> Comparison:
     best = load_space(beside.spec.space).point(fixed.best.hparams)
     arms = [
-        Arm(name="the schedule", schedule=path.schedule, source=path.source),
+        Arm(name="the schedule", schedule=path.schedule, source=path.source, shrinks=path.shrinks),
         Arm(
             name="the best fixed configuration",
             schedule=((0, best),),

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from pprint import pformat
@@ -130,11 +131,13 @@ def _facts(result: Result, segment: Segment) -> dict[str, Any]:
 
 
 def _step(step: Any) -> dict[str, Any]:
+    shrunk = {} if step.shrink is None else {"shrink": asdict(step.shrink)}
     return {
         "age_start": step.age_start,
         "age_end": step.age_end,
         "member": step.member,
         "hparams": dict(step.hparams),
+        **shrunk,
     }
 
 
@@ -166,6 +169,7 @@ def script(result: Result, segment: Segment) -> str:
         "SPLIT": objective["split"],
         "PRECISION": spec["hosts"].get("precision", "fp32"),
         "SEED": segment.seed,
+        "SHRINK": {step.age_start: asdict(step.shrink) for step in steps if step.shrink is not None},
     }
     text = (files("pbt.report") / "assets" / "train.py.txt").read_text(encoding="utf-8")
     text = text.replace("@TITLE@", f"member {segment.key.member} of {result.run.id}")

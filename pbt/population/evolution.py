@@ -159,6 +159,8 @@ class Evolution:
         news = [report for report in reports if self._enter(report)]
         if not news:
             return []
+        if self._stopped is None and not self._roster.num_under_way and (rest := self._finish_segments()):
+            return rest  # extended before what the budget cut short had been reported
         actions = self._pace.respond(news, self._task, self._roster, may_train=self._stopped is None)
         return actions + self._end_if_idle(news[-1].id)
 
@@ -181,10 +183,16 @@ class Evolution:
         actions += self._roster.enlist(event.id, self._task, event.slots, self._pace.entry)
         return actions + self._end_if_idle(event.id, cause=event.id)
 
-    def _finish_segments(self, cause: str) -> list[Action]:
-        """Those that were cut short train to where they were told to: they are to be compared at equal age."""
-        cut = [member for member in self._roster.idle() if self._roster[member].was_cut_short]
-        return [self._roster.train(cause, self._task, member, self._roster[member].generation) for member in cut]
+    def _finish_segments(self, cause: str | None = None) -> list[Action]:
+        """Those that were cut short train to where they were told to: they are to be compared at equal age.
+
+        `cause` is by default each one's own report.
+        """
+        cut = {member: self._roster[member] for member in self._roster.cut_short()}
+        return [
+            self._roster.train(cause or report_id(member, known), self._task, member, known.generation)
+            for member, known in cut.items()
+        ]
 
     # --- the end
 

@@ -93,15 +93,14 @@ def draw(chance: np.ndarray, plays: int, rng: np.random.Generator) -> list[int]:
 
 def _cut(weights: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     """The weights with those that are more than a share `most` of all cut to just that share; and which these are."""
-    falling = np.sort(weights)[::-1]
-    rest = weights.sum()
-    for number, weight in enumerate(falling):
+    rising = np.sort(weights)
+    falling, rests = rising[::-1], np.cumsum(rising)[::-1]  # summed from below, or what is small would be lost
+    for number, (weight, rest) in enumerate(zip(falling, rests, strict=True)):
         # With the `number` largest cut to `limit`, that is the share `most` of limit * number + rest.
         limit = most * rest / (1.0 - most * number) if most * number < 1.0 else math.inf
         if weight <= limit:
             is_cut = weights > limit
             return np.where(is_cut, limit, weights), is_cut
-        rest -= weight
     return weights, np.zeros(len(weights), dtype=bool)
 
 

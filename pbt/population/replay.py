@@ -15,11 +15,11 @@ from typing import Any
 from numpy.random import Generator
 
 from pbt.errors import SpecError, nearest
-from pbt.member import Hparams, generator
+from pbt.member import Hparams, Shrinkage, generator
 from pbt.population.evolution import Evolution
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Adopt, Standing, Verdict
-from pbt.spec import Budget, at_least, require
+from pbt.population.verdicts import Adopt, Renew, Standing, Verdict
+from pbt.spec import Budget, at_least, is_number, require
 from pbt.strategy import Strategy, Task
 from searchspaces import Space, SpaceError
 
@@ -36,15 +36,21 @@ class Arm:
         schedule: `(age, hparams)`: from that age on, these hyperparameters; the first age is 0. Empty draws a
             configuration of its own for each seed from the space, and keeps it to the end: random search.
         source: Where the schedule comes from, for people.
+        shrinks: `(age, keep, noise)`: at that age, weights are shrunk and perturbed; see `pbt.member.Shrinkage`.
     """
 
     name: str
     schedule: Sequence[tuple[int, Hparams]] = ()
     source: str = ""
+    shrinks: Sequence[tuple[int, float, float]] = ()
 
     def at(self, age: int) -> Hparams | None:
         """The hyperparameters at an age; None where they are drawn."""
         return next((hparams for since, hparams in reversed(self.schedule) if since <= age), None)
+
+    def shrink_at(self, age: int) -> tuple[float, float] | None:
+        """What is kept of the weights at an age, and how much noise is added; None if they stay."""
+        return next(((keep, noise) for at, keep, noise in self.shrinks if at == age), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,8 @@ class Replay:
         for index, arm in enumerate(self.arms):
             for place, (age, _) in enumerate(arm.schedule):
                 _check_age(f"{_WHERE}arms[{index}].schedule[{place}]", age, budget)
+            for place, (age, _, _) in enumerate(arm.shrinks):
+                _check_age(f"{_WHERE}arms[{index}].shrinks[{place}]", age, budget)
 
     def check_space(self, space: Space) -> None:
         """Refuse hyperparameters that are no point of the space.
@@ -118,15 +126,26 @@ class Replay:
         """
         age = (generation + 1) * task.budget.steps
         standings = sorted(ranking, key=lambda it: it.member)
-        wanted = {it.member: self._at(it.member, age) for it in standings}
-        return [Adopt(it.member, new) for it in standings if (new := wanted[it.member]) not in (None, it.hparams)]
+        return [it for it in (self._change(task, standing, age) for standing in standings) if it is not None]
 
-    def _at(self, member: int, age: int) -> Hparams | None:
+    def _change(self, task: Task, standing: Standing, age: int) -> Verdict | None:
+        """What changes for a member at an age; None if nothing does."""
+        member = standing.member
+        if (arm := self._arm_of(member)) is None:
+            return None
+        hparams = arm.at(age) or standing.hparams
+        if (shares := arm.shrink_at(age)) is not None:
+            how = Shrinkage(*shares, seed=int(generator(task.seed, "replay shrink", age, member).integers(2**62)))
+            return Renew(member, member, hparams, how, "the schedule says so")
+        return None if hparams == standing.hparams else Adopt(member, hparams)
+
+    def _arm_of(self, member: int) -> Arm | None:
         arm = member // self.seeds
-        return self.arms[arm].at(age) if arm < len(self.arms) else None
+        return self.arms[arm] if arm < len(self.arms) else None
 
     def _first(self, task: Task, member: int) -> Hparams:
-        known = self._at(member, 0)
+        arm = self._arm_of(member)
+        known = arm.at(0) if arm else None
         return known if known is not None else task.space.sample(self._generator(task, *divmod(member, self.seeds)))
 
     def _generator(self, task: Task, arm: int, k: int) -> Generator:
@@ -162,7 +181,8 @@ def _arm(where: str, given: Arm | Mapping[str, Any]) -> Arm:
         given = Arm(**given)
     is_name = isinstance(given.name, str) and bool(given.name)
     require(is_name, f"{where}.name", f"{given.name!r} is no name", "Write some words")
-    return Arm(name=given.name, schedule=_schedule(f"{where}.schedule", given.schedule), source=given.source)
+    schedule, shrinks = _schedule(f"{where}.schedule", given.schedule), _shrinks(f"{where}.shrinks", given.shrinks)
+    return Arm(name=given.name, schedule=schedule, source=given.source, shrinks=shrinks)
 
 
 def _schedule(where: str, given: Sequence[tuple[int, Hparams]]) -> tuple[tuple[int, Hparams], ...]:
@@ -175,6 +195,17 @@ def _schedule(where: str, given: Sequence[tuple[int, Hparams]]) -> tuple[tuple[i
     for place, (_, hparams) in enumerate(given):
         require(isinstance(hparams, Mapping), f"{where}[{place}]", f"{hparams!r} is not a mapping", _WRITE)
     return tuple((age, hparams) for age, hparams in given)
+
+
+def _shrinks(where: str, given: Sequence[tuple[int, float, float]]) -> tuple[tuple[int, float, float], ...]:
+    mend = "Write [[100, 0.2, 0.1]]: age, share of the weights that is kept, share of new ones"
+    is_list = isinstance(given, list | tuple) and all(isinstance(it, list | tuple) and len(it) == 3 for it in given)
+    require(is_list, where, f"{given!r} is not a list of [age, keep, noise]", mend)
+    for place, (age, keep, noise) in enumerate(given):
+        at_least(1, f"{where}[{place}]", age, mend)
+        are_shares = all(is_number(share) and 0 <= share <= 1 for share in (keep, noise))
+        require(are_shares, f"{where}[{place}]", f"{[keep, noise]} are not from 0 to 1", mend)
+    return tuple((age, keep, noise) for age, keep, noise in given)
 
 
 def _check_age(where: str, age: int, budget: Budget) -> None:

@@ -64,6 +64,7 @@ class Roster(Mapping[int, Member]):
     def __init__(self, initial: Sequence[Hparams] = (), seed_of: Callable[[int, int], int] = member_seed) -> None:
         self._initial, self._seed_of = initial, seed_of
         self._members: dict[int, Member] = {}
+        self._cut_short: set[int] = set()
         self.num_alive = 0
         self.num_under_way = 0
 
@@ -83,6 +84,10 @@ class Roster(Mapping[int, Member]):
         """Living members that are not under way, in order."""
         return [number for number, known in self._members.items() if known.is_alive and not known.is_under_way]
 
+    def cut_short(self) -> list[int]:
+        """Living members that stand before the end of their last segment, in order; costs what these are."""
+        return sorted(self._cut_short)
+
     def standings(self) -> list[Standing]:
         """Last reports of the living, in member order."""
         return [it.standing for it in self._members.values() if it.is_alive and it.standing is not None]
@@ -100,7 +105,9 @@ class Roster(Mapping[int, Member]):
         score = event.metrics[metric]
         recent = (*known.recent, (event.age, score))[-RECENT:]
         known.standing = Standing(event.member, score, known.hparams, event.age, recent)
-        if not known.was_cut_short:  # else it comes again
+        if known.was_cut_short:
+            self._cut_short.add(event.member)
+        else:  # what was cut short comes again
             known.recent = recent
         return True
 
@@ -112,6 +119,7 @@ class Roster(Mapping[int, Member]):
         self.num_alive -= 1
         self.num_under_way -= known.is_under_way
         known.is_alive = known.is_under_way = False
+        self._cut_short.discard(member)
         return True
 
     # --- what is to be done
@@ -136,6 +144,7 @@ class Roster(Mapping[int, Member]):
         known.until = (generation + 1) * task.budget.steps
         known.is_under_way = True
         self.num_under_way += 1
+        self._cut_short.discard(member)
         return ContinueUntil(cause=cause, member=member, consumed=known.until, generation=generation, lends=lends)
 
     def carry_out(self, cause: str, verdict: Verdict) -> list[Action]:
@@ -176,6 +185,7 @@ class Roster(Mapping[int, Member]):
         self._members = {number: _from_row(number, row) for number, row in enumerate(snapshot)}
         self.num_alive = sum(known.is_alive for known in self._members.values())
         self.num_under_way = sum(known.is_under_way for known in self._members.values())
+        self._cut_short = {it for it, known in self._members.items() if known.is_alive and known.was_cut_short}
 
 
 def report_id(member: int, known: Member) -> str:

@@ -34,7 +34,7 @@ _SEGMENT = {
     "hparams": _TEXT,
     "hparams_in_effect": _TEXT,
 }
-_STEP = {"age_start": _LONG, "age_end": _LONG, "member": _INT, "hparams": _TEXT}
+_STEP = {"age_start": _LONG, "age_end": _LONG, "member": _INT, "keep": _NUMBER, "noise": _NUMBER, "hparams": _TEXT}
 _ENTRY = {
     "at": pa.timestamp("us", tz="UTC"),
     "kind": _TEXT,
@@ -102,7 +102,14 @@ def lineage_table(lineage: Lineage) -> pa.Table:
 def schedule_table(steps: Sequence[ScheduleStep]) -> pa.Table:
     """One row per step, in order of age, with a column `hparams/NAME` for each hyperparameter."""
     rows = [
-        {"age_start": step.age_start, "age_end": step.age_end, "member": step.member, "hparams": _json(step.hparams)}
+        {
+            "age_start": step.age_start,
+            "age_end": step.age_end,
+            "member": step.member,
+            "keep": step.shrink and step.shrink.keep,
+            "noise": step.shrink and step.shrink.noise,
+            "hparams": _json(step.hparams),
+        }
         for step in steps
     ]
     return _with_hparams(_table(_STEP, rows), [step.hparams for step in steps])

@@ -22,6 +22,7 @@ Kind: TypeAlias = Literal[
     "restart",  # again from fresh weights
     "copy",  # on another member's weights
     "set",  # on its own weights with other hyperparameters
+    "shrink",  # its own weights were shrunk and perturbed
     "ended",  # a segment ended and was scored
     "failed",  # a segment ended in an error
     "running",  # a segment is under way
@@ -45,7 +46,7 @@ Kind: TypeAlias = Literal[
 _WITHOUT_LOSS = ("loaded from checkpoints", "all states were at hand", " 0 segments trained again")
 
 #: Decisions that open a segment; the segment's own row says what they did.
-_OPENING = ("start", "copy", "set")
+_OPENING = ("start", "copy", "set", "shrink")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +202,8 @@ def _beginnings(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Ite
     decided = [row for row in _of(rows, "decisions", member) if row["kind"] in _OPENING]
     since = -math.inf
     for place in sorted(track.begun, key=lambda place: place.at):
-        reason = "; ".join(row["reason"] for row in decided if since < row["at"] < place.at and row.get("reason"))
+        told = [row["reason"] for row in decided if since < row["at"] < place.at and row.get("reason")]
+        reason = "; ".join(dict.fromkeys(told))  # a copy that is then shrunk has one reason
         since = place.at
         if (entry := _beginning(lineage, place)) is not None:
             yield replace(entry, reason=reason)
@@ -216,6 +218,8 @@ def _beginning(lineage: Lineage, place: _Place) -> Entry | None:
         return place.entry(place.at, "copy", other=segment.parent, score=score, **values)
     if segment.start == "fresh":
         return place.entry(place.at, "restart" if before else "start", **values)
+    if segment.shrink is not None:
+        return place.entry(place.at, "shrink", **values)
     if before is not None and before.hparams != segment.hparams:
         return place.entry(place.at, "set", **values)
     return None

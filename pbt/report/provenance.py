@@ -291,6 +291,7 @@ _STYLES = {
     "damaged": "yellow",
     "copy": "bold",
     "restart": "bold",
+    "shrink": "bold",
     "won": "green",
 }
 
@@ -378,14 +379,14 @@ def show_schedule(result: Result, member: Reference, console: Console | None = N
     console, steps = console or Console(), result.lineage.schedule(member)
     _say(console, f"schedule of {_who(result.lineage, member)}: what its weights were trained with", "bold")
     rows: list[_Row] = [
-        ((f"{step.age_start:,}", f"{step.age_end:,}", f"member {step.member}"), step.hparams) for step in steps
+        ((f"{step.age_start:,}", f"{step.age_end:,}", text.trained_by(step)), step.hparams) for step in steps
     ]
     console.print()
     console.print(_hparam_table(console, ("from age", "to age", "trained by"), rows, _names(result)))
 
 
 def schedule_json(result: Result, member: Reference) -> str:
-    """What can be replayed: a list of `age_start`, `age_end`, `member` and `hparams`, from age 0 on.
+    """What can be replayed: a list of `age_start`, `age_end`, `member`, `keep`, `noise` and `hparams`, from age 0 on.
 
     Raises:
         MemberNotFound: There is no such member or segment.

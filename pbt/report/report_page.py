@@ -98,7 +98,7 @@ def _winner(result: Result, population: Population) -> Iterator[str]:
     yield f"<section>\n<h2>{what}: member {best.member}, {text.score(best.score)}</h2>"
     yield "<h3>What its weights were trained with</h3>"
     rows = [
-        (f"{step.age_start:,}", f"{step.age_end:,}", f"member {step.member}", *_values(step.hparams, names))
+        (f"{step.age_start:,}", f"{step.age_end:,}", text.trained_by(step), *_values(step.hparams, names))
         for step in result.lineage.schedule(best.member)
     ]
     yield _table(("from age", "to age", "trained by", *names), rows)

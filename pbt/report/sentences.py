@@ -62,6 +62,10 @@ def _set(entry: Entry, names: Sequence[str]) -> str:
     return f"went on with {_changed(entry)}"
 
 
+def _shrunk(entry: Entry, names: Sequence[str]) -> str:
+    return f"went on from its own weights, shrunk and perturbed; {_changed(entry)}"
+
+
 def _donated(entry: Entry, names: Sequence[str]) -> str:
     if entry.other is None:
         return ""
@@ -123,6 +127,7 @@ _SENTENCES: Mapping[str, Callable[[Entry, Sequence[str]], str]] = {
     "restart": _restarted,
     "copy": _copied,
     "set": _set,
+    "shrink": _shrunk,
     "ended": _ended,
     "failed": _failed,
     "running": _running,

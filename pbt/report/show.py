@@ -428,7 +428,7 @@ def _schedule_table(steps: Sequence[ScheduleStep], hparams: Sequence[str]) -> Ta
     table = _table("from age", "to age", "trained by", *hparams)
     for step in steps:
         values = [text.hparam(step.hparams.get(name)) for name in hparams]
-        table.add_row(f"{step.age_start:,}", f"{step.age_end:,}", f"member {step.member}", *values)
+        table.add_row(f"{step.age_start:,}", f"{step.age_end:,}", text.trained_by(step), *values)
     return table
 
 

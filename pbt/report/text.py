@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pbt.lineage import ScheduleStep
+
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number with so many significant digits: `1.305`, `0.0003`, `1.2e-05`; `-` for None."""
@@ -26,6 +28,11 @@ def metric(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 or value == 0 else f"{value:.3e}"
+
+
+def trained_by(step: ScheduleStep) -> str:
+    """Who trained a stretch of a schedule, and whether its weights were shrunk and perturbed first."""
+    return f"member {step.member}" + (", weights shrunk" if step.shrink else "")
 
 
 def hparam(value: Any) -> str:

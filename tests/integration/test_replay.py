@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pbt import PBT, Budget, Fixed, Hosts, Result, Sweep
 from pbt.cli import main
 from pbt.errors import LedgerError, SpecError, StorageError
 from pbt.lineage import MemberNotFound
+from pbt.population import IPBT
 from pbt.population.replay import Replay, replay_seed
 from pbt.record.validity import violations
 from pbt.report.comparison import Comparison, compare, margin
@@ -388,6 +390,32 @@ def test_the_toys_script_gets_the_winners_score_to_the_last_bit(toy: Result, tmp
     done = cli("export", toy.path, "-o", tmp_path / "winner", "--member", "best")
     assert 0 == done.exit_code, done.output
     assert toy.best.score == trained(tmp_path / "winner")
+
+
+def test_weights_that_were_shrunk_are_shrunk_again(tmp_path: Path) -> None:
+    """In a replay and in the script: the toy begins at the same place whatever the seed: the same bits."""
+    strategy = IPBT(quantile=0.5, slow=2, growth=1, fresh_weights=0.0)
+    run = sweep(tmp_path, strategy, seed=1, budget=Budget(members=4, generations=8, steps=10)).run(progress=False)
+    member = next(it for it in run.lineage.members if any(step.shrink for step in run.lineage.schedule(it)))
+    found = pbt.replay(run, member=member, seeds=2, stacks=1, progress=False)
+    assert (run.lineage.last(member).score,) * 2 == found.arms[0].scores
+    ages = [
+        [step.age_start for step in it.schedule(who) if step.shrink]
+        for it, who in ((run.lineage, member), (found.result.lineage, 0), (found.result.lineage, 1))
+    ]
+    assert ages[0] == ages[1] == ages[2] != []
+    assert [] == violations(found.result.rows, lambda digest: True)
+    folder = pbt.export(run, tmp_path / "found", member=member)
+    assert run.lineage.last(member).score == trained(folder)
+    told = [step.get("shrink") for step in json.loads((folder / "winner.json").read_text())["schedule"]]
+    assert [step and asdict(step) for step in (it.shrink for it in run.lineage.schedule(member))] == told
+    shown = cli("schedule", run.path, str(member)).output
+    assert ", weights shrunk" in shown
+    own = next(it for it in run.lineage.segments.values() if it.shrink and it.start == "own")
+    words = " ".join(cli("why", run.path, str(own.key.member)).output.split())
+    assert "went on from its own weights, shrunk and perturbed" in words
+    assert "20 % of the weights of member" in words
+    assert [] == violations(run.rows, lambda digest: True)
 
 
 def test_an_export_holds_no_secret(words: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

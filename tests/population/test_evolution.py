@@ -284,6 +284,17 @@ def test_what_the_budget_cut_short_is_trained_to_its_end(synchronous):
     assert [1] == [copy.receiver for copy in of_kind(sweep.tell(reported(1, 1, 0.3, 10)), Copy)]
 
 
+def test_what_is_reported_short_after_an_extension_is_finished_too():
+    """It had been cut before. Then all are compared at equal age."""
+    sweep = Sweep(PBT(), make_task(members=2, generations=2))
+    sweep.end_budget()
+    assert [] == sweep.extend()
+    assert [] == sweep.tell(reported(0, 0, 0.9, 10))
+    rest = ContinueUntil(cause="report:1:0", member=1, consumed=10, generation=0)
+    assert [rest] == sweep.tell(reported(1, 0, 0.2, 4))
+    assert [1] == [copy.receiver for copy in of_kind(sweep.tell(reported(1, 1, 0.3, 10)), Copy)]
+
+
 def test_what_was_cut_short_is_no_measure_of_others():
     """A segment of no steps reports the same weights again: they count once among those of their age."""
     sweep = Sweep(PBT(synchronous=False), make_task(members=2, generations=2))

@@ -1,6 +1,6 @@
 """Replays: what is trained with what, since when, and with which seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from pbt.member import generator
 from pbt.population import Arm, Replay
 from pbt.population.replay import replay_seed
 from pbt.spec import Budget
-from pbt.strategy import ContinueUntil, Copy, Set, Start
+from pbt.strategy import ContinueUntil, Copy, Set, Shrink, Start
 from searchspaces import Float, Space
 from tests.contracts.strategy_contract import EXAMPLES, Case, SynchronousContract, cases, make_task, of_kind, play
 
@@ -98,6 +98,21 @@ def test_random_search_draws_a_configuration_for_each_seed():
     assert {0, 1} == {it.member for it in of_kind(few.actions, Set)}
 
 
+def test_weights_are_shrunk_where_the_schedule_says_so():
+    """With the hyperparameters of that age, each with new weights of its own."""
+    arm = replace(UP, shrinks=((10, 0.2, 0.1), (20, 0.5, 0.0)))
+    found = of_kind(played(arm, FLAT).actions, Shrink)
+    assert [(it.cause, it.member, it.how.keep, it.how.noise) for it in found] == [
+        ("report:0:0", 0, 0.2, 0.1),
+        ("report:1:0", 1, 0.2, 0.1),
+        ("report:0:1", 0, 0.5, 0.0),
+        ("report:1:1", 1, 0.5, 0.0),
+    ]
+    assert len({it.how.seed for it in found}) == 4
+    values = [(it.cause, it.hparams) for it in of_kind(played(arm).actions, Set) if it.member == 0]
+    assert values == [("report:0:0", {"a": 2.0}), ("report:0:1", {"a": 2.0}), ("report:0:2", {"a": 3.0})]
+
+
 def test_arms_may_be_mappings():
     """As they stand in a sweep file, or in the record of a run."""
     written = {"name": "up", "schedule": [[0, {"a": 1.0}], [10, {"a": 2.0}], [30, {"a": 3.0}]]}
@@ -120,6 +135,15 @@ def test_arms_may_be_mappings():
         ({"arms": [{"name": "x", "schedule": [[0, {}], [0, {}]]}]}, "arms[0].schedule: has the ages [0, 0]"),
         ({"arms": [{"name": "x", "schedule": [[0, {}], [1.5, {}]]}]}, "arms[0].schedule: has the ages [0, 1.5]"),
         ({"arms": [{"name": "x", "schedule": [[0, 0.1]]}]}, "arms[0].schedule[0]: 0.1 is not a mapping. Write"),
+        (
+            {"arms": [{"name": "x", "shrinks": 5}]},
+            "arms[0].shrinks: 5 is not a list of [age, keep, noise]. Write [[100",
+        ),
+        ({"arms": [{"name": "x", "shrinks": [[0, 0.2, 0.1]]}]}, "arms[0].shrinks[0]: 0 is not a whole number of at"),
+        (
+            {"arms": [{"name": "x", "shrinks": [[5, 0.2, 7]]}]},
+            "arms[0].shrinks[0]: [0.2, 7] are not from 0 to 1",
+        ),
     ],
 )
 def test_bad_options_are_named_with_the_mend(options, message):

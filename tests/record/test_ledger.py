@@ -422,7 +422,7 @@ def test_later_versions_are_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(LedgerError) as raised:
         LedgerReader(tmp_path)
-    assert str(raised.value) == f"{tmp_path} has ledger version 7; this pbt reads up to 2. Upgrade pbt."
+    assert str(raised.value) == f"{tmp_path} has ledger version 7; this pbt reads up to 3. Upgrade pbt."
 
 
 def test_no_ledger_is_no_run(tmp_path):
@@ -1208,6 +1208,7 @@ CHANGES = {
     "age_start": 11,
     "consumed_start": 11,
     "until": 21,
+    "shrink": '{"keep":0.2,"noise":0.1,"seed":7}',
 }
 
 
@@ -1216,7 +1217,7 @@ def test_the_digest_depends_on_every_decision(tmp_path, column):
     """A change in any decision column of one segment shows; so does null for a value."""
     digests = [write_story(tmp_path / "a", SEGMENTS, OUTCOMES)]
     for name, value in (("b", CHANGES[column]), ("c", None)):
-        if (column, value) in (("member", None), ("segment", None)):
+        if (column, value) in (("member", None), ("segment", None), ("shrink", None)):  # the last is null as it is
             continue
         rows = {"hparams_in_effect": OUTCOMES}.get(column, SEGMENTS)
         changed = [row | {column: value} if (row["member"], row["segment"]) == (1, 1) else row for row in rows]
