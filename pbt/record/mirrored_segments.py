@@ -74,6 +74,8 @@ def segment_tags(story: Story, key: SegmentKey) -> dict[str, str]:
     told = {name: row[name] for name in ("start", "generation", "stack", "age_start", "consumed_start")}
     if row.get("parent_member") is not None:
         told |= {name: row[name] for name in ("parent_member", "parent_segment")}
+    if row.get("shrink"):
+        told["shrink"] = row["shrink"]
     if outcome and outcome.get("consumed_end") is not None:
         told |= {name: outcome[name] for name in ("age_end", "consumed_end")}
     tags = {f"pbt.{name}": str(value) for name, value in told.items()}

@@ -184,14 +184,17 @@ def _reasons(decisions: pa.Table, frame: Frame, words: _Words) -> dict[str, NDAr
     """Why members took over others' weights, why they did not, and why they failed.
 
     Columns:
-        `event/segment`: the segment a copy began, at whose end an exploit was declined, or which failed.
-        `event/kind`: 0 copied, 1 declined, 2 failed. `event/donor`: a member, or -1. `event/words`: the reason.
+        `event/segment`: the segment that a copy, or shrunk weights, began; at whose end an exploit was declined; or
+            which failed.
+        `event/kind`: 0 copied, 1 declined, 2 failed, 3 shrunk.
+        `event/donor`: a member, or -1.
+        `event/words`: the reason.
     """
     found: list[tuple[int, int, int, int]] = []
-    kinds = {"copy": 0, "decline": 1}
+    kinds = {"copy": 0, "decline": 1, "shrink": 3}
     chosen = decisions.filter(pc.is_in(decisions["kind"], pa.array(list(kinds))))
-    is_copy = np.array([kind == "copy" for kind in chosen["kind"].to_pylist()], dtype=np.int64)
-    where = frame.find(whole(chosen, "member"), whole(chosen, "segment") + is_copy)
+    opens = np.array([kind != "decline" for kind in chosen["kind"].to_pylist()], dtype=np.int64)
+    where = frame.find(whole(chosen, "member"), whole(chosen, "segment") + opens)
     donors = whole(chosen, "donor")
     for place, kind, donor, reason in zip(
         where, chosen["kind"].to_pylist(), donors, chosen["reason"].to_pylist(), strict=True

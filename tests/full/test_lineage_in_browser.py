@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pbt import Sweep
+from pbt.population import IPBT
 from pbt.record.result import load
 from pbt.report.lineage_page import lineage_page, write_lineage_page
+from searchspaces import Float
 from tests import ledgers
 from tests.full.browser import chromium, tab
+from trainables import Quadratic
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Frame, Page
@@ -118,6 +122,35 @@ def test_it_opens_with_the_winner_and_how_to_get_it_again(page: Page, written: P
     assert f"checkpoints/{'cd' * 32}.safetensors" in about
     page.click("#about summary")
     assert "members: 6" in page.inner_text("#about pre")
+
+
+def test_a_members_history_tells_that_weights_were_shrunk(browser: Browser, tmp_path: Path) -> None:
+    """With the reason; where they had been copied before, once."""
+    run = Sweep(
+        trainable=Quadratic(),
+        space={"h0": Float(0.0, 1.0), "lr": Float(1e-3, 1e-1, log=True)},
+        objective="Q",
+        budget={"members": 4, "generations": 8, "steps": 10},
+        strategy=IPBT(quantile=0.5, slow=2, growth=1, fresh_weights=0.0),
+        hosts={"kind": "local", "stacks": 1},
+        storage=tmp_path,
+        tracking=False,
+        seed=1,
+    ).run(progress=False)
+    shrunk = [segment for segment in run.lineage.segments.values() if segment.shrink]
+    assert {"own", "copied"} == {segment.start for segment in shrunk}
+    with tab(browser) as (page, troubles, _):
+        _open(page, write_lineage_page(run).as_uri())
+        page.select_option("#rows", "member")
+        _settle(page)
+        for member in {segment.key.member for segment in shrunk}:
+            page.mouse.click(*_place(page, member, 75, members=4, length=80))
+            _settle(page)
+            items = [" ".join(text.split()) for text in page.locator("#history li").all_inner_texts()]
+            told = [place for place, text in enumerate(items) if "weights shrunk and perturbed" in text]
+            assert told == [segment.key.index for segment in shrunk if segment.key.member == member]
+            assert all(items[place].count("20 % of the weights of member") == 1 for place in told)
+        assert [] == troubles
 
 
 def test_a_members_history_tells_copies_and_changes_before_and_after(page: Page) -> None:
