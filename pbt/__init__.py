@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from pbt.errors import PbtError
     from pbt.evidence import replay
     from pbt.handover import export
-    from pbt.population import PBT, Fixed
+    from pbt.population import IPBT, MFPBT, PB2, PBT, Arm, Fixed, Replay
     from pbt.record.result import Result, load
     from pbt.report.report_page import write_report
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
 __all__ = [
+    "IPBT",
+    "MFPBT",
+    "PB2",
     "PBT",
+    "Arm",
     "Budget",
     "Checkpoints",
     "Component",
@@ -38,6 +42,7 @@ __all__ = [
     "Hosts",
     "Objective",
     "PbtError",
+    "Replay",
     "Result",
     "Sweep",
     "SweepSpec",
@@ -53,8 +58,7 @@ __all__ = [
 
 _HOMES = {
     "Sweep": "sweep",
-    "PBT": "population",
-    "Fixed": "population",
+    **dict.fromkeys(("PBT", "PB2", "MFPBT", "IPBT", "Fixed", "Replay", "Arm"), "population"),
     "Result": "record.result",
     "load": "record.result",
     "PbtError": "errors",

@@ -28,7 +28,7 @@ from pbt.population.evolution import Evolution
 from pbt.population.explore import check_explore, perturbed
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
 from pbt.spec import Budget, require
 from pbt.strategy import Strategy, Task
 
@@ -86,7 +86,16 @@ class MFPBT:
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        return Evolution(task, Rounds(self.evolve), self.initial)
+        return Evolution(task, Rounds(self.evolve), self.initial, self.remark)
+
+    def remark(self, task: Task, standings: Sequence[Standing]) -> str:
+        """How far each sub-population came: where those with long periods lead, short ones are too greedy."""
+        ranking = [it for it in rank(standings, task.mode) if not math.isnan(it.score)]
+        best = {self._population(it): it.score for it in reversed(ranking)}
+        if len(best) < 2:
+            return ""
+        told = [f"{best[place]:.6g} of period {period}" for place, period in enumerate(self.periods) if place in best]
+        return f"best {task.metric}: {', '.join(told)}"
 
     def evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
         """Decide who is replaced at the end of a generation, by whom, and with what.

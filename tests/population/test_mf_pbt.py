@@ -160,3 +160,15 @@ def test_a_population_without_quarters_is_refused():
         "Write 16 or more, or name fewer strategy.options.periods"
     )
     MFPBT().check(Budget(members=16, generations=9, steps=1))
+
+
+def test_the_end_tells_how_far_each_sub_population_came():
+    """The best of each; nothing where there is nothing to compare."""
+    task = make_task(members=6, mode="max", space=SPACE)
+
+    def remark(*scores):
+        return TWO.remark(task, [Standing(member, score, {}, age=10) for member, score in enumerate(scores)])
+
+    assert remark(0.25, 0.5, 0.75, 0.4, NAN, 0.1) == "best Q: 0.75 of period 1, 0.5 of period 2"
+    assert remark(0.25, NAN, 0.75, NAN, 0.1, NAN) == ""
+    assert MFPBT(periods=(3,)).remark(task, [Standing(0, 1.0, {}, age=10)]) == ""
