@@ -386,12 +386,15 @@ def show_schedule(result: Result, member: Reference, console: Console | None = N
 
 
 def schedule_json(result: Result, member: Reference) -> str:
-    """What can be replayed: a list of `age_start`, `age_end`, `member`, `keep`, `noise` and `hparams`, from age 0 on.
+    """What can be replayed: a list of `age_start`, `age_end`, `member` and `hparams`, from age 0 on.
+
+    Where weights were shrunk and perturbed at the start of a stretch, `keep` and `noise` say how.
 
     Raises:
         MemberNotFound: There is no such member or segment.
     """
-    return _strict(_records(result.schedule(member)))
+    rows = _records(result.schedule(member))
+    return _strict([{name: value for name, value in row.items() if value is not None} for row in rows])
 
 
 # ---------------------------------------------------------------------------------------------------------- diff

@@ -23,7 +23,8 @@ def test_it_is_that_of_the_segments_as_json(tmp_path: Path, commits: int | None)
     segments = sorted(rows["segments"], key=lambda row: (row["member"], row["segment"]))
     for row in segments:
         row["hparams_in_effect"] = held.get((row["member"], row["segment"]))
-    told = [{name: row[name] for name in DIGEST} for row in segments]
+    names = [name for name in DIGEST if name != "shrink"]  # which says nothing here
+    told = [{name: row[name] for name in names} for row in segments]
     assert hashlib.sha256(canonical(told).encode()).hexdigest() == digest(load(run).tables)
 
 

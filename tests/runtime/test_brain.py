@@ -270,6 +270,7 @@ def test_what_a_start_records(make_brain, tmp_path):
         "segment": -1,
         "hparams_before": "{}",
         "reason": None,
+        "data": None,
     }
     assert segment == common | {
         "segment": 0,
@@ -284,6 +285,7 @@ def test_what_a_start_records(make_brain, tmp_path):
         "age_start": 0,
         "consumed_start": 0,
         "until": 10,
+        "shrink": None,
     }
 
 

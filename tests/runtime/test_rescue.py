@@ -71,7 +71,7 @@ def hparams(gain):
 
 
 def nothing():
-    return {"publish": (), "fetch": (), "admit": (), "train": ()}
+    return {"publish": (), "fetch": (), "admit": (), "renew": (), "train": ()}
 
 
 def test_from_nothing():

@@ -25,6 +25,7 @@ PUBLIC = [
     "TrainableError",
     "Vision",
     "load",
+    "shrink_and_perturb",
 ]
 
 
