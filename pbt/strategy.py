@@ -165,13 +165,14 @@ Event: TypeAlias = SweepStarted | Report | Together | EvaluationEnded | BudgetEn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Put a fresh member into a slot; on an occupied slot, begin again from new weights."""
+    """Put a fresh member into a slot; on an occupied slot, begin again from new weights. `reason` is for people."""
 
     cause: str
     member: int
     slot: Slot
     hparams: Hparams
     seed: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ STRATEGIES: Mapping[str, str] = {
     "pb2": "pbt.population:PB2",
     "ipbt": "pbt.population:IPBT",
     "fixed": "pbt.population:Fixed",
+    "halving": "pbt.population:Halving",
     "replay": "pbt.population:Replay",
 }
 

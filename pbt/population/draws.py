@@ -12,7 +12,7 @@ def donor_index(task: Task, generation: int, receiver: int, number: int) -> int:
     return int(generator(task.seed, "donor", generation, receiver).integers(number))
 
 
-def restart(task: Task, generation: int, standing: Standing) -> Restart:
-    """Nobody is left to copy from: begin again, elsewhere in the space."""
+def restart(task: Task, generation: int, standing: Standing, reason: str = "") -> Restart:
+    """Nobody is copied from: begin again, elsewhere in the space."""
     rng = generator(task.seed, "restart", generation, standing.member)
-    return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)))
+    return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)), reason)

@@ -158,10 +158,11 @@ class Roster(Mapping[int, Member]):
                     Copy(cause=cause, donor=donor, receiver=receiver, reason=reason),
                     Set(cause=cause, member=receiver, hparams=hparams),
                 ]
-            case Restart(member, hparams, seed):
+            case Restart(member, hparams, seed, reason):
                 known = self._members[member]
                 known.hparams, known.recent = hparams, ()
-                return [Start(cause=cause, member=member, slot=known.slot, hparams=hparams, seed=seed)]
+                slot = known.slot
+                return [Start(cause=cause, member=member, slot=slot, hparams=hparams, seed=seed, reason=reason)]
             case Keep(member, reason):
                 return [Decline(cause=cause, member=member, reason=reason)]
             case Adopt(member, hparams):

@@ -50,6 +50,7 @@ class Restart:
     member: int
     hparams: Hparams
     seed: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -791,7 +791,7 @@ class Brain:
     def _start(self, action: Start) -> None:
         member = self._members[action.member]
         hparams = self._full(action.hparams)
-        self._decide("start", action.cause, action.member, hparams=hparams)
+        self._decide("start", action.cause, action.member, hparams=hparams, reason=action.reason or None)
         member.slot, member.seed, member.hparams = action.slot, action.seed, hparams
         member.start, member.parent, member.start_age = "fresh", None, 0
         slot = member.slot.index
