@@ -12,7 +12,7 @@ import pytest
 
 from pbt.errors import HostError, StorageError
 from pbt.member import Slot, member_seed
-from pbt.population import IPBT, PBT, Fixed
+from pbt.population import IPBT, PBT, Fixed, Halving
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.runtime.brain import Brain
 from pbt.runtime.orders import (
@@ -183,8 +183,9 @@ def watched(tmp_path, options, look, generations=4, seed=1, **sweep):
         PBT(quantile=0.5, synchronous=False),
         IPBT(slow=2, growth=1, fresh_weights=0.0),
         Fixed(),
+        Halving(),
     ],
-    ids=["perturb", "resample", "asynchronous", "shrink", "fixed"],
+    ids=["perturb", "resample", "asynchronous", "shrink", "fixed", "halving"],
 )
 def test_every_order_is_on_disk_before_it_is_released(tmp_path, options):
     """When an order can be seen, nothing is pending and all its parts stand in the committed ledger."""
@@ -286,6 +287,25 @@ def test_what_a_start_records(make_brain, tmp_path):
         "consumed_start": 0,
         "until": 10,
         "shrink": None,
+    }
+
+
+def test_why_a_member_begins_again_is_on_record(make_brain, tmp_path):
+    """With what it had before."""
+    again = dataclasses.replace(start(0, seed=7, cause="report:0:0", gain=3.0), reason="rank 3 of 3")
+    brain = make_brain({"start": [*BEGIN[:2], *ELSEWHERE], "report:0:0": [again, go_on(0, 20, 1, "report:0:0")]})
+    brain.start()
+    (order,) = brain.orders([0])
+    brain.report([ended(order, {0: 0.25})])
+    assert rows(tmp_path, "decisions")[-1] == {
+        "kind": "start",
+        "member": 0,
+        "donor": None,
+        "segment": 0,
+        "hparams_before": '{"gain":1.0,"lr":0.5}',
+        "hparams": '{"gain":3.0,"lr":0.5}',
+        "reason": "rank 3 of 3",
+        "cause": "report:0:0",
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pbt.errors import HostError, LedgerError
-from pbt.population import PBT, Fixed
+from pbt.population import PBT, Fixed, Halving
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.schema import canonical
 from pbt.runtime.brain import Brain
@@ -38,7 +38,7 @@ class Album:
     digest: str
     photos: list[Path]
     checkpoints: Checkpoints
-    options: PBT
+    options: PBT | Halving
 
     def copy(self, photo: Path, storage: Path) -> Path:
         """A copy of a photo, to go on with."""
@@ -119,6 +119,19 @@ def test_in_the_middle_of_a_commit(saved_album, tmp_path):
         stage = resume(run, saved_album)
         assert saved_album.digest == stage.digest()
         assert is_sound(stage)
+
+
+@pytest.mark.parametrize("checkpoints", [EVERY, NONE], ids=["every segment", "none"])
+def test_where_members_began_again(tmp_path, checkpoints):
+    """From new weights, in the midst of their lives: they are brought back with those, and those before are not."""
+    album = make_album(tmp_path, checkpoints, Halving(reduction_factor=2))
+    for number, photo in enumerate(album.photos[::4]):
+        stage = resume(album.copy(photo, tmp_path / str(number)), album)
+        assert album.digest == stage.digest(), photo.name
+        assert is_sound(stage)
+        again = [row for row in stage.rows("segments") if row["start"] == "fresh" and row["segment"]]
+        reasons = [row["reason"] for row in stage.rows("decisions") if row["kind"] == "start" and row["reason"]]
+        assert len(again) == len(reasons) > 1
 
 
 @pytest.mark.parametrize("seed", range(3))
