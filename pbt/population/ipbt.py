@@ -155,7 +155,7 @@ class IPBT:
             hparams = resampled(task, generation, member) if member in new_hparams else known
             seed = int(generator(task.seed, "restart", generation, member).integers(2**62))
             if member in new_weights:
-                verdicts.append(Restart(member, hparams, seed))
+                verdicts.append(Restart(member, hparams, seed, f"{why}; with new weights"))
             else:
                 how = Shrinkage(self.keep, self.noise, seed)
                 verdicts.append(Renew(member, donor.member, hparams, how, f"{why}; {_told(task, donor, how)}"))

@@ -184,14 +184,14 @@ def _reasons(decisions: pa.Table, frame: Frame, words: _Words) -> dict[str, NDAr
     """Why members took over others' weights, why they did not, and why they failed.
 
     Columns:
-        `event/segment`: the segment that a copy, or shrunk weights, began; at whose end an exploit was declined; or
-            which failed.
-        `event/kind`: 0 copied, 1 declined, 2 failed, 3 shrunk.
+        `event/segment`: the segment that a copy, or shrunk or new weights, began; at whose end an exploit was
+            declined; or which failed.
+        `event/kind`: 0 copied, 1 declined, 2 failed, 3 shrunk, 4 begun again.
         `event/donor`: a member, or -1.
         `event/words`: the reason.
     """
     found: list[tuple[int, int, int, int]] = []
-    kinds = {"copy": 0, "decline": 1, "shrink": 3}
+    kinds = {"copy": 0, "decline": 1, "shrink": 3, "start": 4}
     chosen = decisions.filter(pc.is_in(decisions["kind"], pa.array(list(kinds))))
     opens = np.array([kind != "decline" for kind in chosen["kind"].to_pylist()], dtype=np.int64)
     where = frame.find(whole(chosen, "member"), whole(chosen, "segment") + opens)

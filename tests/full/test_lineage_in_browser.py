@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pbt import Sweep
-from pbt.population import IPBT
+from pbt.population import IPBT, Halving
 from pbt.record.result import load
 from pbt.report.lineage_page import lineage_page, write_lineage_page
 from searchspaces import Float
@@ -122,6 +122,35 @@ def test_it_opens_with_the_winner_and_how_to_get_it_again(page: Page, written: P
     assert f"checkpoints/{'cd' * 32}.safetensors" in about
     page.click("#about summary")
     assert "members: 6" in page.inner_text("#about pre")
+
+
+def test_a_members_history_tells_why_it_began_again(browser: Browser, tmp_path: Path) -> None:
+    """In the reason's own words, as on record."""
+    run = Sweep(
+        trainable=Quadratic(),
+        space={"h0": Float(0.0, 1.0), "lr": Float(1e-3, 1e-1, log=True)},
+        objective="Q",
+        budget={"members": 6, "generations": 6, "steps": 10},
+        strategy=Halving(reduction_factor=2),
+        hosts={"kind": "local", "stacks": 1},
+        storage=tmp_path,
+        tracking=False,
+    ).run(progress=False)
+    (again, *_) = (it for it in run.lineage.segments.values() if it.start == "fresh" and it.key.index)
+    reason = next(
+        row["reason"]
+        for row in run.rows["decisions"]
+        if (row["kind"], row["member"], row["segment"]) == ("start", again.key.member, again.key.index - 1)
+    )
+    with tab(browser) as (page, troubles, _):
+        _open(page, write_lineage_page(run).as_uri())
+        page.select_option("#rows", "member")
+        _settle(page)
+        page.mouse.click(*_place(page, again.key.member, 55, members=6, length=60))
+        _settle(page)
+        items = [" ".join(text.split()) for text in page.locator("#history li").all_inner_texts()]
+        assert f"began again from fresh weights {reason}" in items[again.key.index]
+        assert [] == troubles
 
 
 def test_a_members_history_tells_that_weights_were_shrunk(browser: Browser, tmp_path: Path) -> None:

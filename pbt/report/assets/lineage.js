@@ -6,7 +6,7 @@ const FRESH = 0, OWN = 1, COPIED = 2;
 const ENDED = 0, RUNNING = 1, FAILED = 2;
 const NUMBER = 1, DIVERGED = 2;
 const STRANGER = 0, ANCESTOR = 1, HEIR = 2;
-const KIND_COPIED = 0, KIND_DECLINED = 1, KIND_FAILED = 2, KIND_SHRUNK = 3;
+const KIND_COPIED = 0, KIND_DECLINED = 1, KIND_FAILED = 2, KIND_SHRUNK = 3, KIND_STARTED = 4;
 
 const $ = id => document.getElementById(id);
 
@@ -1007,6 +1007,7 @@ function entryOf(page, at) {
     for (const event of events) if (event.kind === KIND_COPIED) say(element("small", {}, event.words));
   } else if (lineage.start[at] === FRESH) {
     say(lineage.index(at) ? "began again from fresh weights" : "began from fresh weights");
+    for (const event of events) if (event.kind === KIND_STARTED) say(element("small", {}, event.words));
   }
   for (const event of events) {
     if (event.kind !== KIND_SHRUNK) continue;
