@@ -66,7 +66,7 @@ def exploration(observations: int) -> float:
     """Weight of the standard deviation, given so many observations: `sqrt(c1 log(c2 n))`, c1 = 0.2 and c2 = 0.4.
 
     Source: the code of PB2's authors (github.com/jparkerholder/procgen_autorl, `pb2_utils.py`), which however weighs
-    the variance with it, not the standard deviation, as do Bogunovic et al. 2016 (TV-GP-UCB, arXiv 1601.06650). In Ray
+    the variance with it; in Bogunovic et al. 2016 (TV-GP-UCB, arXiv 1601.06650) it is the standard deviation. In Ray
     Tune's copy of that code c1 is added, not multiplied.
     """
     return math.sqrt(0.2 * max(0.0, math.log(0.4 * observations))) if observations else 0.0
