@@ -183,7 +183,7 @@ def fit(points: Points, targets: np.ndarray, noise: float | None = None) -> Mode
         numbers = 1 + points.cube.shape[1]
         process = Process(scale.locate(points), standard, SegmentKernel(numbers))
         if noise is not None:
-            process.likelihood.noise = noise
+            process.likelihood.noise = torch.tensor(noise, dtype=torch.float64)  # a number would be rounded to float32
             process.likelihood.requires_grad_(False)
         _climb(process, _prior(numbers))
         return Model(process, scale)
