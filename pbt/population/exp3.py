@@ -14,7 +14,7 @@ all members that have it, each counted B / N times with B = min(N, C); with N <=
 Members that were not replaced have not drawn their category anew either; they are counted as if they had.
 
 Sources: TV.EXP3.M of Parker-Holder et al. 2021, "Tuning Mixed Input Hyperparameters on the Fly for Efficient Population
-Based AutoRL" (PB2-Mix, arXiv 2106.15883), section 4.1; from its authors' code (github.com/jparkerholder/procgen_autorl)
+Based AutoRL" (PB2-Mix, arXiv 2106.15883); from its authors' code (github.com/jparkerholder/procgen_autorl, `exp3.py`)
 the exploration of 0.2 where there are at least as many plays as arms. Before that Uchiya et al. 2010, "Algorithms for
 Adversarial Bandit Problems with Multiple Plays" (EXP3.M), and Auer et al. 2002 (EXP3.S). T is a constant here, not the
 length of the sweep, which may be extended.

@@ -10,8 +10,8 @@ the record says why.
 
 Sources: Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with Population-Based
 Bandits" (PB2, arXiv 2002.02518), algorithm 1; categories: Parker-Holder et al. 2021, "Tuning Mixed Input
-Hyperparameters on the Fly for Efficient Population Based AutoRL" (PB2-Mix, arXiv 2106.15883), algorithm 1. Not in the
-papers: the check, what is made of weights that diverged (the worst gain so far), and ranks as gains of categories.
+Hyperparameters on the Fly for Efficient Population Based AutoRL" (PB2-Mix, arXiv 2106.15883). Not in the papers: the
+check, what is made of weights that diverged (the worst gain so far), and ranks as gains of categories.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The upper confidence bound is maximised over the unit cube: on a scrambled Sobol sequence, whose best points and some
 that are given are then moved uphill. The mean comes from what was observed; the deviation also counts what is pending.
 
-Source: Parker-Holder et al. 2020 (PB2, arXiv 2002.02518), section 3, equation 5, after Desautels et al. 2014.
+Source: Parker-Holder et al. 2020 (PB2, arXiv 2002.02518), after Desautels et al. 2014 (GP-BUCB).
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from torch import Tensor
+from botorch.acquisition import UpperConfidenceBound
+from botorch.optim import optimize_acqf
 from torch.quasirandom import SobolEngine
 
 from pbt.surrogates.gaussian import Model, Points
-from pbt.surrogates.kernels import Located
 from pbt.surrogates.threads import one_thread
 
 #: Points of the Sobol sequence, a power of two; how many of the best are moved uphill, and by how many steps.
@@ -49,51 +48,44 @@ def maximise(
     """
     if not free.any():
         return snap(here.cube[0])
+
+    def best(cube: np.ndarray, number: int) -> np.ndarray:
+        mean, deviation = model.predict(here.with_cube(cube))
+        return cube[np.argsort(-(mean + weight * deviation), kind="stable")[:number]]
+
     with one_thread():
         pool = np.repeat(here.cube, _POOL, axis=0)
         pool[:, free] = SobolEngine(int(free.sum()), scramble=True, seed=seed).draw(_POOL, dtype=torch.float64).numpy()
-        pool = np.concatenate([np.where(free, known.reshape(-1, len(free)), here.cube), pool])
-        best = pool[np.argsort(-_bounds(model, here, pool, weight), kind="stable")[:_BEST]]
-        snapped = np.stack([snap(it) for it in (*_uphill(model, here, free, weight, best), *best)])
-        return snapped[int(np.argmax(_bounds(model, here, snapped, weight)))]
+        starts = best(np.concatenate([np.where(free, known.reshape(-1, len(free)), here.cube), pool]), _BEST)
+        ends = starts.copy()
+        ends[:, free] = _uphill(model, here.with_cube(starts), free, weight)
+        return best(np.stack([snap(it) for it in (*ends, *starts)]), 1)[0]
 
 
 def exploration(observations: int) -> float:
     """Weight of the standard deviation, given so many observations: `sqrt(c1 log(c2 n))`, c1 = 0.2 and c2 = 0.4.
 
-    Source: the form is that of Bogunovic et al. 2016 (arXiv 1601.06650), section 5; the constants are those in the code
-    of PB2's authors (Ray Tune, `pb2_utils.py`), which however weighs the variance with it, not the standard deviation.
+    Source: the code of PB2's authors (github.com/jparkerholder/procgen_autorl, `pb2_utils.py`), which however weighs
+    the variance with it; in Bogunovic et al. 2016 (TV-GP-UCB, arXiv 1601.06650) it is the standard deviation. In Ray
+    Tune's copy of that code c1 is added, not multiplied.
     """
     return math.sqrt(0.2 * max(0.0, math.log(0.4 * observations))) if observations else 0.0
 
 
-def _bounds(model: Model, here: Points, cube: np.ndarray, weight: float) -> np.ndarray:
-    with torch.no_grad():
-        return _bound(model, model.locate(here.with_cube(cube)), weight).numpy()
-
-
-def _bound(model: Model, at: Located, weight: float) -> Tensor:
-    mean, deviation = model.standardised(at)
-    return mean + weight * deviation
-
-
-def _uphill(model: Model, here: Points, free: np.ndarray, weight: float, starts: np.ndarray) -> np.ndarray:
-    """The places reached from each start. They do not see each other: all are moved at once to save time."""
-    at = model.locate(here.with_cube(starts))
-    columns = torch.from_numpy(np.flatnonzero(free) + 1)  # the first is the score before
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        moved = torch.from_numpy(flat.reshape(len(starts), -1).copy()).requires_grad_()
-        numbers = at.numbers.index_copy(1, columns, moved)
-        value = -_bound(model, Located(at.times, numbers, at.categories), weight).sum()
-        value.backward()
-        assert moved.grad is not None
-        return float(value.detach()), moved.grad.numpy().ravel()
-
-    flat = starts[:, free].ravel()
-    found = minimize(
-        loss, flat, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(flat), options={"maxiter": _STEPS}
+def _uphill(model: Model, starts: Points, free: np.ndarray, weight: float) -> np.ndarray:
+    """What is reached in the free columns from each start, `(starts, columns)`."""
+    at = model.scale.locate(starts)
+    columns = 2 + np.flatnonzero(free)  # the first two are the moment and the score before
+    stay = {column: float(at[0, column]) for column in range(at.shape[1]) if column not in columns}
+    ends, _ = optimize_acqf(
+        UpperConfidenceBound(model.process, beta=weight**2),
+        bounds=torch.stack([torch.zeros_like(at[0]), torch.ones_like(at[0])]),
+        q=1,
+        num_restarts=len(at),
+        batch_initial_conditions=at[:, None],
+        fixed_features=stay,
+        options={"maxiter": _STEPS},
+        return_best_only=False,
+        retry_on_optimization_warning=False,
     )
-    ends = starts.copy()
-    ends[:, free] = np.clip(found.x, 0.0, 1.0).reshape(len(starts), -1)
-    return ends
+    return ends[:, 0, columns].numpy()

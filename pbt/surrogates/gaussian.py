@@ -1,27 +1,33 @@
 """A Gaussian process over segments of training, whose noise is learned.
 
-Every parameter has a prior and is fitted to the maximum of the posterior by L-BFGS-B, from fixed starts: the same data
-give the same model, and no generator is asked. (botorch's own fit draws new starts from torch's global generator when
-one fails.) All in float64.
+The process is one of gpytorch's and botorch's; kernel, priors, and how targets are scaled are ours. Every parameter has
+a prior and is fitted to the maximum of the posterior by L-BFGS-B, from fixed starts: the same data give the same model,
+and no generator is asked. (`botorch.fit.fit_gpytorch_mll` draws new starts from torch's global generator when one
+fails.) All in float64.
 
 Without a noise term, the process goes through every observation: two segments with equal hyperparameters and different
 gains then bend it out of shape, and what it recommends is little better than a guess.
-
-Source: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", equations 2.25 and 2.26.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from botorch.models.gpytorch import GPyTorchModel
+from botorch.optim.fit import fit_gpytorch_mll_scipy
+from gpytorch.constraints import Positive
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.models import ExactGP
+from gpytorch.priors import NormalPrior
 from torch import Tensor
 
-from pbt.surrogates.evidence import Evidence, Layout, factored
-from pbt.surrogates.kernels import Located, Parameters, covariance
+from pbt.surrogates.kernels import SegmentKernel
 from pbt.surrogates.threads import one_thread
 
 #: Targets and scores are cut off so many robust standard deviations from their median: one loss of 1e30 would leave the
@@ -31,6 +37,8 @@ _WIDTH = 5.0
 _HUGE = 1e100
 #: Steps of one fit at most; it is seldom half as many.
 _STEPS = 100
+#: Where a process has its parameters.
+_KERNEL, _NOISE = "covar_module.raw", "likelihood.noise_covar.raw_noise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,42 +80,66 @@ def stacked(parts: Sequence[Points]) -> Points:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
-    """Turns targets and scores into what the process sees, and back."""
+class Scale:
+    """Turns targets and scores into what the process sees, and back.
+
+    Attributes:
+        mean: Of the targets.
+        deviation: Of the targets.
+        before_low: The lowest score.
+        before_span: How far scores are apart.
+    """
 
     mean: float
     deviation: float
     before_low: float
     before_span: float
 
-    def locate(self, points: Points) -> Located:
-        """The points as tensors; the score before is one more number."""
+    def locate(self, points: Points) -> Tensor:
+        """Points `(points, 2 + numbers + categories)`; the score before is one more number, the first."""
         with np.errstate(over="ignore"):
             before = np.clip((points.before - self.before_low) / self.before_span, -1.0, 2.0)
-        numbers = np.column_stack([before, points.cube])
-        categories = np.array(points.categories, dtype=np.int64).reshape(len(points), -1)
-        return Located(_tensor(points.times), _tensor(numbers), torch.from_numpy(categories))
+        columns = np.column_stack([points.times, before, points.cube, points.categories])
+        return torch.from_numpy(np.array(columns, dtype=np.float64))
 
 
+class Process(ExactGP, GPyTorchModel):
+    """A Gaussian process with mean 0, the kernel of segments, and noise, as botorch wants its models.
+
+    Args:
+        at: Where observations were made, `(points, 2 + numbers + categories)`.
+        targets: Standardised, `(points,)`.
+        kernel: Of these points.
+    """
+
+    _num_outputs = 1
+
+    def __init__(self, at: Tensor, targets: Tensor, kernel: SegmentKernel) -> None:
+        logarithmic = Positive(transform=torch.exp, inv_transform=torch.log)
+        super().__init__(at, targets, GaussianLikelihood(noise_constraint=logarithmic).double())
+        self.covar_module = kernel
+
+    def forward(self, at: Tensor) -> MultivariateNormal:
+        """What is known of the values at points before anything was observed."""
+        return MultivariateNormal(torch.zeros_like(at[..., 0]), self.covar_module(at))
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A fitted process: what it expects of segments nobody has trained.
 
-    Args:
-        parameters: Of kernel and noise, for standardised targets.
-        scale: How targets were standardised.
-        at: Where observations were made.
-        targets: Standardised, `(points,)`.
+    Attributes:
+        process: For standardised targets.
+        scale: How these were standardised.
     """
 
-    def __init__(self, parameters: Parameters, scale: _Scale, at: Located, targets: Tensor) -> None:
-        self.parameters, self._scale, self._at, self._targets = parameters, scale, at, targets
-        self._factor = factored(covariance(at, at, parameters), parameters.noise)
-        self._weights = torch.cholesky_solve(targets[:, None], self._factor)[:, 0]
+    process: Process
+    scale: Scale
 
     @property
     def noise(self) -> float:
         """Standard deviation of the noise, in units of the targets."""
-        return float(self.parameters.noise.sqrt()) * self._scale.deviation
+        return float(self.process.likelihood.noise.sqrt()) * self.scale.deviation
 
     def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """What is expected of points, and how sure that is.
@@ -116,19 +148,9 @@ class Model:
             Mean and standard deviation of the noise-free function, in units of the targets, `(points,)` each.
         """
         with one_thread(), torch.no_grad():
-            mean, deviation = self.standardised(self._scale.locate(points))
-        return self._scale.mean + self._scale.deviation * mean.numpy(), self._scale.deviation * deviation.numpy()
-
-    def locate(self, points: Points) -> Located:
-        """The points as the process sees them."""
-        return self._scale.locate(points)
-
-    def standardised(self, at: Located) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation for standardised targets; gradients go through."""
-        between = covariance(self._at, at, self.parameters)
-        half = torch.linalg.solve_triangular(self._factor, between, upper=False)
-        variance = self.parameters.signal - (half * half).sum(dim=0)
-        return between.T @ self._weights, variance.clamp_min(1e-12).sqrt()
+            known = self.process.posterior(self.scale.locate(points))
+            mean, deviation = known.mean[:, 0].numpy(), known.variance[:, 0].clamp_min(1e-12).sqrt().numpy()
+        return self.scale.mean + self.scale.deviation * mean, self.scale.deviation * deviation
 
     def with_pending(self, points: Points) -> Model:
         """The process once these points will have been observed, at what it expects of them.
@@ -136,14 +158,14 @@ class Model:
         Expectations stay as they are, and near those points there is less to be learned.
 
         Source: Desautels et al. 2014, "Parallelizing Exploration-Exploitation Tradeoffs in Gaussian Process Bandit
-        Optimization" (GP-BUCB), section 3.
+        Optimization" (GP-BUCB).
         """
         if not len(points):
             return self
         with one_thread(), torch.no_grad():
-            more = self._scale.locate(points)
-            targets = torch.cat([self._targets, self.standardised(more)[0]])
-            return Model(self.parameters, self._scale, _joined(self._at, more), targets)
+            at = self.scale.locate(points)
+            expected = self.process.posterior(at).mean
+            return Model(self.process.condition_on_observations(at, expected), self.scale)
 
 
 def fit(points: Points, targets: np.ndarray, noise: float | None = None) -> Model:
@@ -157,12 +179,14 @@ def fit(points: Points, targets: np.ndarray, noise: float | None = None) -> Mode
     with one_thread():
         targets = winsorised(targets)
         scale = _scale(points, targets)
-        at, standard = scale.locate(points), _tensor((targets - scale.mean) / scale.deviation)
-        layout = Layout(at.numbers.shape[1], noise)
-        evidence = Evidence(layout, at, standard)
-        best = min((_descend(evidence, layout, start) for start in layout.starts()), key=lambda it: it[0])[1]
-        with torch.no_grad():
-            return Model(layout.parameters(torch.from_numpy(best)), scale, at, standard)
+        standard = torch.from_numpy((targets - scale.mean) / scale.deviation)
+        numbers = 1 + points.cube.shape[1]
+        process = Process(scale.locate(points), standard, SegmentKernel(numbers))
+        if noise is not None:
+            process.likelihood.noise = torch.tensor(noise, dtype=torch.float64)  # a number would be rounded to float32
+            process.likelihood.requires_grad_(False)
+        _climb(process, _prior(numbers))
+        return Model(process, scale)
 
 
 def winsorised(values: np.ndarray) -> np.ndarray:
@@ -173,26 +197,57 @@ def winsorised(values: np.ndarray) -> np.ndarray:
     return np.clip(values, middle - _WIDTH * deviation, middle + _WIDTH * deviation) if deviation > 0 else values
 
 
-def _scale(points: Points, targets: np.ndarray) -> _Scale:
+def _scale(points: Points, targets: np.ndarray) -> Scale:
     before = winsorised(points.before)
     deviation, span = float(np.std(targets)), float(np.ptp(before))
-    return _Scale(float(np.mean(targets)), deviation if deviation > 0 else 1.0, float(before.min()), span or 1.0)
+    return Scale(float(np.mean(targets)), deviation if deviation > 0 else 1.0, float(before.min()), span or 1.0)
 
 
-def _descend(evidence: Evidence, layout: Layout, start: np.ndarray) -> tuple[float, np.ndarray]:
-    """The best parameters near a start, and how improbable they are."""
-    options = {"maxiter": _STEPS, "ftol": 1e-7}
-    found = minimize(evidence, start, jac=True, method="L-BFGS-B", bounds=layout.bounds(), options=options)
-    return float(found.fun), np.asarray(found.x, dtype=np.float64)
+def _climb(process: Process, prior: Mapping[str, Tensor]) -> None:
+    """Give a process the most probable parameters that are found from two starts.
+
+    These are the middle of the prior, and the same with short scales, where the posterior often has a peak of its own.
+
+    Args:
+        process: Its parameters that need no gradient are left as they are.
+        prior: Of each parameter, as in `_prior`.
+    """
+    parameters = {name: it for name, it in process.named_parameters() if it.requires_grad}
+    for name in parameters:
+        module, _, entry = name.rpartition(".")
+        process.get_submodule(module).register_prior("prior", NormalPrior(*prior[name][:2]), entry)
+    bounds = {name: (it[2], it[3]) for name, it in prior.items()}
+    middle = {name: it[0] for name, it in prior.items()}
+    short = torch.cat([middle[_KERNEL][:3], torch.full_like(middle[_KERNEL][3:], math.log(0.3))])
+    evidence = ExactMarginalLogLikelihood(process.likelihood, process).train()
+    reached = []
+    for start in (middle, {**middle, _KERNEL: short}):
+        _set(parameters, start)
+        options = {"maxiter": _STEPS, "ftol": 1e-7}
+        found = fit_gpytorch_mll_scipy(evidence, parameters, bounds, options=options)
+        reached.append((found.fval, {name: it.detach().clone() for name, it in parameters.items()}))
+    _set(parameters, min(reached, key=lambda it: it[0])[1])
+    process.eval().requires_grad_(False)
 
 
-def _joined(first: Located, second: Located) -> Located:
-    return Located(
-        torch.cat([first.times, second.times]),
-        torch.cat([first.numbers, second.numbers]),
-        torch.cat([first.categories, second.categories]),
-    )
+def _prior(numbers: int) -> dict[str, Tensor]:
+    """What is known of a process's parameters beforehand, by their names: `(4, entries)`.
+
+    That is mean and standard deviation of a normal distribution of their logarithms (of `mix`, the logit), and bounds,
+    beyond which nothing changes any more but rounding. A decay of 0.025 is an epsilon of 0.05: what was seen 14
+    segments ago counts 0.7 of what it did. Scales grow with the number of dimensions, as distances do.
+
+    Source: of the scales, Hvarfner et al. 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions"
+    (arXiv 2402.02229), as in botorch's `get_covar_module_with_dim_scaled_prior`.
+    """
+    signal, decay = (0.0, 1.0, -7.0, 4.0), (math.log(0.025), 1.0, -9.0, 3.0)
+    mix, noise = (0.0, 1.0, -4.0, 4.0), (-2.5, 1.5, -12.0, 2.0)
+    scale = (math.sqrt(2.0) + math.log(numbers) / 2.0, math.sqrt(3.0), math.log(0.02), math.log(200.0))
+    rows = {_KERNEL: [signal, decay, mix, *[scale] * numbers], _NOISE: [noise]}
+    return {name: torch.tensor(it, dtype=torch.float64).T for name, it in rows.items()}
 
 
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float64))
+def _set(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, it in parameters.items():
+            it.copy_(values[name])

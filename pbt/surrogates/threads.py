@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import scipy.optimize  # noqa: F401 - so that its BLAS is one of those that are found
 import torch
+from botorch.exceptions.warnings import OptimizationWarning
 from threadpoolctl import ThreadpoolController
 
 
@@ -15,13 +17,17 @@ from threadpoolctl import ThreadpoolController
 def one_thread() -> Iterator[None]:
     """With one thread of torch and of numpy's and scipy's BLAS, and gradients on; afterwards all is as it was.
 
+    What warnings are shown is also as it was: botorch changes that whenever it fits.
+
     Sums over several threads differ in the last bits with their number, and decisions are to be repeatable. Problems
     of a few hundred rows are also solved several times faster so, as threads that wait for each other take time.
     """
     number = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _pools().limit(limits=1, user_api="blas"), torch.enable_grad():
+        with _pools().limit(limits=1, user_api="blas"), torch.enable_grad(), warnings.catch_warnings():
+            # A search for the maximum that ends early is no failure: the best of several is taken.
+            warnings.simplefilter("ignore", OptimizationWarning)
             yield
     finally:
         torch.set_num_threads(number)

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 from pbt.surrogates.gaussian import Points, fit, winsorised
+from pbt.surrogates.kernels import SegmentKernel
 
 
 def points(number, *, numbers=1, categories=0, seed=0):
@@ -21,27 +23,40 @@ def targets(at, noise, seed=1):
     return np.sin(4.0 * at.cube[:, 0]) + noise * np.random.default_rng(seed).normal(size=len(at))
 
 
-def explicit(model, at, values, new):
-    """Mean and variance by equations 2.25 and 2.26 of Rasmussen and Williams, in numpy and with an inverse."""
-    known = model.parameters
-    mean, deviation = values.mean(), values.std()
+def matrix(known, a, b, at):
+    """The kernel, in numpy; scores before are scaled as they are at some points."""
     low, span = at.before.min(), np.ptp(at.before)
+    first, second = (np.column_stack([(it.before - low) / span, it.cube]) for it in (a, b))
+    gaps = (first[:, None] - second[None]) / known.scales.numpy()
+    near = np.exp(-(gaps**2).sum(-1) / 2)
+    if a.categories.shape[1]:
+        equal = (a.categories[:, None] == b.categories[None]).mean(-1)
+        mix = float(known.mix)
+        near = (1 - mix) * (near + equal) / 2 + mix * near * equal
+    return float(known.signal) * near * (1 - known.epsilon) ** (np.abs(a.times[:, None] - b.times[None]) / 2)
 
-    def kernel(a, b):
-        first, second = (np.column_stack([(it.before - low) / span, it.cube]) for it in (a, b))
-        gaps = (first[:, None] - second[None]) / known.scales.numpy()
-        near = np.exp(-(gaps**2).sum(-1) / 2)
-        if a.categories.shape[1]:
-            equal = (a.categories[:, None] == b.categories[None]).mean(-1)
-            mix = float(known.mix)
-            near = (1 - mix) * (near + equal) / 2 + mix * near * equal
-        return float(known.signal) * near * (1 - known.epsilon) ** (np.abs(a.times[:, None] - b.times[None]) / 2)
 
-    inverse = np.linalg.inv(kernel(at, at) + (float(known.noise) + 1e-8) * np.eye(len(at)))
-    between = kernel(new, at)
+def explicit(model, at, values, new):
+    """Mean and deviation by equations 2.25 and 2.26 of Rasmussen and Williams, in numpy and with an inverse."""
+    known, mean, deviation = model.process.covar_module, values.mean(), values.std()
+    noise = (model.noise / deviation) ** 2
+    inverse = np.linalg.inv(matrix(known, at, at, at) + noise * np.eye(len(at)))
+    between = matrix(known, new, at, at)
     expected = mean + deviation * (between @ inverse @ ((values - mean) / deviation))
-    variance = np.diag(kernel(new, new) - between @ inverse @ between.T)
+    variance = np.diag(matrix(known, new, new, at) - between @ inverse @ between.T)
     return expected, deviation * np.sqrt(variance)
+
+
+def density(at, values, raw, log_noise):
+    """Log of the posterior density of parameters but for a constant, by scipy: likelihood, and what is usual."""
+    known = SegmentKernel(1 + at.cube.shape[1]).requires_grad_(False)
+    known.raw[:] = torch.from_numpy(raw)
+    covariance = matrix(known, at, at, at) + math.exp(log_noise) * np.eye(len(at))
+    likelihood = multivariate_normal(cov=covariance).logpdf((values - values.mean()) / values.std())
+    scales = len(raw) - 3
+    usual = np.array([0, math.log(0.025), 0, *[math.sqrt(2) + math.log(scales) / 2] * scales])
+    away = (raw - usual) / np.array([1, 1, 1, *[math.sqrt(3)] * scales])
+    return likelihood - (away**2).sum() / 2 - ((log_noise + 2.5) / 1.5) ** 2 / 2
 
 
 @pytest.mark.parametrize("categories", [0, 2])
@@ -53,6 +68,20 @@ def test_expectations_are_those_of_the_textbook(categories):
     model = fit(at, values)
     for found, expected in zip(model.predict(new), explicit(model, at, values, new), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("categories", [0, 2])
+def test_parameters_are_the_most_probable(categories):
+    """Where the posterior density, written out, does not grow in any direction."""
+    at = points(30, numbers=2, categories=categories)
+    values = targets(at, 0.3)
+    model = fit(at, values)
+    raw, noise = model.process.covar_module.raw.numpy(), 2 * math.log(model.noise / values.std())
+    best = density(at, values, raw, noise)
+    for direction in np.eye(len(raw) + 1):
+        for step in (-0.1, 0.1):
+            away = step * direction
+            assert density(at, values, raw + away[:-1], noise + away[-1]) < best
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2, 1.0])
@@ -76,7 +105,7 @@ def test_a_change_in_time_is_noticed():
     at = Points(times, np.zeros(96), rng.uniform(0, 1, (96, 1)), np.zeros((96, 0), dtype=np.int64))
     phases = rng.uniform(0, 6, 12)[times.astype(int)]
     changing, steady = np.sin(6 * at.cube[:, 0] + phases), np.sin(6 * at.cube[:, 0])
-    found = [fit(at, it + 0.05 * rng.normal(size=96)).parameters.epsilon for it in (changing, steady)]
+    found = [fit(at, it + 0.05 * rng.normal(size=96)).process.covar_module.epsilon for it in (changing, steady)]
     assert found[0] > 0.3
     assert found[1] < 0.05
 
@@ -117,7 +146,7 @@ def test_it_fits_with_one_thread(monkeypatch):
     at = points(5)
     fit(at, targets(at, 0.1))
     assert told == [1, 7]
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, ValueError)):
         fit(at, np.arange(4.0))
     assert told == [1, 7, 1, 7]
 
