@@ -72,7 +72,8 @@ def test_everything_was_written_below_one_folder(demo: tuple[Path, str]) -> None
     assert new <= {"pbt-demo", "pbt.egg-info", ".venv"}
     assert (copy / "pbt-demo" / "mlflow.db").exists()
     for result in runs(copy).values():
-        assert {"lineage.png", "curves.png", "schedules.png"} == {p.name for p in (result.path / "plots").iterdir()}
+        drawn = {picture.name for picture in (result.path / "plots").iterdir()}
+        assert {"lineage.png", "curves.png", "schedules.png"} <= drawn  # of a sweep that takes longer, all are
         checkpoint = result.best.checkpoint
         assert checkpoint is not None
         assert checkpoint.exists()
