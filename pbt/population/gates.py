@@ -87,11 +87,14 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float:
 
     if min(len(first), len(second)) < 2 or not all(map(math.isfinite, (*first, *second))):
         return 1.0
-    gap = abs(fmean(first) - fmean(second))
-    parts = [variance(sample) / len(sample) for sample in (first, second)]
-    if not sum(parts):
+    unit = max(map(abs, (*first, *second))) or 1.0  # or squares of what is huge, or tiny, could not be computed with
+    samples = [[score / unit for score in sample] for sample in (first, second)]
+    gap = abs(fmean(samples[0]) - fmean(samples[1]))
+    parts = [variance(sample) / len(sample) for sample in samples]
+    if not (most := max(parts)):
         return float(gap == 0)
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(sample) - 1) for part, sample in zip(parts, (first, second), strict=True)
+    shares = [part / most for part in parts]
+    freedom = sum(shares) ** 2 / sum(
+        share**2 / (len(sample) - 1) for share, sample in zip(shares, samples, strict=True)
     )
     return float(2.0 * stdtr(freedom, -gap / math.sqrt(sum(parts))))
