@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.population_quality import __main__ as quality
 from benchmarks.population_quality import report, statistics
 from benchmarks.population_quality.outcome import Outcome, Stretch
+from benchmarks.population_quality.record import summary, without_nan
 from benchmarks.population_quality.runs import Run, carry_out
 from benchmarks.population_quality.tasks import TASKS, task
 from benchmarks.population_quality.toys import SIGNAL, Deceptive, Moment, Noisy, Toy
@@ -203,7 +203,7 @@ def test_toys_from_end_to_end(tmp_path):
     """Our strategies on the toys with two seeds, at equal member-steps: the record, the table, the pictures."""
     asked = {"figure_2": ["pbt", "fixed"], "noisy": ["pbt", "mf_pbt", "fixed"]}
     runs = [Run(name, method, seed, quick=True) for name in asked for method in asked[name] for seed in (0, 1)]
-    record = quality.summary({run: carry_out(run) for run in runs}, quick=True)
+    record = summary({run: carry_out(run) for run in runs}, quick=True)
     assert {(row["task"], row["method"]) for row in record["rows"]} == {
         (name, method) for name in asked for method in asked[name]
     }
@@ -212,7 +212,7 @@ def test_toys_from_end_to_end(tmp_path):
         assert row["seeds"] == [0, 1]
         assert row["member_steps"] == task(row["task"], quick=True).budget.member_steps
         assert all(map(math.isfinite, row["scores"]))
-    assert json.loads(json.dumps(quality._without_nan(record), allow_nan=False))["tasks"]
+    assert json.loads(json.dumps(without_nan(record), allow_nan=False))["tasks"]
     console = Console(width=120, file=io.StringIO())
     report.show(record, console)
     assert "the paper's toy: Q of the winner, test (higher is better); 640 member-steps" in console.file.getvalue()
@@ -227,10 +227,10 @@ def test_a_run_that_fails_is_told_and_spoils_no_other():
         for seed in (0, 1)
     }
     runs[Run("figure_2", "ray_pbt", 1, True)] = Outcome(error="RuntimeError: no")
-    record = quality.summary(runs, quick=True)
+    record = summary(runs, quick=True)
     assert [it["verdict"] for it in record["comparisons"]] == ["unknown"]
-    assert report.sentences(quality._without_nan(record))[-1] == "Without a winner: ray_pbt on figure_2, seed 1."
-    report.show(quality._without_nan(record), Console(quiet=True))
+    assert report.sentences(without_nan(record))[-1] == "Without a winner: ray_pbt on figure_2, seed 1."
+    report.show(without_nan(record), Console(quiet=True))
 
 
 @pytest.mark.parametrize("name", TASKS)
