@@ -70,7 +70,7 @@ class Member(tune.Trainable):
         counted = {"age": state.age, "consumed": state.consumed, "seed": state.seed}
         torch.save({"tensors": tensors} | counted, Path(checkpoint_dir) / _STATE)
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
         """One's own, or a donor's: hyperparameters are the config's, seed and place in the data are one's own."""
         state = read_state(Path(checkpoint_dir))
         self._consumed = state.consumed  # all have consumed as much when they are copied
@@ -249,12 +249,12 @@ def _judged(of: Task, results: tune.ResultGrid, trained: Sequence[Stretch]) -> O
         raise results.errors[0]
     best = results.get_best_result(of.metric, of.mode)
     stack = of.trainable.build(of.trainable.bucket({}), 1, PLACE)
-    with best.checkpoint.as_directory() as folder:  # type: ignore[union-attr]
+    with best.checkpoint.as_directory() as folder:
         state = read_state(Path(folder))
-    hparams = {name: best.config[name] for name in of.space}  # type: ignore[index]
+    hparams = {name: best.config[name] for name in of.space}
     stack.admit(0, hparams, state.seed, state)
-    validation, test = (float(stack.evaluate(split, [0])[of.metric][0]) for split in ("validation", "test"))  # type: ignore[arg-type]
-    reported = best.metrics[of.metric]  # type: ignore[index]
+    validation, test = (float(stack.evaluate(split, [0])[of.metric][0]) for split in ("validation", "test"))
+    reported = best.metrics[of.metric]
     assert math.isclose(validation, reported, rel_tol=1e-4), f"{validation} is not {reported}, which was reported"
     steps = sum(it.end - it.begin for it in trained)
     score = of.judge(test, trained)

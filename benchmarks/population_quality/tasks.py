@@ -169,7 +169,7 @@ def _language() -> Task:
     return Task(
         name="language",
         title="language model",
-        trainable=trainables.Language(width=32, depth=1, context=32, schedule="constant"),
+        trainable=trainables.Language(width=32, depth=1, context=32, schedule="constant", eval_bytes=8_192),
         space=Space(
             {
                 "lr": Float(3e-4, 3e-1, log=True),

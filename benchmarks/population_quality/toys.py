@@ -269,6 +269,6 @@ def _checked(rule: Rule, hparams: Mapping[str, HparamValue]) -> dict[str, float]
     for name, value in hparams.items():
         if name not in rule.names:
             raise TrainableError(f"hparam {name!r} is unknown; give one of {', '.join(rule.names)}")
-        if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+        if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
             raise TrainableError(f"hparam {name!r} is {value!r}; give a value in [0, 1]")
     return {name: float(value) for name, value in hparams.items()}  # type: ignore[arg-type]
