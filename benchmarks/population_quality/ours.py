@@ -66,7 +66,7 @@ def train(of: Task, method: str, seed: int, folder: Path) -> Outcome:
         validation=best.score,
         test=test,
         member_steps=_steps(result),
-        hparams=dict(best.hparams),
+        hparams={name: best.hparams[name] for name in of.space},
     )
 
 
