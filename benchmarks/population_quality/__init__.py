@@ -1,0 +1,1 @@
+"""How good what a strategy finds is: ours, the baselines, and Ray Tune's own, at equal member-steps."""

@@ -1,0 +1,139 @@
+"""The record in tables, sentences and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pbt.report.canvas import BASELINE, CROWD, INK, WINNER, as_png, dress, new_figure
+
+#: The strategy that the documentation names as the default.
+DEFAULT = "pbt"
+#: Ours, and Ray's method of the same name.
+SAME_NAME = {"pbt": "ray_pbt", "pbt_async": "ray_pbt", "pb2": "ray_pb2"}
+BASE = "fixed"
+#: Of how many tasks the default strategy is to beat Ray's.
+AIM = 4
+
+
+def questions(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """What is asked of every task: ours beside Ray's of the same name, and everything beside what never changes."""
+    own = [(method, SAME_NAME[method]) for method in methods if method in SAME_NAME]
+    return own + [(method, BASE) for method in methods if method != BASE]
+
+
+def show(record: Mapping[str, Any], console: Console) -> None:
+    """Print a table for every task, and what follows."""
+    for task in record["tasks"]:
+        console.print()
+        console.print(_table(record, task))
+    console.print()
+    for sentence in sentences(record):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _table(record: Mapping[str, Any], task: Mapping[str, Any]) -> Table:
+    better = "higher" if task["mode"] == "max" else "lower"
+    title = f"{task['title']}: {task['score']} ({better} is better); {task['member_steps']:,} member-steps"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method")
+    table.add_column("mean \\[95 %]")
+    for reference in ("Ray's of that name", BASE):
+        table.add_column(f"ahead of {reference} \\[95 %]")
+    for row in _rows(record, task["name"]):
+        compared = [_comparison(record, row, it) for it in (SAME_NAME.get(row["method"]), BASE)]
+        table.add_row(row["method"], _told(row["mean"], *row["ci"]), *map(_lead, compared))
+    return table
+
+
+def _rows(record: Mapping[str, Any], task: str) -> list[Mapping[str, Any]]:
+    return [row for row in record["rows"] if row["task"] == task]
+
+
+def _comparison(record: Mapping[str, Any], row: Mapping[str, Any], reference: str | None) -> Mapping[str, Any] | None:
+    wanted = (row["task"], row["method"], reference)
+    own = (it for it in record["comparisons"] if (it["task"], it["method"], it["reference"]) == wanted)
+    return next(own, None)
+
+
+def _lead(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{_told(**found['lead'], sign='+')} {found['verdict']}"
+
+
+def _told(mean: float | None, low: float | None, high: float | None, sign: str = "") -> str:
+    return f"{_number(mean, sign)} \\[{_number(low, sign)}, {_number(high, sign)}]"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.4g}"
+
+
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """What is to be shown, and whether it is."""
+    found = []
+    for method, reference in SAME_NAME.items():
+        asked = [it for it in record["comparisons"] if (it["method"], it["reference"]) == (method, reference)]
+        if asked:
+            found.append(f"{method} beside {reference}: {_counted(asked)}.")
+    behind = [it for it in record["comparisons"] if it["reference"] == SAME_NAME.get(it["method"])]
+    if behind:
+        worse = [f"{it['method']} on {it['task']}" for it in behind if it["verdict"] == "worse"]
+        told = f"missed by {', '.join(worse)}" if worse else "met"
+        found.append(f"None of ours is below Ray's of the same name: {told}.")
+        own = [it for it in behind if it["method"] == DEFAULT]
+        better = sum(it["verdict"] == "better" for it in own)
+        told = f"on {better} of {len(own)} tasks (aim: {AIM} of 6, {'met' if better >= AIM else 'missed'})"
+        found.append(f"The default strategy, {DEFAULT}, beats Ray's PBT {told}.")
+    lost = [f"{row['method']} on {row['task']}, seed {it['seed']}" for row in record["rows"] for it in row["errors"]]
+    return found + ([f"Without a winner: {'; '.join(lost)}."] if lost else [])
+
+
+def _counted(asked: Sequence[Mapping[str, Any]]) -> str:
+    words = [it["verdict"] for it in asked]
+    by_mean = sum((it["lead"]["mean"] or 0.0) > 0 for it in asked)
+    counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    return f"{counts}, of {len(asked)} tasks; ahead in the mean on {by_mean}"
+
+
+def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """A picture for every task: all seeds of each method, its mean and the interval of that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for task in record["tasks"]:
+        path = folder / f"{task['name']}.png"
+        path.write_bytes(_picture(record, task))
+        drawn.append(path)
+    return drawn
+
+
+def _picture(record: Mapping[str, Any], task: Mapping[str, Any]) -> bytes:
+    rows = _rows(record, task["name"])[::-1]
+    figure = new_figure(7.0, 1.0 + 0.34 * len(rows))
+    axes = figure.add_subplot()
+    better = "higher is better" if task["mode"] == "max" else "lower is better"
+    dress(axes, f"{task['title']}: {better}", task["score"], "")
+    for place, row in enumerate(rows):
+        colour = _colour(row["method"])
+        scores = [score for score in row["scores"] if score is not None]
+        axes.plot(scores, [place] * len(scores), "o", color=CROWD, markersize=4, alpha=0.6, markeredgewidth=0)
+        if row["mean"] is not None and row["ci"][0] is not None:
+            axes.plot(row["ci"], [place, place], color=colour, linewidth=2.5, solid_capstyle="round")
+        if row["mean"] is not None:
+            axes.plot([row["mean"]], [place], "D", color=colour, markersize=6)
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows], color=INK)
+    return as_png(figure)
+
+
+def _colour(method: str) -> str:
+    """Ours, Ray's, and what never changes."""
+    if method.startswith("ray_"):
+        return BASELINE
+    return INK if method == BASE else WINNER

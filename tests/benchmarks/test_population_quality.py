@@ -1,0 +1,249 @@
+"""How `benchmarks.population_quality` turns scores into verdicts, and its toys."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks.population_quality import report, statistics
+from benchmarks.population_quality.outcome import Outcome, Stretch
+from benchmarks.population_quality.record import summary, without_nan
+from benchmarks.population_quality.runs import Run, carry_out
+from benchmarks.population_quality.tasks import TASKS, task
+from benchmarks.population_quality.toys import SIGNAL, Deceptive, Moment, Noisy, Toy
+from pbt.spec import Budget
+from trainables import Place, Stack, Trainable, TrainableError
+
+NAN = math.nan
+
+# ------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.04, 0.01, 0.02, 0.5], [0.08, 0.04, 0.06, 0.5]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([0.01, NAN, 0.03], [0.02, NAN, 0.03]),
+    ],
+)
+def test_holm(p_values, corrected):
+    """The k-th smallest of n times n - k + 1, none smaller than the one before, and none above 1."""
+    assert statistics.holm(p_values) == pytest.approx(corrected, nan_ok=True)
+
+
+def test_a_paired_interval_by_hand():
+    """Leads of 1, 2 and 3: t = 2 / (1 / sqrt 3) = sqrt 12 on 2 degrees, whose p is 1 - t / sqrt(t^2 + 2)."""
+    found = statistics.estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2.0 - 2.484138, 2.0 + 2.484138), abs=1e-6)
+    assert statistics.p_value([1.0, 2.0, 3.0]) == pytest.approx(1.0 - math.sqrt(12.0 / 14.0))
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "mode", "verdict", "wins"),
+    [
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.8], "max", "better", 3),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.8], "min", "worse", 0),
+        ([1.0, 3.0, 2.0], [2.0, 1.0, 2.5], "max", "not told apart", 1),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], "max", "equal", 0),
+        ([2.0, 2.0, 2.0], [1.0, 1.0, 1.0], "max", "better", 3),
+        ([2.0, NAN, 2.0], [1.0, 1.0, 1.0], "max", "unknown", 2),
+        ([2.0], [1.0], "max", "unknown", 1),
+    ],
+)
+def test_verdicts(own, other, mode, verdict, wins):
+    """A method is better where its lead over the same seeds cannot be chance."""
+    (found,) = statistics.compare({"toy": {"a": own, "b": other}}, {"toy": mode}, [("a", "b")])
+    assert (found.verdict, found.wins) == (verdict, wins)
+
+
+def test_what_is_asked_of_many_tasks_is_corrected_for_them():
+    """Leads of 1, 2 and 3 and seven like them: each p of 0.0742 becomes 8 times that."""
+    scores = {str(it): {"a": [1.0, 2.0, 3.0], "b": [0.0, 0.0, 0.0]} for it in range(8)} | {"other": {"a": [1.0]}}
+    found = statistics.compare(scores, dict.fromkeys(scores, "max"), [("a", "b")])
+    assert [it.p_holm for it in found] == pytest.approx([8 * it.p for it in found])
+    assert len(found) == 8
+
+
+# -------------------------------------------------------------------------------------------------------------- toys
+
+
+@pytest.fixture(params=[Deceptive(horizon=50), Noisy()], ids=["deceptive", "noisy"])
+def toy(request):
+    return Toy(request.param)
+
+
+def trained(toy, capacity, seeds, steps=10):
+    """A stack of members, each with a hyperparameter of its own."""
+    stack = toy.build(toy.bucket({}), capacity, Place())
+    for slot, seed in enumerate(seeds):
+        stack.admit(slot, {toy.rule.names[0]: 0.1 * (1 + seed)}, seed)
+    stack.run([steps] * capacity)
+    return stack
+
+
+def weights(stack, slot):
+    return stack.state(slot).shards[0].tensor.tolist()
+
+
+def test_stacks_are_stacks(toy):
+    """By the protocols."""
+    assert isinstance(toy, Trainable)
+    assert isinstance(trained(toy, 1, [0]), Stack)
+
+
+def test_a_slot_and_its_neighbours_do_not_matter(toy):
+    """Alone, or in any order: the same bits."""
+    stack, turned = trained(toy, 3, [1, 2, 3]), trained(toy, 3, [3, 1, 2])
+    assert [weights(stack, 0), weights(stack, 2)] == [weights(turned, 1), weights(turned, 0)]
+    assert weights(trained(toy, 1, [2]), 0) == weights(stack, 1)
+    assert weights(stack, 0) != weights(stack, 1)
+
+
+def test_a_member_goes_on_elsewhere_as_it_would_have_here(toy):
+    """Out of one stack and into another, in the middle."""
+    whole, half = trained(toy, 1, [3], steps=20), trained(toy, 1, [3])
+    other = toy.build(toy.bucket({}), 2, Place())
+    other.admit(1, half.hparams(0), 3, half.evict(0))
+    other.run([0, 20])
+    assert weights(other, 1) == weights(whole, 0)
+    assert other.progress(1) == (20, 20)
+
+
+def test_who_copies_keeps_its_seed_and_hyperparameters(toy):
+    """All reads come before all writes; weights and age are the donor's."""
+    stack = trained(toy, 2, [1, 2])
+    stack.run([10, 15])
+    before = [weights(stack, 0), weights(stack, 1)]
+    held = [stack.hparams(0), stack.hparams(1)]
+    stack.copy([0, 1], [1, 0])
+    assert [weights(stack, 1), weights(stack, 0)] == before
+    assert [stack.progress(0), stack.progress(1)] == [(15, 10), (10, 15)]
+    assert [stack.hparams(0), stack.hparams(1)] == held
+    assert [stack.state(0).seed, stack.state(1).seed] == [1, 2]
+
+
+@pytest.mark.parametrize("values", [{"h9": 0.5}, {"h": 1.2, "h0": -0.1}])
+def test_values_outside_are_refused(toy, values):
+    """With the name of the hyperparameter, before anything is changed."""
+    stack = trained(toy, 1, [1])
+    before = stack.hparams(0)
+    with pytest.raises(TrainableError, match="h"):
+        stack.set_hparams([0], **{name: [value] for name, value in values.items()})
+    assert stack.hparams(0) == before
+
+
+def test_a_step_of_the_deceptive_toy_by_hand():
+    """At age 0 of 100 the line is at 1: h = 0 goes 2 - 0.2 into debt, h = 1 goes 1 and stays out of it."""
+    rule = Deceptive(horizon=100)
+    after = rule.step(rule.begin(), np.array([0.0, 1.0]), Moment(0, 0, 0))
+    assert after.tolist() == pytest.approx([0.9 * (1 - 0.002 * 1.8), 0.9 * (1 - 0.002), 1.0, 0.0])
+    later = rule.step(after, np.array([0.0, 0.5]), Moment(50, 0, 0))
+    assert later[2:].tolist() == pytest.approx([1.5, 0.0])
+    assert later[0] == pytest.approx(after[0] * (1 - 0.002 * 1.7))
+
+
+def test_greed_does_not_pay():
+    """h = 0 is ahead for a few steps, and far behind in the end; the line beats every constant."""
+    horizon = 100
+
+    def score(hparam, steps):
+        weights, rule = Deceptive(horizon).begin(), Deceptive(horizon)
+        for step in range(steps):
+            weights = rule.step(weights, np.full(2, hparam(step)), Moment(step, step, 0))
+        return rule.score(weights, "test")
+
+    constants = [score(lambda _, h=h: h, horizon) for h in np.linspace(0.0, 1.0, 21)]
+    line = score(lambda step: 1.0 - step / horizon, horizon)
+    assert score(lambda _: 0.0, 8) > score(lambda step: 1.0 - step / horizon, 8)
+    assert line == pytest.approx(0.31, abs=0.001)
+    assert max(constants) < -0.2
+    assert constants[0] < -0.35
+
+
+def test_noise_stays_in_what_a_strategy_sees_and_out_of_what_was_achieved():
+    """Of 400 steps at h = 0.7, gains are noise alone, of the stated size."""
+    rule, weights = Noisy(noise=0.1), np.zeros(2)
+    seen = []
+    for step in range(400):
+        after = rule.step(weights, np.array([0.7]), Moment(step, step, 3))
+        seen.append(rule.score(after, "validation") - rule.score(weights, "validation"))
+        weights = after
+    assert rule.score(weights, "test") == 0.0
+    assert np.std(seen) == pytest.approx(0.1 * SIGNAL, rel=0.1)
+    assert rule.step(weights, np.array([0.2]), Moment(0, 0, 0))[1] == pytest.approx(-0.25)
+
+
+def test_the_noisy_bandit_is_judged_by_the_last_quarter_of_all_that_was_trained():
+    """Steps count, not stretches: 15 to 20 of 20."""
+    budget = Budget(members=2, generations=20, steps=1)
+    trained = [
+        Stretch(0, 0, 15, {"h": 0.0}),
+        Stretch(0, 15, 20, {"h": 0.6}),
+        Stretch(1, 0, 19, {"h": 0.7}),
+        Stretch(1, 19, 20, {"h": 1.0}),
+    ]
+    assert task("noisy").judge(5.0, trained) == pytest.approx((5 * 0.1 + 4 * 0.0 + 1 * 0.3) / 10)
+    assert task("noisy").budget.generations == budget.generations
+    assert math.isnan(task("noisy").judge(5.0, trained[:1]))
+
+
+# --------------------------------------------------------------------------------------------------------- the whole
+
+
+def test_toys_from_end_to_end(tmp_path):
+    """Our strategies on the toys with two seeds, at equal member-steps: the record, the table, the pictures."""
+    asked = {"figure_2": ["pbt", "fixed"], "noisy": ["pbt", "mf_pbt", "fixed"]}
+    runs = [Run(name, method, seed, quick=True) for name in asked for method in asked[name] for seed in (0, 1)]
+    record = summary({run: carry_out(run) for run in runs}, quick=True)
+    assert {(row["task"], row["method"]) for row in record["rows"]} == {
+        (name, method) for name in asked for method in asked[name]
+    }
+    for row in record["rows"]:
+        assert row["errors"] == []
+        assert row["seeds"] == [0, 1]
+        assert row["member_steps"] == task(row["task"], quick=True).budget.member_steps
+        assert all(map(math.isfinite, row["scores"]))
+    assert json.loads(json.dumps(without_nan(record), allow_nan=False))["tasks"]
+    console = Console(width=120, file=io.StringIO())
+    report.show(record, console)
+    assert "the paper's toy: Q of the winner, test (higher is better); 640 member-steps" in console.file.getvalue()
+    assert [path.name for path in report.draw(record, tmp_path / "plots")] == ["figure_2.png", "noisy.png"]
+
+
+def test_a_run_that_fails_is_told_and_spoils_no_other():
+    """Its row has no mean, and nothing is said of it but that."""
+    runs = {
+        Run("figure_2", method, seed, True): Outcome(score=1.0 + seed)
+        for method in ("pbt", "ray_pbt")
+        for seed in (0, 1)
+    }
+    runs[Run("figure_2", "ray_pbt", 1, True)] = Outcome(error="RuntimeError: no")
+    record = summary(runs, quick=True)
+    assert [it["verdict"] for it in record["comparisons"]] == ["unknown"]
+    assert report.sentences(without_nan(record))[-1] == "Without a winner: ray_pbt on figure_2, seed 1."
+    report.show(without_nan(record), Console(quiet=True))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_can_be_trained_by_all(name):
+    """Sizes that every strategy takes; the quick budget is smaller; members begin inside the space."""
+    full, quick = task(name), task(name, quick=True)
+    assert quick.budget.member_steps <= full.budget.member_steps
+    assert full.budget.members >= 8
+    assert full.metric in full.trainable.describe().metrics
+    population = full.population(seed=3)
+    assert len(population) == full.budget.members
+    for hparams in population:
+        full.space.check(hparams)
+    if isinstance(full.trainable, Toy) and isinstance(full.trainable.rule, Deceptive):
+        for budget in (full.budget, quick.budget):
+            assert budget.generations * budget.steps == full.trainable.rule.horizon
