@@ -86,8 +86,8 @@ def test_welchs_test_is_scipys(first, second):
         ([1.0, 1.0], [1.0, 1.0], 1.0),
         ([1.0, 1.0], [2.0, 2.0], 0.0),
         ([1.0, NAN], [2.0, 2.0], 1.0),
-        ([0.0, 1e-92], [0.0, 0.0], stats.ttest_ind([0, 1], [0, 0], equal_var=False).pvalue),
-        ([0.0, 1e300], [1e300, 1e300], stats.ttest_ind([0, 1], [1, 1], equal_var=False).pvalue),
+        ([0.0, 1e-92], [0.0, 0.0], 0.5),  # t is 1, with a degree of freedom
+        ([0.0, 1e300], [1e300, 1e300], 0.5),
     ],
 )
 def test_welchs_test_at_its_limits(first, second, p):
