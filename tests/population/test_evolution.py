@@ -37,6 +37,7 @@ from tests.contracts.strategy_contract import (
     Dies,
     Ended,
     Grown,
+    cause_of,
     make_task,
     of_kind,
     play,
@@ -393,4 +394,4 @@ def test_every_ready_strategy_has_its_winner_evaluated_on_the_test_split_first(n
     evaluate, finish = story.actions[-2:]
     assert [evaluate] == of_kind(story.actions, Evaluate)
     assert ("test", finish.best) == (evaluate.split, evaluate.member)
-    assert Finish(cause=f"evaluation:{finish.best}:2:test", best=finish.best, reason=NORMAL) == finish
+    assert (f"evaluation:{finish.best}:2:test", NORMAL) == (finish.cause, cause_of(finish))
