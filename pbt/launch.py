@@ -34,6 +34,7 @@ from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions, Task
 from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
+from trainables.core.plan import Ahead
 
 #: Seconds that storage may be full, or out of reach, before a sweep ends.
 _PATIENCE_S = 300.0
@@ -285,7 +286,7 @@ def _run_on_hosts(job: Job, has_reporter: bool) -> None:
         "trainable": trainable,
         "bucket": plan.bucket,
         "place": dataclasses.replace(job.place, fixed=frozenset(capabilities.hparams) - set(job.resolved.space)),
-        "steps": job.spec.budget.generations * job.spec.budget.steps if _is_to_plan(hosts) else None,
+        "ahead": _ahead(job.spec.budget) if _is_to_plan(hosts) else None,
         "is_to_stop": partial(is_asked_to_stop, job.run),
     }
     try:
@@ -304,6 +305,12 @@ def _run_on_hosts(job: Job, has_reporter: bool) -> None:
         raise HostError(str(error)) from error
     except Exception as error:
         raise HostError(f"the sweep stopped: {first_line(error)}. --debug shows where.") from error
+
+
+def _ahead(budget: Budget) -> Ahead:
+    """What every stack has to train at most."""
+    limits = [60.0 * (budget.wall_minutes or math.inf), 3600.0 * (budget.gpu_hours or math.inf)]
+    return Ahead(budget.generations * budget.steps, min(limits))
 
 
 def _is_to_plan(hosts: Hosts) -> bool:

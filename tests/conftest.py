@@ -17,8 +17,8 @@ pytest.register_assert_rewrite(
 )
 
 
-# The same examples every time; `scripts/test --full` looks for new ones (--hypothesis-profile=default).
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+# The same few examples every time; `scripts/test --full` looks for new and more (--hypothesis-profile=default).
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=20)
 settings.register_profile("default", deadline=None)  # how long an example takes is no matter of tests
 settings.load_profile("repeatable")
 

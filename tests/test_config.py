@@ -4,11 +4,12 @@ import re
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 
 from pbt.config import parse, read_sweep, read_value, write_sweep
 from pbt.errors import SpecError
 from pbt.spec import Budget, Component, Objective, SweepSpec, to_dict
+from tests.examples import examples
 from tests.test_spec import specs
 
 SWEEP = """\
@@ -67,7 +68,7 @@ def test_the_smallest_sweep(read):
     )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spec=specs())
 def test_written_sweeps_are_read_back_equal(read, spec):
     """Every sweep, through YAML text and through its data."""

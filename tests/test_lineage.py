@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import LedgerError, PbtError
@@ -15,6 +15,7 @@ from pbt.member import SegmentKey
 from pbt.population import verdicts
 from pbt.record.ledger import LedgerReader
 from tests import ledgers
+from tests.examples import examples
 
 NAN, INF = math.nan, math.inf
 
@@ -477,7 +478,7 @@ def by_step(path):
     return [one for one in path if one.age[1] is not None for _ in range(one.age[1] - one.age[0])]
 
 
-anything = settings(max_examples=150, deadline=None)
+anything = examples(150)
 
 
 @anything

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import SpecError
@@ -22,6 +22,7 @@ from pbt.spec import (
     is_number,
     to_dict,
 )
+from tests.examples import examples
 
 #: Limits of a budget that need not be written.
 LIMITS = ("tokens", "wall_minutes", "gpu_hours", "joules")
@@ -112,7 +113,7 @@ def specs():
     )
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(specs())
 def test_to_dict_and_from_dict_are_inverses(given_):
     """Through JSON text, every sweep comes back equal, and so does its dictionary."""

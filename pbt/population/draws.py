@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from pbt.member import generator
-from pbt.population.verdicts import Restart, Standing
+from pbt.population.verdicts import Keep, Restart, Standing, Verdict
 from pbt.strategy import Task
 
 
@@ -16,3 +19,14 @@ def restart(task: Task, generation: int, standing: Standing, reason: str = "") -
     """Nobody is copied from: begin again, elsewhere in the space."""
     rng = generator(task.seed, "restart", generation, standing.member)
     return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)), reason)
+
+
+def without_donors(task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
+    """What becomes of those that have nobody to copy from: where all diverged all begin again, and one alone goes on.
+
+    Returns:
+        Nothing if there is somebody to copy from.
+    """
+    if all(math.isnan(standing.score) for standing in ranking):
+        return [restart(task, generation, standing) for standing in ranking]
+    return [Keep(ranking[0].member, "there is nobody to copy from")] if len(ranking) == 1 else []

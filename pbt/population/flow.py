@@ -17,6 +17,7 @@ different scores:
   theirs while they train on that were among the best at their own age when they reported, the first included; others
   cannot be copied from then on until they report again.
 
+Equals stand in member order, as in rounds: were they all no worse than each other, nobody would ever leave a plateau.
 Age is what counts, not the member's own number of generations: who takes over older weights is compared with its like.
 It is counted in generations, to the nearest: weights that were cut short once have no others of exactly their age.
 
@@ -46,10 +47,10 @@ class Company:
 
     Attributes:
         at_age: Number of reports so far at its age, to the nearest generation, its own included.
-        better: How many of them are better.
+        better: How many of them are better; among equals, those of members with smaller numbers.
         num_ranked: Number of the living whose last score is not NaN, itself included if it is one of them.
         num_donors: Number of others among these whose state can be copied.
-        num_better: How many of those have a better last score.
+        num_better: How many of those have a better last score, by the same rule.
         donor: The `index`-th best of those, from 0.
         spread: Standard deviation of the scores reported at its age.
     """
@@ -78,8 +79,9 @@ class Flow:
 
     def __init__(self, consider: Consider, num_lenders: Callable[[int], int], controls: int = 0) -> None:
         self._consider, self._num_lenders, self._controls = consider, num_lenders, controls
-        #: Badness of all that was reported, by age in generations. A member that failed since still says what is usual.
-        self._at_age: dict[int, Ordered[float]] = {}
+        #: Badness of all that was reported, and by whom, by age in generations. A member that failed since still says
+        #: what is usual.
+        self._at_age: dict[int, Ordered[tuple[float, int]]] = {}
         #: Badness and number of those that can be copied: of the living whose last score is not NaN.
         self._donors: Ordered[tuple[float, int]] = Ordered()
         self._place: dict[int, tuple[float, int]] = {}
@@ -102,12 +104,12 @@ class Flow:
 
     def snapshot(self) -> dict[str, Any]:
         """Scores by age, and who can be copied; ranks follow from the roster."""
-        scores = [[age, list(scores)] for age, scores in self._at_age.items()]
-        return {"at_age": scores, "donors": [member for _, member in self._donors]}
+        places = [[age, [list(place) for place in peers]] for age, peers in self._at_age.items()]
+        return {"at_age": places, "donors": [member for _, member in self._donors]}
 
     def restore(self, snapshot: Mapping[str, Any], task: Task, roster: Roster) -> None:
         """Become the pace that gave the snapshot."""
-        self._at_age = {age: Ordered(scores) for age, scores in snapshot["at_age"]}
+        self._at_age = {age: Ordered((bad, member) for bad, member in peers) for age, peers in snapshot["at_age"]}
         standings = [it for it in roster.standings() if not math.isnan(it.score) and it.member >= self._controls]
         places = [_place(standing, task.mode) for standing in standings]
         self._place = {place[1]: place for place in places}
@@ -124,7 +126,7 @@ class Flow:
             self._place[member] = _place(standing, task.mode)
             self._donors.add(self._place[member])
         if not roster[member].was_cut_short:  # it comes again, and is compared then
-            self._peers(standing, task).add(badness(standing.score, task.mode))
+            self._peers(standing, task).add(_place(standing, task.mode))
 
     def _leave(self, member: int) -> None:
         place = self._place.pop(member, None)
@@ -136,7 +138,7 @@ class Flow:
         if member not in self._place:
             return False
         peers, own = self._peers(_standing(member, roster), task), self._place[member]
-        is_good = peers.count_below(own[0]) < self._num_lenders(len(peers))
+        is_good = peers.count_below(own) < self._num_lenders(len(peers))
         if not is_good:
             self._donors.remove(own)
         return is_good
@@ -155,7 +157,7 @@ class Flow:
             actions.append(roster.train(causes[member], task, member, generations[member] + 1, lends))
         return actions
 
-    def _peers(self, standing: Standing, task: Task) -> Ordered[float]:
+    def _peers(self, standing: Standing, task: Task) -> Ordered[tuple[float, int]]:
         steps = task.budget.steps
         age = (2 * standing.age + steps) // (2 * steps)
         if age not in self._at_age:
@@ -171,15 +173,15 @@ class Flow:
         def donor(index: int) -> Standing:
             return _standing(self._donors[index + (index >= own_index)][1], roster)
 
-        bad = badness(standing.score, task.mode)
+        place = _place(standing, task.mode)
         return Company(
             at_age=len(peers),
-            better=peers.count_below(bad),
+            better=peers.count_below(place),
             num_ranked=len(self._place),
             num_donors=len(self._donors) - (own is not None),
-            num_better=self._donors.count_below((bad, -1)),
+            num_better=self._donors.count_below(place),
             donor=donor,
-            spread=lambda: spread_of(list(peers)),
+            spread=lambda: spread_of([bad for bad, _ in peers]),
         )
 
 

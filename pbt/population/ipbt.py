@@ -31,7 +31,7 @@ from functools import partial
 from typing import Any
 
 from pbt.member import Hparams, Shrinkage, generator
-from pbt.population.draws import donor_index, restart
+from pbt.population.draws import donor_index, without_donors
 from pbt.population.evolution import Evolution
 from pbt.population.explore import check_explore, perturbed, resampled
 from pbt.population.roster import check_initial
@@ -106,14 +106,10 @@ class IPBT:
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
-        if all(math.isnan(standing.score) for standing in ranking):
-            verdicts: list[Verdict] = [restart(task, generation, standing) for standing in ranking]
-        elif len(ranking) == 1:
-            verdicts = [Keep(ranking[0].member, "there is nobody to copy from")]
-        elif (cause := self._cause(course)) is not None:
+        verdicts = without_donors(task, generation, ranking)
+        if not verdicts and (cause := self._cause(course)) is not None:
             return self._begin_again(course, task, generation, ranking, cause)
-        else:
-            verdicts = list(self._exploit(course, task, generation, ranking))
+        verdicts = verdicts or list(self._exploit(course, task, generation, ranking))
         course.carry_on(verdicts)
         return verdicts
 

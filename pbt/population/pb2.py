@@ -16,21 +16,20 @@ check, what is made of weights that diverged (the worst gain so far), and ranks 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pbt.member import Hparams
 from pbt.population.bandit import Bandit
-from pbt.population.draws import restart
+from pbt.population.draws import without_donors
 from pbt.population.evolution import Evolution
 from pbt.population.experience import Experience
 from pbt.population.explore import check_explore, perturbed
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.truncation import check_quantile, compared, pairs, places_of
-from pbt.population.verdicts import Keep, Replace, Standing, Verdict
+from pbt.population.verdicts import Replace, Standing, Verdict
 from pbt.spec import at_least, require
 from pbt.strategy import Strategy, Task
 
@@ -94,10 +93,8 @@ class PB2:
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
-        if all(math.isnan(standing.score) for standing in ranking):
-            return [restart(task, generation, standing) for standing in ranking]
-        if len(ranking) == 1:
-            return [Keep(ranking[0].member, "there is nobody to copy from")]
+        if verdicts := without_donors(task, generation, ranking):
+            return verdicts
         paired = list(pairs(task, generation, ranking, self.quantile, only_diverged=generation < self.burn_in))
         chosen, why = self._explore(experience, task, generation, ranking, paired)
         places = places_of(ranking)

@@ -12,7 +12,8 @@ always replaced. Control members, if there are any, keep their hyperparameters a
 nor copied: how far they are behind the others says whether choosing what was best at each moment was worth it.
 
 Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv 1711.09846), sections 3 and 4.1.1:
-truncation over the top and bottom 20 %, binary tournament, t-test over the last ten rewards with p < 0.05; perturbing
+truncation (over the top and bottom 20 % there; the default here is a quarter, as in Ray Tune, since a population is
+often of eight, of which 20 % is one), binary tournament, t-test over the last ten rewards with p < 0.05; perturbing
 by 0.8 or 1.2, resampling.
 """
 
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pbt.member import Hparams, generator
-from pbt.population.draws import donor_index, restart
+from pbt.population.draws import donor_index, restart, without_donors
 from pbt.population.evolution import Evolution, Pace
 from pbt.population.explore import check_explore, perturbed, resampled
 from pbt.population.flow import Company, Flow
@@ -68,7 +69,7 @@ class PBT:
         initial: Hyperparameters of the first members; the others are sampled from the space.
     """
 
-    quantile: float = 0.2
+    quantile: float = 0.25
     select: Select = "truncation"
     burn_in: int = 0
     min_gap: float = 0.0
@@ -151,25 +152,20 @@ class PBT:
 
     def _evolve(self, task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
         """The same, of those that are no control members."""
-        num_finite = sum(not math.isnan(standing.score) for standing in ranking)
-        if num_finite == 0:
-            return [restart(task, generation, standing) for standing in ranking]
-        if len(ranking) == 1:
-            return [Keep(ranking[0].member, "there is nobody to copy from")]
+        if verdicts := without_donors(task, generation, ranking):
+            return verdicts
         spread = spread_of([standing.score for standing in ranking]) if self.min_gap_std else 0.0
         places = places_of(ranking)
         return [
             self._judge(task, generation, loser, donor, compared(task, places, loser, donor), spread)
-            for loser, donor in self._pairs(task, generation, ranking, num_finite)
+            for loser, donor in self._pairs(task, generation, ranking)
         ]
 
-    def _pairs(
-        self, task: Task, generation: int, ranking: Sequence[Standing], num_finite: int
-    ) -> Iterator[tuple[Standing, Standing]]:
+    def _pairs(self, task: Task, generation: int, ranking: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
         """Who may be replaced by whom: first those that have a score, then those that diverged."""
         is_burnt_in, truncates = generation >= self.burn_in, self.select == "truncation"
         if is_burnt_in and not truncates:
-            yield from _meetings(task, generation, ranking[:num_finite])
+            yield from _meetings(task, generation, [it for it in ranking if not math.isnan(it.score)])
         yield from pairs(task, generation, ranking, self.quantile, only_diverged=not (is_burnt_in and truncates))
 
     # --- as soon as a member reports
@@ -253,9 +249,8 @@ class PBT:
 
 
 def _meetings(task: Task, generation: int, healthy: Sequence[Standing]) -> Iterator[tuple[Standing, Standing]]:
-    """Every member and another that was drawn for it, where that is better."""
+    """Every member and another that was drawn for it, where that stands before it."""
     for place, member in enumerate(healthy if len(healthy) > 1 else ()):
         drawn = int(generator(task.seed, "opponent", generation, member.member).integers(len(healthy) - 1))
-        other = healthy[drawn + (drawn >= place)]
-        if badness(other.score, task.mode) < badness(member.score, task.mode):
-            yield member, other
+        if drawn < place:
+            yield member, healthy[drawn]

@@ -20,6 +20,7 @@ from pbt.runtime.planning import settled, unbuilt
 from pbt.runtime.states import States, StoredStates
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
+from trainables.core.plan import Ahead
 
 #: Seconds between two looks for somebody who wants the sweep to stop.
 _LOOK_S = 0.2
@@ -32,7 +33,7 @@ def run_local(
     trainable: Trainable,
     bucket: str,
     place: Place,
-    steps: int | None = None,
+    ahead: Ahead | None = None,
     is_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run a sweep to its end in this process, or until it is stopped.
@@ -43,7 +44,7 @@ def run_local(
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
-        steps: Steps each member is going to train, for the planner; None plans nothing.
+        ahead: What there is to train, for the planner; None plans nothing.
         is_to_stop: Asked now and then; once true, what is under way is finished and saved, and that is all.
     """
     store = CheckpointStore(run / "checkpoints")
@@ -63,7 +64,7 @@ def run_local(
             def build(number: int) -> Stack:
                 with changed:
                     item = brain.to_build(number)
-                own, new = settled(item, trainable, bucket, place, steps)
+                own, new = settled(item, trainable, bucket, place, ahead)
                 if new is not None:
                     with changed:
                         brain.planned(number, new)

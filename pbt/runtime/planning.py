@@ -11,7 +11,7 @@ from pathlib import Path
 from pbt.errors import HostError
 from pbt.record.schema import canonical
 from trainables import Place, Plan, Trainable
-from trainables.core.plan import measured
+from trainables.core.plan import Ahead, measured
 from trainables.core.step import wants_compiling
 
 
@@ -33,7 +33,7 @@ class ToBuild:
 
 
 def settled(
-    item: ToBuild, trainable: Trainable, bucket: str, place: Place, steps: int | None
+    item: ToBuild, trainable: Trainable, bucket: str, place: Place, ahead: Ahead | None
 ) -> tuple[Place, str | None]:
     """Where and how a stack is to be built.
 
@@ -42,16 +42,16 @@ def settled(
         trainable: What it trains.
         bucket: Its bucket.
         place: The place of all stacks.
-        steps: Steps each member is going to train; None measures nothing.
+        ahead: What there is to train; None measures nothing.
 
     Returns:
         The place with the stack's plan, and the plan as text if it is new and must be recorded before it is used.
     """
     if item.plan is not None:
         return dataclasses.replace(place, plan=Plan(**json.loads(item.plan))), None
-    if not item.is_to_plan or steps is None:
+    if not item.is_to_plan or ahead is None:
         return place, None
-    plan = measured(trainable, bucket, item.capacity, place, steps)
+    plan = measured(trainable, bucket, item.capacity, place, ahead)
     if plan is None:
         return place, None
     return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))

@@ -34,6 +34,7 @@ from pbt.runtime.orders import Leaves, StackReport, WorkOrder, attempt, publish,
 from pbt.runtime.planning import ToBuild, settled
 from pbt.runtime.telemetry import Telemetry
 from trainables import Place, Stack, State, Trainable
+from trainables.core.plan import Ahead
 
 #: Seconds that a host takes turns before Tune hears of them, and works on orders before the brain hears of those done.
 _RESULT_S = 1.0
@@ -91,7 +92,7 @@ class Work:
     bucket: str
     place: Place
     each: Mapping[str, float]
-    steps: int | None = None
+    ahead: Ahead | None = None
 
 
 def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
@@ -237,7 +238,7 @@ class Host(tune.Trainable):
 
     def _build(self, item: ToBuild) -> None:
         work = self._work
-        place, new = settled(item, work.trainable, work.bucket, work.place, work.steps)
+        place, new = settled(item, work.trainable, work.bucket, work.place, work.ahead)
         if new is not None:
             ray.get(work.brain.planned.remote(self._host, self._life, item.stack, new))
         if self._gang is not None:
@@ -321,7 +322,7 @@ def run_tune(
     trainable: Trainable,
     bucket: str,
     place: Place,
-    steps: int | None = None,
+    ahead: Ahead | None = None,
     gpus: float = 1.0,
     retries: int = 5,
     hang_s: float = 3600.0,
@@ -338,7 +339,7 @@ def run_tune(
         trainable: What is trained.
         bucket: The bucket of all stacks.
         place: Device and precision.
-        steps: Steps each member is going to train, for the planner; None plans nothing.
+        ahead: What there is to train, for the planner; None plans nothing.
         gpus: Of a host; see `spec.Hosts`.
         retries: See there.
         hang_s: Seconds that a host may take for an order; see `spec.Hosts.hang_minutes`.
@@ -362,7 +363,7 @@ def run_tune(
     brain = actor.remote(make_brain, str(run.absolute()), num_hosts, hang_s, is_to_stop)
     try:
         each = resources(place, gpus)
-        work = Work(brain, trainable, trainable.describe().data, bucket, place, each, steps)
+        work = Work(brain, trainable, trainable.describe().data, bucket, place, each, ahead)
         _fit(work, run, num_stacks, retries, has_reporter)
         problem: HostError | None = ray.get(brain.close.remote())
     except BaseException:

@@ -199,6 +199,7 @@ def test_the_noisy_bandit_is_judged_by_the_last_quarter_of_all_that_was_trained(
 # --------------------------------------------------------------------------------------------------------- the whole
 
 
+@pytest.mark.full
 def test_toys_from_end_to_end(tmp_path):
     """Our strategies on the toys with two seeds, at equal member-steps: the record, the table, the pictures."""
     asked = {"figure_2": ["pbt", "fixed"], "noisy": ["pbt", "mf_pbt", "fixed"]}

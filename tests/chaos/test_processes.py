@@ -53,11 +53,11 @@ def _live(processes, storage, kill=None, *, again):
 @pytest.mark.parametrize(
     "kills",
     [
-        [Kill("write wal", 4, "torn")],
+        pytest.param([Kill("write wal", 4, "torn")], marks=pytest.mark.full),
         [Kill("write wal", 17, "after"), Kill("write wal", 3, "torn")],
         [Kill("replace tensors", 9, "after")],
-        [Kill("replace part", 4, "before")],
-        [Kill("replace manifest", 3, "after")],
+        pytest.param([Kill("replace part", 4, "before")], marks=pytest.mark.full),
+        pytest.param([Kill("replace manifest", 3, "after")], marks=pytest.mark.full),
     ],
     ids=lambda kills: ", ".join(map(str, kills)),
 )

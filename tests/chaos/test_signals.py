@@ -104,7 +104,8 @@ def assert_nothing_is_trained_again(storage, undisturbed):
     assert taken_up["message"].endswith("loaded from checkpoints")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_its_whole_group_is_told_to_end(tmp_path, undisturbed, number):
     """Ray lives until everybody is saved; nothing is left of it."""
     with running(tmp_path) as (driver, told):

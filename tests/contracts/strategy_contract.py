@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given
 from hypothesis import strategies as st
 
 from pbt.member import Slot, lay_out
@@ -52,10 +52,10 @@ from pbt.strategy import (
 )
 from searchspaces import Choice, Float, Int, Simplex, Space
 from tests import strategies
+from tests.examples import examples
 
-EXAMPLES = settings(
-    max_examples=25,
-    deadline=None,
+EXAMPLES = examples(
+    25,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,  # options are frozen
         HealthCheck.differing_executors,  # the suite is inherited

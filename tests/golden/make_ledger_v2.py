@@ -37,6 +37,11 @@ def make(folder: Path) -> None:
     for member in range(2):
         begin(book, member, 3, HPARAMS[member])
     book.append("orders", order="order:7", stack=0, kind="recovery", segments="[[0,3],[1,3]]")
+    die(book, folder)
+
+
+def die(book: ledger.Ledger, folder: Path) -> None:
+    """Leave the ledger as a writer does that is killed in the middle of a line, but for its lock."""
     book.commit()
     book.abandon()
     (folder / "ledger" / "lock").unlink()

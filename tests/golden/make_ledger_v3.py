@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pbt.record import ledger
 from pbt.record.schema import canonical
-from tests.golden.make_ledger_v2 import HPARAMS, finish, take_up, train
+from tests.golden.make_ledger_v2 import HPARAMS, die, finish, take_up, train
 
 HOW = canonical({"keep": 0.2, "noise": 0.1, "seed": 7})
 
@@ -34,12 +34,7 @@ def make(folder: Path) -> None:
     book = ledger.Ledger(folder, clock=lambda: next(ticks), existing=True)
     take_up(book, 2, "extend")
     shrink(book, 1, 2)
-    book.commit()
-    book.abandon()
-    (folder / "ledger" / "lock").unlink()
-    (tail,) = (folder / "ledger").glob("wal-*")
-    with tail.open("ab") as file:
-        file.write(b'0123abcd [["outcomes",{"member":1')
+    die(book, folder)
 
 
 def shrink(book: ledger.Ledger, member: int, segment: int) -> None:

@@ -312,6 +312,7 @@ def test_a_run_whose_description_is_damaged_is_not_a_run_that_is_not_there(folde
     assert f"RUN: {file} is missing. Restore it from a backup." in shown.stderr
 
 
+@pytest.mark.full
 def test_a_database_that_cannot_be_written_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, with the mend."""
     assert pbt("run", with_change(folder, "tracking", {"enabled": True})).exit_code == 0

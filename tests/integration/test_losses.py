@@ -67,6 +67,7 @@ def test_a_host_hangs(ray_cluster: None, tmp_path: Path, undisturbed: Result) ->
     assert "one order took it more than" in lost["message"]
 
 
+@pytest.mark.full
 def test_the_driver_is_killed(ray_cluster: None, tmp_path: Path, undisturbed: Result) -> None:
     """With it go brain and hosts; resumed by another, the sweep ends as if nothing had happened."""
     import ray

@@ -157,6 +157,7 @@ def test_conditional_hyperparameters_and_odd_ends(tmp_path: Path) -> None:
     assert 120 == sum(row["tokens"] for row in fixed.rows["outcomes"])
 
 
+@pytest.mark.full
 def test_an_extended_asynchronous_run_is_replayed(tmp_path: Path) -> None:
     """Its population is the one on record, though the space is wider now than when the first were drawn."""
     run = sweep(tmp_path, PBT(quantile=0.25, synchronous=False)).run(progress=False)
@@ -342,6 +343,7 @@ def trained(folder: Path, *arguments: str | int) -> float:
     return float(outcome.stdout.split()[-1])
 
 
+@pytest.mark.full
 def test_the_script_gets_the_score_that_was_replayed(words: Result, tmp_path: Path) -> None:
     """With the replay's seed, trained alone in a process that knows nothing of pbt; and its weights are saved."""
     replayed = pbt.replay(words, seeds=2, stacks=1, progress=False)
@@ -392,6 +394,7 @@ def test_the_toys_script_gets_the_winners_score_to_the_last_bit(toy: Result, tmp
     assert toy.best.score == trained(tmp_path / "winner")
 
 
+@pytest.mark.full
 def test_weights_that_were_shrunk_are_shrunk_again(tmp_path: Path) -> None:
     """In a replay and in the script: the toy begins at the same place whatever the seed: the same bits."""
     strategy = IPBT(quantile=0.5, slow=2, growth=1, fresh_weights=0.0)

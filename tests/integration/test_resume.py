@@ -138,6 +138,7 @@ def test_a_run_that_nobody_trains_cannot_be_stopped(tmp_path: Path) -> None:
         pbt.stop(result.path)
 
 
+@pytest.mark.full
 def test_a_run_has_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever resumes a run that is being trained is told to stop it first, after a moment, and disturbs nothing."""
     monkeypatch.setattr(control, "_PATIENCE_S", 0.3)
@@ -374,6 +375,7 @@ def test_wider_domains() -> None:
 # --- budgets
 
 
+@pytest.mark.full
 def test_a_budget_of_tokens_is_never_exceeded(tmp_path: Path) -> None:
     """The sweep ends a generation early, with a winner, and says why; with more it goes on to the same end."""
     one = 7 * 10  # tokens of a generation: the toy's step is one
@@ -414,7 +416,8 @@ def test_a_budget_of_time_ends_the_sweep_inside_it(tmp_path: Path) -> None:
         storage=tmp_path,
         tracking=False,
     ).run(progress=False)
-    assert all(end["consumed_end"] < 10**9 for end in result.rows["outcomes"])
+    ends = [end["consumed_end"] for end in result.rows["outcomes"]]
+    assert 0 < max(ends) < 10**9, "no time is spent on finding out how to train fastest"
     assert "time is used up" in [row for row in result.rows["decisions"] if row["kind"] == "finish"][-1]["reason"]
     assert result.best.checkpoint is not None
     assert {row["status"] for row in result.rows["outcomes"]} == {"ended"}
@@ -447,6 +450,7 @@ def test_limits_that_cannot_be_watched_are_refused(tmp_path: Path, limits: dict[
 # --- under Ray
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_a_brain_that_dies_is_rebuilt_from_the_ledger(ray_cluster: None, tmp_path: Path) -> None:
     """Ray restarts its actor, the hosts begin anew with it, and the digest is that of a run in this process."""
@@ -481,6 +485,7 @@ def test_stopped_and_resumed_under_ray(ray_cluster: None, tmp_path: Path) -> Non
 # --- elsewhere
 
 
+@pytest.mark.full
 def test_sealed_parts_may_be_kept_elsewhere(tmp_path: Path) -> None:
     """The run's folder points to them; it is read, resumed and extended as any other."""
     alone = sweep(tmp_path / "alone", generations=8).run(progress=False)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.population.coordinates import Coordinates
@@ -68,7 +68,6 @@ def test_an_inactive_category_is_none():
         assert known.categories(hparams) == [-1, 0]
 
 
-@settings(deadline=None)
 @given(space=strategies.spaces(), data=st.data())
 def test_every_place_is_a_point_and_every_point_a_place(space, data):
     """Any numbers and categories give a point of the space, whose own give it again, to three digits of the cube."""

@@ -95,14 +95,17 @@ def test_a_slow_member_is_waited_for_at_the_end_alone():
 
 @EXAMPLES
 @given(
-    scores=st.lists(st.floats(-1, 1), min_size=1, max_size=12, unique=True),
+    scores=st.lists(st.floats(-1, 1) | st.sampled_from([0.0, 0.5]), min_size=1, max_size=12),
     quantile=st.sampled_from([0.1, 0.2, 0.4, 0.5]),
     mode=st.sampled_from(["min", "max"]),
     seed=st.integers(0, 99),
     data=st.data(),
 )
 def test_where_all_are_in_one_stack_it_is_as_in_rounds(scores, quantile, mode, seed, data):
-    """Though nobody waits, all stand there: the same are replaced, by the same donors, with the same values."""
+    """Though nobody waits, all stand there: the same are replaced, by the same donors, with the same values.
+
+    Equals, too, whose order is that of their numbers.
+    """
     members = len(scores)
     task = make_task(members=members, generations=2, mode=mode, seed=seed)
     in_rounds = Sweep(PBT(quantile=quantile), task)
@@ -205,7 +208,7 @@ def consider(options, score, others, mode="max", members=2, generation=0):
     ],
 )
 def test_the_worst_so_far_at_an_age_are_replaced(at_age, better, quantile, is_replaced):
-    """Among the `quantile * n` worst of the n that were as old; equals are no worse."""
+    """Among the `quantile * n` worst of the n that were as old."""
     options = PBT(synchronous=False, quantile=quantile)
     for generation in range(50):
         others = company(at_age, better, donors=[0.9])
@@ -230,6 +233,16 @@ def test_what_is_no_whole_number_is_right_in_the_mean(at_age, better, quantile, 
     verdicts = [consider(options, 0.5, others, members=members, generation=number) for number in range(2000)]
     found = sum(verdict is not None for verdict in verdicts) / 2000
     assert abs(chance - found) < 3 * math.sqrt(chance * (1 - chance) / 2000)
+
+
+@pytest.mark.parametrize("select", ["truncation", "tournament"])
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_a_plateau_is_left(select, synchronous):
+    """Where all are equal some are replaced all the same, or nobody would ever try other hyperparameters."""
+    case = Case(task=make_task(members=8, generations=4), scores=[[0.5] * 4] * 8)
+    copies = of_kind(play(PBT(select=select, synchronous=synchronous), case).actions, Copy)
+    assert 3 <= len(copies) <= 8 * 3
+    assert all(copy.donor < copy.receiver for copy in copies), "equals stand in member order"
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import SpecError
@@ -16,6 +16,7 @@ from pbt.population.verdicts import Keep, Renew, Replace, Restart, Standing, ran
 from pbt.strategy import Copy, Set, Shrink
 from searchspaces import Float, Space
 from tests.contracts.strategy_contract import SynchronousContract, make_task
+from tests.examples import examples
 
 NAN = math.nan
 SPACE = Space({"a": Float(0.0, 1000.0)})
@@ -182,7 +183,7 @@ def test_one_member_has_nobody_to_copy_from():
     assert Population(PLAIN, members=1).end([1.0]) == {0: Keep(0, "there is nobody to copy from")}
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(st.lists(st.one_of(st.floats(-10, 10), st.just(NAN)), min_size=6, max_size=6), min_size=1, max_size=14),
     st.integers(0, 13),

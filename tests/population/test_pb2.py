@@ -102,8 +102,14 @@ def errors(found, name="h", best=0.7):
 # ------------------------------------------------------------------------------------------------ what the model does
 
 
-def test_a_noisy_problem_is_solved(monkeypatch):
-    """Much better than guesses (0.29), and than the same model without a noise term.
+def test_a_noisy_problem_is_solved():
+    """Much better than by guesses (0.29): noise is 0.1 of the signal, 8 members, 14 generations."""
+    assert np.median(errors(sweep(PB2(), bowl(0.1), generations=14))) < 0.06
+
+
+@pytest.mark.full
+def test_the_model_is_to_know_of_noise(monkeypatch):
+    """Much better than the same model without a noise term.
 
     Noise is 0.1 of the signal, 8 members, 20 generations, two seeds, all exploits of the model from the first on.
     Measured over six seeds: a mean of 0.043 and a median of 0.026; without a noise term 0.150 and 0.095; `PBT` 0.201
@@ -126,6 +132,7 @@ def test_whether_small_or_large_is_better(mode):
     assert np.median(errors(found)[-8:]) < 0.05
 
 
+@pytest.mark.full
 def test_what_diverges_is_avoided():
     """Above 0.8 weights diverge, though gains grow up to there: only few are lost, and the edge is found."""
 
@@ -153,6 +160,7 @@ def test_numbers_do_not_reach_the_model_unless_they_are_finite(monkeypatch):
     assert np.isfinite(np.concatenate(told)).all()
 
 
+@pytest.mark.full
 def test_categories_and_what_depends_on_them_are_chosen_together():
     """Of three optimizers one is better, and it has a momentum of its own."""
     space = Space(
@@ -242,6 +250,7 @@ def test_a_model_that_is_clearly_wrong_is_not_asked():
     assert any("were in the 80 % interval that was predicted" in it for it in reasons)
 
 
+@pytest.mark.full
 def test_on_an_honest_problem_there_are_no_doubts():
     """Gains with noise, whatever the hyperparameters."""
     for noise in (0.05, 0.5, 3.0):

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from pbt.population import stagnation
 from pbt.population.stagnation import has_improved, is_too_slow, smoothed, standardised
+from tests.examples import examples
 
 finite = st.floats(-1e300, 1e300)
 moderate = st.floats(-1e6, 1e6)
@@ -60,7 +61,7 @@ def test_a_slow_rise_by_hand():
     assert not is_too_slow([0.0, 3.0], steps=3)  # too few to say
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(moderate, min_size=2, max_size=12), st.floats(0.1, 100.0), moderate)
 def test_units_make_no_difference(scores, factor, offset):
     """Scores in other units, from another zero, decide the same, unless rounding decides."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -33,6 +33,7 @@ from pbt.record.ledger import Ledger, LedgerReader, Tail, read_wal, write_atomic
 from pbt.record.salvage import salvage
 from pbt.record.wal import WriteAhead, frame
 from tests import ledgers
+from tests.examples import examples
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "ledger.md"
@@ -200,7 +201,7 @@ def test_text_comes_back_as_it_was(tmp_path, text):
     assert LedgerReader(tmp_path).rows()["decisions"][0]["reason"] == text
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -664,7 +665,7 @@ class Following(RuleBasedStateMachine):
         shutil.rmtree(self.run)
 
 
-Following.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+Following.TestCase.settings = examples(12, stateful_step_count=40)
 
 
 class TestFollowing(Following.TestCase):

@@ -405,6 +405,7 @@ def test_a_sweep_that_goes_on_is_running_again(store: Store, tmp_path: Path) -> 
 # --------------------------------------------------------------------------------------- a server that is not there
 
 
+@pytest.mark.full
 def test_making_a_database_and_failing_to_write_it_print_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -611,6 +612,7 @@ def _one_member(run: Path, points: list[tuple[str, str, int, float]], **outcome:
     return run
 
 
+@pytest.mark.full
 def test_a_database_whose_making_was_interrupted_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,8 +86,8 @@ def _insist(act: Callable[[Mirror], Any], mirror: Mirror | None, make: Callable[
 
 
 def _case(way: str, late: bool, error: type[BaseException], segment_runs: int) -> Any:
-    """Every case in the long suite, those that differ most in the short one."""
-    short = way == FOLLOWED and (error is Killed) == late and segment_runs
+    """Every case in the long suite, the hardest in the short one."""
+    short = way == FOLLOWED and error is Killed and late and segment_runs
     name = f"{way}, {error.__name__} {'after' if late else 'before'}, {'segments' if segment_runs else 'members'}"
     return pytest.param(way, late, error, segment_runs, id=name, marks=() if short else pytest.mark.full)
 

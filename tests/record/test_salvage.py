@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import LedgerError, RunNotFound
@@ -17,6 +17,7 @@ from pbt.record import parts, schema
 from pbt.record.ledger import Ledger, LedgerReader
 from pbt.record.manifest import read_manifest, signed
 from pbt.record.salvage import salvage
+from tests.examples import examples
 from tests.record.test_ledger import GOLDEN, note
 
 #: Rows in a row group of the merged parts made here.
@@ -87,7 +88,7 @@ def in_order(tables):
     return as_told(sorted(entries, key=lambda entry: entry[1]["at"]))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(data=st.data(), kind=st.sampled_from(["here", "apart"]))
 def test_damage_anywhere_is_named_or_harmless_and_costs_no_earlier_data(made, data, kind):
     """Any byte of any file, flipped or cut off: of the manifest, its copy, the pointer, parts and write-ahead file."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbt.record import schema
+from tests.examples import examples
 
 #: Version 1, as old ledgers have it.
 VERSION_1 = {
@@ -102,7 +103,7 @@ def test_every_column_can_be_looked_up(table):
 LATEST_US = 2**33 * 10**6 - 1  # in the year 2242
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(st.integers(0, LATEST_US), unique=True, min_size=1, max_size=20).map(sorted))
 @example([4_418_249_621_006_265])  # which `at * 1e6` missed
 def test_microseconds_survive_as_floats(times):

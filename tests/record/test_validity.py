@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.record.ledger import LedgerReader
 from pbt.record.validity import violations
 from pbt.spec import Budget
 from tests import ledgers
+from tests.examples import examples
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ledger-v1"
 BUDGET = Budget(members=ledgers.MEMBERS, generations=ledgers.GENERATIONS, steps=ledgers.STEPS)
@@ -255,7 +256,7 @@ def test_a_limit_that_was_passed_is_found(rows, limit, says):
     assert found.endswith(says)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_any_lost_decision_or_outcome_is_found(whole, data):
     """Of those that something was built on: all but evaluations, declined exploits, announcements and last outcomes."""

@@ -6,11 +6,12 @@ import os
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.record import wal as module
 from pbt.record.wal import SYNC_S, WriteAhead, frame, read_wal, salvage_wal
+from tests.examples import examples
 
 PATIENCE_S = 30.0
 
@@ -211,7 +212,7 @@ class Disk:
         self.waiting = []
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.sampled_from(["append", "sync", "fill", "break", "late"]), max_size=25), st.integers(1, 3))
 def test_whatever_fails_what_is_synced_is_on_disk(tmp_path_factory, steps, times):
     """Every line once and in order, although the system forgets what it could not sync. Readers never see less."""

@@ -6,12 +6,13 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.lineage import Line, Segment
 from pbt.member import SegmentKey
 from pbt.report.forest import ASCII, UNICODE, Branch, forest
+from tests.examples import examples
 
 
 def _line(member: int, parent: int | None, age: int) -> Line:
@@ -93,7 +94,7 @@ def test_no_lines() -> None:
     assert forest([], None, 20) == forest([], 5, 20) == []
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     st.lists(st.one_of(st.none(), st.integers(0, 30)), max_size=30),
     st.randoms(),

@@ -3,12 +3,13 @@
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbt.errors import SpecError
 from pbt.runtime.budget import Forecast, Limits, Usage, check_limits, exceeded, seconds_left
 from pbt.spec import Budget
+from tests.examples import examples
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -50,7 +51,7 @@ def test_a_sum_with_an_unknown_part_is_unknown():
     assert Usage(wall_s=3.0, joules=None) == Usage(wall_s=1.0, joules=None) + Usage(wall_s=2.0, joules=None)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(*[usages(st.none())] * 3)
 def test_order_does_not_matter(first, second, third):
     """Addition commutes and associates."""
@@ -129,7 +130,7 @@ def test_without_limits_everything_fits():
     assert exceeded(Limits(), much, much) is None
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(limits(), usages(st.none()), usages(st.none()))
 @example(Limits(tokens=2), Usage(tokens=1), Usage(tokens=1))
 def test_nothing_is_let_through_that_exceeds_a_limit(limits, spent, more):
@@ -194,7 +195,7 @@ def test_power_is_energy_by_time_of_the_devices():
     assert pytest.approx(330.0) == forecast.watts
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(usages(), st.integers(1, 1000)), min_size=1, max_size=8), st.integers(1, 1000))
 def test_a_forecast_covers_every_recent_round(rounds, steps):
     """A round like any of the last five costs no more than was foreseen."""
@@ -231,7 +232,7 @@ def test_the_tightest_limit_is_the_deadline(limits, watts, left):
     assert left == seconds_left(limits, spent, devices=4, watts=watts)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.integers(1, 4),
     st.integers(1, 500),

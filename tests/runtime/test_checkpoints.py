@@ -11,12 +11,13 @@ import weakref
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import StorageError
 from pbt.runtime.checkpoints import CheckpointStore, Saver
 from pbt.runtime.exchange import pack, unpack
+from tests.examples import examples
 from tests.runtime.test_exchange import DTYPES, SHAPES, make_state, make_tensor, same
 from trainables import Place, Quadratic, Shard, State
 
@@ -60,7 +61,7 @@ def files(store):
     return {path.name: path.read_bytes() for path in store._folder.iterdir()}
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), max_size=6), st.integers(0, 99))
 def test_a_state_comes_back_bit_for_bit(tmp_path_factory, kinds, seed):
     """Any mixture of tensors, in their order, with its counters; as it was, or as it arrives packed."""
@@ -317,7 +318,7 @@ def meaning(text):
         return None
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data())
 def test_any_damage_is_noticed_or_does_none(tmp_path_factory, data):
     """Any byte of either file becomes any other, or the file ends there: an error names it, or nothing was lost."""

@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import HostError
 from pbt.runtime.exchange import LocalExchange, Staging, pack, unpack
+from tests.examples import examples
 from tests.runtime.miniature import in_time
 from trainables import Shard, State
 
@@ -62,7 +63,7 @@ def test_a_tensor_comes_back_bit_for_bit(dtype, shape):
     assert same(state, unpack(pack(state)))
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), max_size=8), st.integers(0, 99))
 def test_a_state_comes_back_bit_for_bit(kinds, seed):
     """Any mixture of tensors, in their order; one buffer for each dtype, its bytes once."""
@@ -115,7 +116,7 @@ def test_what_is_packed_no_longer_changes():
     assert unpack(packed).shards[0].tensor.tolist() == [0.0, 0.0, 0.0]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), max_size=5), max_size=4))
 def test_one_staging_does_for_one_state_after_another(states):
     """Larger ones or smaller, of the same dtypes or others."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import HostError
@@ -18,6 +18,7 @@ from pbt.population import PBT, Fixed
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.runs import list_runs
 from pbt.runtime.checkpoints import CheckpointStore
+from tests.examples import examples
 from tests.runtime.miniature import Clear, ClearStack, in_time, train, weight_of
 from trainables import Quadratic
 
@@ -57,7 +58,7 @@ def test_the_quadratic_gives_equal_digests_too(tmp_path):
     assert first == again
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     members=st.integers(1, 6),
     generations=st.integers(1, 4),

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.runtime import meter
 from pbt.runtime.meter import Gauge, NoMeter, PackageMeter, PowerMeter, can_measure, meter_for, open_nvml
+from tests.examples import examples
 
 
 class NVMLError(Exception):
@@ -117,7 +118,7 @@ def test_power_is_integrated_by_trapezoids():
     assert found.joules() == 700.0
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 10**6)), max_size=20))
 def test_energy_never_falls(samples):
     """Whatever the power, and however irregular the samples; at most the highest power all the time."""
@@ -210,7 +211,7 @@ def test_energy_waits_for_the_clock_of_busy_time(tmp_path):
     assert found.joules() == 400 / 1e6
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 9**9), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=9))
 def test_processes_together_take_no_more_than_there_was(tmp_path_factory, steps):
     """Two processes and others on the same packages, whenever they look: no joule is counted twice."""

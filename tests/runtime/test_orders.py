@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.runtime import orders as orders_module
@@ -24,6 +24,7 @@ from pbt.runtime.orders import (
     mismatch,
     publish,
 )
+from tests.examples import examples
 from tests.runtime.miniature import ClearStack, in_time, weight_of
 
 
@@ -321,7 +322,7 @@ def test_what_fits_is_trained_to_the_end(monkeypatch):
         assert math.isclose(once.training["loss"], cut.training["loss"])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     stop_after_s=st.floats(0, 30),
     step_s=st.floats(1e-3, 5.0),

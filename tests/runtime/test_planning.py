@@ -9,8 +9,10 @@ from pbt.runtime import planning
 from pbt.runtime.planning import ToBuild, in_words, settled
 from tests.runtime.test_brain import make_brain as make_brain  # the fixture
 from trainables import Place, Plan, TrainableError
+from trainables.core.plan import Ahead
 
 PLACE = Place(compile="never")
+AHEAD = Ahead(steps=900)
 MEASURED = Plan(chunk=2, compiled=False, rates={"2 eager": 30.0, "1 eager": 20.0})
 TEXT = '{"accumulate":1,"chunk":2,"compiled":false,"rates":{"1 eager":20.0,"2 eager":30.0}}'
 
@@ -30,22 +32,22 @@ def asked(monkeypatch):
 
 def test_a_stack_without_a_plan_is_measured(asked):
     """And the plan comes back as text, to be recorded."""
-    place, new = settled(ToBuild(0, 4, None, True), "trainable", "bucket", PLACE, 900)
-    assert [("trainable", "bucket", 4, PLACE, 900)] == asked
+    place, new = settled(ToBuild(0, 4, None, True), "trainable", "bucket", PLACE, AHEAD)
+    assert [("trainable", "bucket", 4, PLACE, AHEAD)] == asked
     assert place == Place(compile="never", plan=MEASURED)
     assert new == TEXT
 
 
 def test_a_plan_on_record_is_kept_to(asked):
     """Nothing is measured, nothing recorded again."""
-    place, new = settled(ToBuild(0, 4, TEXT), "trainable", "bucket", PLACE, 900)
+    place, new = settled(ToBuild(0, 4, TEXT), "trainable", "bucket", PLACE, AHEAD)
     assert (place.plan, place.plan.rates, new, asked) == (MEASURED, MEASURED.rates, None, [])
 
 
-@pytest.mark.parametrize(("item", "steps"), [(ToBuild(0, 4, None, False), 900), (ToBuild(0, 4, None, True), None)])
-def test_nothing_is_measured_where_it_must_not_be(asked, item, steps):
+@pytest.mark.parametrize(("item", "ahead"), [(ToBuild(0, 4, None, False), AHEAD), (ToBuild(0, 4, None, True), None)])
+def test_nothing_is_measured_where_it_must_not_be(asked, item, ahead):
     """A stack that has trained without a plan stays as it was, and planning can be switched off."""
-    assert settled(item, "trainable", "bucket", PLACE, steps) == (PLACE, None)
+    assert settled(item, "trainable", "bucket", PLACE, ahead) == (PLACE, None)
     assert [] == asked
 
 

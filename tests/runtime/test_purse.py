@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.population import PBT, Fixed
@@ -18,6 +18,7 @@ from pbt.runtime.orders import SegmentResult, StackReport
 from pbt.runtime.purse import Purse
 from pbt.spec import Budget, Checkpoints
 from pbt.strategy import Task
+from tests.examples import examples
 from tests.runtime.miniature import SPACE, Clear
 from tests.runtime.stage import Clock, Stage, new_run
 
@@ -283,7 +284,7 @@ def test_a_token_less_costs_the_last_generation(tmp_path, stacks):
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(limit=st.integers(4 * 10 * TOKENS, 4 * 3 * 10 * TOKENS), stacks=st.integers(1, 4), rng=st.randoms())
 def test_tokens_are_never_exceeded(tmp_path_factory, synchronous, limit, stacks, rng):
     """Whatever the limit and the order of reports; in step, as many generations are trained as fit."""
@@ -404,7 +405,7 @@ def test_a_generation_that_takes_longer_than_the_limit_is_cut_short(tmp_path, mo
     assert 4 == len(stage.shelf.store.digests())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     step_s=st.floats(1e-3, 2.0),
     share=st.floats(0, 0.2),

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.lineage import Lineage, Segment
 from pbt.member import SegmentKey, Slot, lay_out
 from pbt.runtime.recovery import Recovery, Step, Wave, plan
 from tests.contracts.states import assert_same
+from tests.examples import examples
 from trainables import Place, Quadratic
 
 STEPS = 10
@@ -161,7 +162,7 @@ def carried_out(told, recovery):
     return machine
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(losses())
 def test_all_that_is_wanted_is_there_at_the_end(told):
     """Each target in its slot, the extra states and no others published; every read on the way found its state."""
@@ -189,7 +190,7 @@ def needed(told):
     return train, load
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(losses())
 def test_nothing_is_done_that_need_not_be(told):
     """No segment is trained twice, or where a checkpoint makes it needless; no checkpoint is loaded for nothing."""
@@ -200,7 +201,7 @@ def test_nothing_is_done_that_need_not_be(told):
     assert sorted((train | load) - told["extra"]) == list(recovery.tokens)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(losses())
 def test_segments_are_trained_where_they_were(told):
     """In their own stack if it is there, and in their own slot unless another has it in that wave."""
@@ -215,7 +216,7 @@ def test_segments_are_trained_where_they_were(told):
                 assert home == step.slot or home in used
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(losses())
 def test_nothing_waits_without_need(told):
     """A segment that is not trained as soon as its source is there finds every slot it may use taken until then."""
@@ -231,7 +232,7 @@ def test_nothing_waits_without_need(told):
             when[step.key] = number
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(losses())
 def test_the_shape_of_a_plan(told):
     """Every stack is in every wave; a wave publishes what the one before has trained; only the last places."""
@@ -248,7 +249,7 @@ def test_the_shape_of_a_plan(told):
     assert sorted(told["targets"].items()) == sorted(entry for part in last.values() for entry in part.place)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(losses(), st.randoms(use_true_random=False))
 def test_a_plan_depends_on_what_it_is_told_alone(told, random):
     """Not on the order in which it is told."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import HostError
@@ -15,6 +15,7 @@ from pbt.runtime.exchange import LocalExchange
 from pbt.runtime.orders import Admit, Fetch, Publish, SegmentResult, Train, WorkOrder, carry_out, publish
 from pbt.runtime.rescue import Rescue
 from pbt.runtime.saving import key_of, token_of
+from tests.examples import examples
 from tests.runtime.miniature import ClearStack, make_state
 from tests.runtime.stage import Stage, new_run
 
@@ -210,7 +211,7 @@ def played(tmp_path_factory):
     return LedgerReader(stage.run).rows(("segments", "outcomes"))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(data=st.data())
 def test_every_state_is_brought_back(played, data):
     """Whatever is saved and whatever is lost: each slot holds what it is to hold, and no state is left over."""

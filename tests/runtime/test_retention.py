@@ -1,11 +1,12 @@
 """Which checkpoints may go: never one that a living member might go on from."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.lineage import Lineage
 from pbt.runtime.retention import removable
+from tests.examples import examples
 from tests.runtime.test_recovery import HISTORY, digest, ended, keys, lineages, segment
 
 
@@ -76,7 +77,7 @@ def stores(draw):
     return lineage, frontier, checkpoints, draw(st.integers(1, 4)), pinned
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(stores())
 def test_every_member_can_still_go_on_from_its_newest_checkpoints(told):
     """From the same ones as before, up to `keep`, in their order."""
@@ -88,7 +89,7 @@ def test_every_member_can_still_go_on_from_its_newest_checkpoints(told):
     assert pinned & checkpoints.keys() <= left
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(stores())
 def test_nothing_else_is_kept(told):
     """What stays is pinned, or among some member's newest, or is one of those under another name."""
@@ -102,7 +103,7 @@ def test_nothing_else_is_kept(told):
     assert {one for one, found in checkpoints.items() if found in digests} == checkpoints.keys() - set(gone)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(stores())
 def test_removing_twice_is_removing_once(told):
     """What is left after a removal is what the next one keeps."""

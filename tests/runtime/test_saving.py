@@ -1,12 +1,13 @@
 """When members are saved, and which files may go."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.member import SegmentKey
 from pbt.runtime.saving import Saving, key_of, token_of
 from pbt.spec import Checkpoints
+from tests.examples import examples
 from tests.runtime.stage import Clock
 
 
@@ -155,7 +156,7 @@ def test_files_that_go_together_go_once(make, hands):
     assert ["ab"] == hands.removed
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.sampled_from("abc"), max_size=6), st.data())
 def test_whoever_is_left_has_a_file(digests, data):
     """Whatever is removed, in whatever portions."""

@@ -81,7 +81,9 @@ def test_the_order_of_reports_changes_nothing(undisturbed, tmp_path):
         assert facts(undisturbed) == facts(played(new_run(made(tmp_path, seed)), random.Random(seed).choice))
 
 
-@pytest.mark.parametrize("checkpoints", [EVERY, NONE], ids=["every segment", "none"])
+@pytest.mark.parametrize(
+    "checkpoints", [pytest.param(EVERY, marks=pytest.mark.full), NONE], ids=["every segment", "none"]
+)
 def test_killed_after_every_commit(undisturbed, tmp_path, checkpoints):
     """What is trained again is shrunk again, once."""
     run = new_run(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.errors import HostError, StorageError
@@ -21,6 +21,7 @@ from pbt.spec import Budget, Checkpoints
 from pbt.strategy import Task
 from searchspaces import Float, Space
 from tests.contracts.states import assert_same
+from tests.examples import examples
 from tests.runtime.miniature import Clear, make_state
 from trainables import Quadratic
 
@@ -228,7 +229,7 @@ def test_who_does_not_wait_is_faster_where_durations_differ(make):
     assert flowing.utilisation > 1.1 * waiting.utilisation
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     seed=st.integers(0, 99),
     hosts=st.integers(1, 5),

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from pbt.member import Slot, member_seed
@@ -31,6 +31,7 @@ from pbt.strategy import (
     Task,
     Together,
 )
+from tests.examples import examples
 from tests.runtime.miniature import SPACE, Clear
 from tests.runtime.stage import Clock, Script, Shelf, Stage, ended, new_run, photographs
 from tests.runtime.test_brain import PLAN, done, go_on, rows, start
@@ -287,9 +288,8 @@ def copies(run):
     return told
 
 
-SOME = settings(
-    max_examples=15,
-    deadline=None,
+SOME = examples(
+    15,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -3,10 +3,11 @@
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt.runtime.tokens import Tokens
+from tests.examples import examples
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(STEPS)
 def test_in_whatever_order(steps):
     """Tokens keep what a naive list of readers says is to be kept, and drop the rest at the same moments."""
@@ -136,7 +137,7 @@ def test_in_whatever_order(steps):
             assert {one for one in "xyz" if tokens.is_read_by(it, one)} == naive.readers[it]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.permutations(["reads x", "reads y", "publish"]), st.permutations(["read x", "read y", "again"]))
 def test_everything_is_dropped_in_the_end(first, then):
     """Once everybody who reads has read and whoever publishes has published, nothing is kept."""

@@ -6,13 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from searchspaces import Choice, Float, Int, Simplex, SpaceError
 from tests import strategies
+from tests.examples import examples
 
-EXAMPLES = settings(max_examples=100, deadline=None)
+EXAMPLES = examples(100)
 
 LOG = Float(1e-4, 1e-1, log=True)
 BETA = Float(0.9, 0.9999, log_complement=True)

@@ -8,13 +8,14 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from searchspaces import Choice, Float, Int, Simplex, Space, SpaceError
 from tests import strategies
+from tests.examples import examples
 
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = examples(60)
 
 SPACE = Space(
     {

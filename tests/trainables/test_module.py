@@ -88,6 +88,7 @@ def test_a_member_goes_on_with_another_number_of_ranks(tmp_path, before, after):
     assert {(STEPS, STEPS)} == {life[3] for life in lives}
 
 
+@pytest.mark.full
 def test_each_rank_gives_a_part_and_nothing_is_given_twice(tmp_path):
     """Of parameters and moments; what all have as a whole, one of them gives."""
     lives = together([("admit", 0, {}, SEED), ("state", 0)], tmp_path, 2, "fsdp")

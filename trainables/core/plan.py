@@ -9,6 +9,7 @@ single compiled member is always among the last, where compiling is an option, a
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -44,12 +45,31 @@ _Candidate: TypeAlias = tuple[int, bool]
 _SINGLE: _Candidate = (1, True)
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What there is to train.
+
+    Attributes:
+        steps: Of each member.
+        limit_s: Seconds after which training ends, whatever was done.
+    """
+
+    steps: int
+    limit_s: float = math.inf
+
+    def seconds(self, capacity: int, rate: float) -> float:
+        """How long so many members train, at so many member-steps a second."""
+        return min(self.steps * capacity / rate, self.limit_s)
+
+
 def ladder(capacity: int) -> list[int]:
     """The sizes a chunk may have: 1, 2, 4, 8, ... below the capacity, and the capacity itself."""
     return [*(1 << i for i in range((capacity - 1).bit_length())), capacity]
 
 
-def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, steps: int | None = None) -> Plan | None:
+def measured(
+    trainable: Trainable, bucket: str, capacity: int, place: Place, ahead: Ahead | None = None
+) -> Plan | None:
     """Find the fastest plan for the stacks of a bucket at a place; nothing that exists already is touched.
 
     Eager candidates are all chunk sizes; compiled ones are the single member and what neighbours the fastest, on as
@@ -64,7 +84,7 @@ def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ste
         bucket: Its bucket.
         capacity: Slots of the stack that is planned for.
         place: Where; a plan that it has already is not looked at.
-        steps: Steps that each member is going to train, where that is known.
+        ahead: What there is to train, where that is known.
 
     Returns:
         The plan; None for stacks that are not of this core, and run as they run.
@@ -77,7 +97,7 @@ def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ste
         return None
     search = _Search(trainable, bucket, capacity, place, can_compile=single.program.optimizer.compiles)
     del single  # it would take room from the candidates
-    return search.best(steps)
+    return search.best(ahead)
 
 
 @dataclass
@@ -92,18 +112,18 @@ class _Search:
     accumulate: int = 1
     rates: dict[_Candidate, float] = field(default_factory=dict)
 
-    def best(self, steps: int | None) -> Plan:
+    def best(self, ahead: Ahead | None) -> Plan:
         sizes = ladder(self.capacity)
-        if steps is not None and not wants_compiling(self.place):
+        if ahead is not None and not wants_compiling(self.place):
             self._try([(self.capacity, False)], rounds=1)
-            if self.rates and steps * self.capacity / max(self.rates.values()) < _PLANNING_PAYS_S:
+            if self.rates and ahead.seconds(self.capacity, max(self.rates.values())) < _PLANNING_PAYS_S:
                 return self._plan()
             self.rates.clear()
         while not self.rates:
             self._try([(size, False) for size in sizes])
             if not self.rates:
                 self._split()
-        if self._compiles(steps):
+        if self._compiles(ahead):
             self._climb(sizes)
             # What was not measured at the same time is not compared.
             last = {*sorted(self.rates, key=self.rates.__getitem__)[-_FINALISTS:], _SINGLE}
@@ -123,10 +143,10 @@ class _Search:
                     break
                 place += way
 
-    def _compiles(self, steps: int | None) -> bool:
+    def _compiles(self, ahead: Ahead | None) -> bool:
         if not self.can_compile or compiler() is None or self.place.compile == "never":
             return False
-        seconds = (steps or 0) * self.capacity / max(self.rates.values())
+        seconds = 0.0 if ahead is None else ahead.seconds(self.capacity, max(self.rates.values()))
         return wants_compiling(self.place) or seconds > _COMPILING_PAYS_S
 
     def _try(self, candidates: Sequence[_Candidate], rounds: int = _ROUNDS) -> None:

@@ -63,6 +63,7 @@ def test_diverged_is_the_share_of_steps_that_are_not_finite(accumulate):
     assert np.isnan(whole.run([11, 10])["diverged"]).tolist() == [False, True]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_equals_eager():
     """Micro-batches and what is measured on them are one graph, and the same numbers."""

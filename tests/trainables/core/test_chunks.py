@@ -72,6 +72,7 @@ def test_a_plan_that_splits_batches_is_the_same_to_rounding():
         assert_close(whole.state(slot), split.state(slot), 1e-9)
 
 
+@pytest.mark.full
 def test_a_plan_that_splits_micro_batches_measures_the_same_noise():
     """The noise scale is measured on the smaller ones; its averages estimate the same."""
     members = stack(program(Network(), 8, 2), HPARAMS, replace(EAGER, plan=Plan(chunk=5, compiled=False, accumulate=2)))

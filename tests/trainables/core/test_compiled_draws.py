@@ -22,6 +22,7 @@ def _drawn(seeds, consumed, p):
     return *masks, *words, examples(draws, site("there"), 7, 1000), TOKENS.batch(draws)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_compiled_draws_are_the_eager_ones():
     """Dropout masks, order of the data, windows of text and raw words: bit for bit, at any seed and counter."""

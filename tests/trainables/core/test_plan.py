@@ -9,7 +9,7 @@ import torch
 
 from trainables import Language, Place, Plan, Quadratic, TrainableError
 from trainables.core import plan as planner
-from trainables.core.plan import ladder, measured
+from trainables.core.plan import Ahead, ladder, measured
 from trainables.core.step import compiler
 
 NEVER = Place(compile="never")
@@ -44,8 +44,8 @@ def speeds(monkeypatch):
     return tell
 
 
-def plan(capacity: int, place: Place = NEVER, steps: int | None = None) -> Plan:
-    return measured(Quadratic(), Quadratic().bucket({}), capacity, place, steps)
+def plan(capacity: int, place: Place = NEVER, ahead: Ahead | None = None) -> Plan:
+    return measured(Quadratic(), Quadratic().bucket({}), capacity, place, ahead)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,12 @@ def test_ties_go_to_larger_chunks(speeds):
 
 
 def test_where_there_is_little_to_train_nothing_is_compared(speeds):
-    """Less than a minute's work: all slots together."""
+    """Less than a minute's work, or less than a minute for it: all slots together."""
     tried = speeds({(1, False): 50.0, (2, False): 30.0, (4, False): 20.0})
-    assert plan(4, Place(), steps=100) == Plan(chunk=4, compiled=False)
+    assert plan(4, Place(), Ahead(100)) == Plan(chunk=4, compiled=False)
     assert tried == [(4, False, 1)]
-    assert plan(4, Place(), steps=400).chunk == 1
+    assert plan(4, Place(), Ahead(400)).chunk == 1
+    assert plan(4, Place(), Ahead(400, limit_s=50.0)).chunk == 4
 
 
 def test_compiling_begins_with_the_single_member_and_the_fastest_size(speeds):
@@ -114,7 +115,7 @@ def test_on_a_cpu_chunks_must_beat_the_compiled_single_member_clearly(speeds, ra
 def test_auto_compiles_on_a_cpu_where_it_pays(speeds, steps, compiles):
     """With more than an hour to train."""
     tried = speeds({(1, False): 10.0, (2, False): 20.0, (1, True): 30.0, (2, True): 40.0})
-    plan(2, Place(), steps)
+    plan(2, Place(), None if steps is None else Ahead(steps))
     assert any(is_compiled for _, is_compiled, _ in tried) is compiles
 
 
@@ -178,6 +179,7 @@ def test_stacks_of_others_are_left_as_they_are():
 
 
 @pytest.mark.full
+@pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_a_stack_trains_by_a_compiled_plan():
     """Measured, taken, and the same to rounding as the eager stack."""
@@ -197,6 +199,7 @@ def test_a_stack_trains_by_a_compiled_plan():
         torch.testing.assert_close(eager.state(slot).shards[0].tensor, compiled.state(slot).shards[0].tensor)
 
 
+@pytest.mark.full
 @pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 def test_stacks_in_threads_compile_one_after_the_other():

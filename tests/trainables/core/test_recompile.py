@@ -85,14 +85,19 @@ def _lived(trainable, place):
     return made.state(1)
 
 
+OTHERS = [
+    {"optimizer": "nadamw", "schedule": "power", "schedule_unit": "tokens"},
+    {"optimizer": "lamb", "schedule": "piecewise_linear", "schedule_knots": 2},
+    {"optimizer": "lars", "schedule": "rewarmed_cosine", "accumulate": 2},
+    {"optimizer": "nesterov", "schedule": "wsd", "parametrization": "mup", "base_width": 4, "base_heads": 1},
+]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"optimizer": "nadamw", "schedule": "power", "schedule_unit": "tokens"},
-        {"optimizer": "lamb", "schedule": "piecewise_linear", "schedule_knots": 2},
-        {"optimizer": "lars", "schedule": "rewarmed_cosine", "accumulate": 2},
-        {"optimizer": "nesterov", "schedule": "wsd", "parametrization": "mup", "base_width": 4, "base_heads": 1},
+        *(pytest.param(it, marks=pytest.mark.full) for it in OTHERS),
     ],
     ids=lambda options: options.get("optimizer", "default"),
 )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from trainables import TrainableError
 from trainables.core.schedules import (
     SCHEDULES,
@@ -35,7 +36,7 @@ SETTING = Setting(batch_size=BATCH, tokens_per_step=TOKENS, num_knots=3)
 EVERY = [(name, unit) for name in SCHEDULES for unit in UNITS]
 every_schedule = pytest.mark.parametrize(("name", "unit"), EVERY)
 #: Enough where every schedule is tried in both units.
-few = settings(max_examples=25)
+few = examples(25)
 
 
 def multipliers(schedule, ages, *members):

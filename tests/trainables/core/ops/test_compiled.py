@@ -42,7 +42,10 @@ def _small(params, running, x, targets, hparams, draws):
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler for torch.compile")
 @pytest.mark.parametrize(
     ("losses", "shapes", "how"),
-    [(_losses, _shapes(), {"backend": "aot_eager"}), (_small, {"head.weight": (5, 48)}, {"options": COMPILER_OPTIONS})],
+    [
+        (_losses, _shapes(), {"backend": "aot_eager"}),
+        pytest.param(_small, {"head.weight": (5, 48)}, {"options": COMPILER_OPTIONS}, marks=pytest.mark.full),
+    ],
     ids=["traced", "compiled"],
 )
 def test_compiled_equals_eager(losses, shapes, how):

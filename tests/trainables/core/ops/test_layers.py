@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.trainables.core.ops.table import LAYERS, cases, drawn_cases
 from trainables.core import ops
 from trainables.core.ops.layout import fold
@@ -76,7 +77,7 @@ def test_equals_the_plain_layer_in_float32(name):
     _compare(CASES[name], 3, torch.float32, 1e-5)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(case=drawn_cases(), num_members=st.integers(1, 4))
 def test_equals_the_plain_layer_at_any_shape(case, num_members):
     """The same over drawn shapes; 1e-11, as a variance that happens to be small magnifies roundings."""
