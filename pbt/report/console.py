@@ -264,7 +264,7 @@ def _line(row: GenerationRow, population: Population) -> str:
     said = [f"generation {number}/{population.generations}", best, f"median {text.score(row.median)}"]
     # Decided on these scores; the copies begin the next generation, which is the one that tables name.
     said.append(("then " if row.num_exploits else "") + text.count(row.num_exploits, "exploit"))
-    said += [f"{row.num_declined} declined"] if row.num_declined else []
+    said += [f"{row.num_declined} considered and kept"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
     return "  ".join([*said, text.duration(population.elapsed_at(row.at))])
 

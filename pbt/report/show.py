@@ -345,8 +345,8 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     for number, plan in enumerate(facts["plans"]):
         stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
-    declined = f", {facts['declined']} declined" if facts["declined"] else ""
-    lines["exploits"] = f"{facts['exploits']}{declined}"
+    kept = f", {facts['declined']} considered and kept" if facts["declined"] else ""
+    lines["exploits"] = f"{facts['exploits']}{kept}"
     lines |= _session_lines(facts["sessions"])
     if facts["ended_early"]:
         lines["ended early"] = facts["end"] or facts["ended_early"]

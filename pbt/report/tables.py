@@ -74,7 +74,7 @@ class GenerationRow:
         best_member: Who had it.
         median: Of the scores that are not NaN.
         num_exploits: Copies decided on these scores.
-        num_declined: Exploits considered and not done.
+        num_declined: Members considered for replacement, and kept.
         num_diverged: Scores that are NaN.
         at: When its last score came in, seconds since the epoch.
     """

@@ -55,7 +55,7 @@ from tests import strategies
 from tests.examples import examples
 
 EXAMPLES = examples(
-    25,
+    15,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,  # options are frozen
         HealthCheck.differing_executors,  # the suite is inherited

@@ -196,7 +196,7 @@ def test_a_members_history_tells_copies_and_changes_before_and_after(page: Page)
 
 @pytest.mark.parametrize(
     ("member", "words"),
-    [(2, f"declined: {ledgers.DECLINED}"), (3, f"failed {ledgers.FAILURE}"), (4, "diverged, 6th of 6")],
+    [(2, f"considered and kept: {ledgers.DECLINED}"), (3, f"failed {ledgers.FAILURE}"), (4, "diverged, 6th of 6")],
 )
 def test_what_went_wrong_and_what_was_not_done_is_told_too(page: Page, member: int, words: str) -> None:
     """A failure, a divergence, an exploit that was declined."""

@@ -29,11 +29,10 @@ class TestContract(SynchronousContract):
     @pytest.fixture(
         params=[
             PB2(min_observations=20),
-            pytest.param(PB2(), marks=pytest.mark.full),
             pytest.param(PB2(min_observations=2, quantile=0.5), marks=pytest.mark.full),
             pytest.param(PB2(min_observations=3, max_observations=5, burn_in=1), marks=pytest.mark.full),
         ],
-        ids=["late", "defaults", "early", "forgetful"],
+        ids=["late", "early", "forgetful"],
     )
     def options(self, request):
         return request.param

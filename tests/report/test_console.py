@@ -51,7 +51,7 @@ def test_without_a_terminal_a_sweep_is_a_line_for_each_generation(tmp_path: Path
         "validation bits_per_byte, lower is better",
         "generation 1/4  best 2.0000 (member 0)  median 2.2000  then 2 exploits  1 diverged  0:30",
         "member 3 failed after 140 steps: out of memory on cuda:0",
-        "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 declined  1:01",
+        "generation 2/4  best 1.6000 (member 5)  median 1.9500  0 exploits  1 considered and kept  1:01",
         "generation 3/4  best 1.5000 (member 5)  median 1.8500  then 1 exploit  1:31",
         "generation 4/4  best 1.3000 (member 1)  median 1.6500  0 exploits  2:01",
         "made-up-1 finished after 2:01: best is member 1, bits_per_byte 1.3000; 3 exploits, 1 diverged, 1 failure",
@@ -231,7 +231,7 @@ def test_show_prints_summary_members_schedule_exploits_and_files(tmp_path: Path)
     shown = [" ".join(line.split()) for line in _printed(console).splitlines()]
     assert "best member 1, validation 1.3000, test 1.3500" in shown
     assert "objective validation bits_per_byte [bits/byte], lower is better" in shown
-    assert "exploits 3, 1 declined" in shown
+    assert "exploits 3, 1 considered and kept" in shown
     assert "member 3 failed: out of memory on cuda:0" in shown
     assert "* 1 400 1.3000 0.012 sgd no books 25% web 75% ended gen 4 <- member 5" in shown
     assert "100 300 member 5 0.002 adamw yes books 25% web 75%" in shown

@@ -1024,7 +1024,7 @@ function entryOf(page, at) {
   const rank = lineage.rank[at] ? `, ${ordinal(lineage.rank[at])} of ${lineage.peers[at]}` : "";
   say(lineage.status[at] === RUNNING ? openWords(lineage) : lineage.status[at] === FAILED ? element("span", { class: "warning" }, "failed") : `${scoreWords(lineage, at)}${rank}`);
   for (const event of events) {
-    if (event.kind === KIND_DECLINED) say(element("small", {}, event.donor < 0 ? "declined: " : `declined member ${event.donor}: `, event.words));
+    if (event.kind === KIND_DECLINED) say(element("small", {}, event.donor < 0 ? "considered and kept: " : `did not copy member ${event.donor}: `, event.words));
     if (event.kind === KIND_FAILED) say(element("small", {}, event.words));
   }
   return lines;
