@@ -54,7 +54,7 @@ def _live(processes, storage, kill=None, *, again):
     "kills",
     [
         pytest.param([Kill("write wal", 4, "torn")], marks=pytest.mark.full),
-        [Kill("write wal", 17, "after"), Kill("write wal", 3, "torn")],
+        pytest.param([Kill("write wal", 17, "after"), Kill("write wal", 3, "torn")], marks=pytest.mark.full),
         [Kill("replace tensors", 9, "after")],
         pytest.param([Kill("replace part", 4, "before")], marks=pytest.mark.full),
         pytest.param([Kill("replace manifest", 3, "after")], marks=pytest.mark.full),

@@ -243,11 +243,13 @@ def test_extend_goes_on_beyond_the_end(folder: Path) -> None:
     [
         (("resume", "latest"), ["has finished", "pbt extend", "--generations"]),
         (("stop", "latest"), ["has finished"]),
-        (("extend", "latest"), ["extend: changes nothing", "generations"]),
-        (("extend", "latest", "--generations", "2"), ["budget.generations", "2", "3"]),
+        pytest.param(("extend", "latest"), ["extend: changes nothing", "generations"], marks=pytest.mark.full),
+        pytest.param(
+            ("extend", "latest", "--generations", "2"), ["budget.generations", "2", "3"], marks=pytest.mark.full
+        ),
         (("extend", "latest", "--space", "quadratc"), ["space", "quadratc"]),
-        (("extend", "latest", "--tokens", "0"), ["budget.tokens", "0"]),
-        (("extend", "latest", "--gpu-hours", "1"), ["budget.gpu_hours", "cpu"]),
+        pytest.param(("extend", "latest", "--tokens", "0"), ["budget.tokens", "0"], marks=pytest.mark.full),
+        pytest.param(("extend", "latest", "--gpu-hours", "1"), ["budget.gpu_hours", "cpu"], marks=pytest.mark.full),
         (("resume", "nothing"), ["nothing"]),
         (("resume", "latest", "--local", "--ranks", "2"), ["--local", "--ranks"]),
         (("resume", "latest", "--local", "--address", "auto"), ["--local", "--address"]),

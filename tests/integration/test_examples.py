@@ -68,6 +68,7 @@ def test_the_example_of_a_mixture_is_valid(tmp_path: Path) -> None:
     assert Sweep.from_file(EXAMPLES / "mixture.yaml", own | {"space.mixture.parts": ["a", "b"]})
 
 
+@pytest.mark.full
 def test_the_python_example_finds_the_optimum_and_shows_it_in_mlflow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return sweep(tmp_path_factory.mktemp("alone"), "local").run(progress=False)
 
 
+@pytest.mark.full
 def test_two_ranks_decide_as_one(ray_cluster: None, tmp_path: Path, alone: Result) -> None:
     """They share every member, learn what one would, and their checkpoints can be read by one."""
     result = sweep(tmp_path, ranks=2).run(progress=False)

@@ -326,6 +326,12 @@ def test_a_wider_space_is_used_from_then_on(tmp_path: Path) -> None:
     assert max(early) <= 2e-3
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A sweep at its end, which nobody changes."""
+    return sweep(tmp_path_factory.mktemp("finished")).run(progress=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -339,14 +345,13 @@ def test_a_wider_space_is_used_from_then_on(tmp_path: Path) -> None:
         ({"space": {**SPACE, "h2": Float(0.0, 1.0)}}, "space.h2: is new, but no member has it"),
     ],
 )
-def test_what_would_make_a_sweep_smaller_is_refused(tmp_path: Path, changes: Any, message: str) -> None:
+def test_what_would_make_a_sweep_smaller_is_refused(finished: Result, changes: Any, message: str) -> None:
     """Field, value and mend; and the run is as it was."""
-    result = sweep(tmp_path).run(progress=False)
-    before = sorted((path, path.stat().st_size) for path in result.path.rglob("*") if path.is_file())
+    before = sorted((path, path.stat().st_size) for path in finished.path.rglob("*") if path.is_file())
     with pytest.raises(SpecError) as caught:
-        pbt.extend(result.path, **changes)
+        pbt.extend(finished.path, **changes)
     assert message in str(caught.value)
-    assert before == sorted((path, path.stat().st_size) for path in result.path.rglob("*") if path.is_file())
+    assert before == sorted((path, path.stat().st_size) for path in finished.path.rglob("*") if path.is_file())
 
 
 def test_wider_domains() -> None:

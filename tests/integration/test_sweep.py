@@ -103,6 +103,7 @@ def test_language_models_decide_alike_in_process_and_under_ray(ray_cluster: None
     assert not (there.path / "tune").exists(), "Tune's own pickles stay out of the record"
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_more_stacks_than_hosts_do_not_deadlock(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -139,19 +139,18 @@ def test_the_stand_in_for_mlflow_keeps_what_mlflow_keeps(real: Store, sweep: Swe
         assert wanted == told(store, store.client, sweep, way, segment_runs)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "create_run",
-        "log_batch",
-        "log_inputs",
-        "create_logged_model",
-        "finalize_logged_model",
-        "delete_logged_model",
-        "log_outputs",
-        "set_terminated",
-    ],
+_OFTEN = ("create_run", "log_outputs")
+_AS_WELL = (
+    "log_batch",
+    "log_inputs",
+    "create_logged_model",
+    "finalize_logged_model",
+    "delete_logged_model",
+    "set_terminated",
 )
+
+
+@pytest.mark.parametrize("name", [*_OFTEN, *(pytest.param(it, marks=pytest.mark.full) for it in _AS_WELL)])
 def test_mlflow_takes_again_what_it_did_without_saying_so(
     real: Store, sweep: Sweep, calls: list[str], name: str
 ) -> None:

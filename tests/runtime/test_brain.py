@@ -1434,7 +1434,7 @@ def test_a_host_that_waits_in_vain_is_told_so(make_brain):
 @pytest.mark.parametrize("synchronous", [True, False], ids=["sync", "async"])
 @pytest.mark.parametrize("lost", [(0,), (1,), (0, 1), ()], ids=str)
 @pytest.mark.parametrize("moment", range(12))
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.full)])
 def test_states_may_be_lost_with_who_published_them(tmp_path, seed, moment, lost, synchronous):
     """They are brought back for those who were to read them, wherever these are with their orders.
 

@@ -88,8 +88,10 @@ VIT = {**IMAGES, "architecture": "vit", "depth": 2}
     ("widths", "options", "hparams"),
     [
         ((16, 32, 64), {**RESNET, "optimizer": "adamw"}, {"lr": 0.01}),
-        ((16, 32, 64), {**RESNET, "optimizer": "sgd", "preactivation": True}, {"lr": 0.1}),
-        ((32, 64, 128), {**VIT, "optimizer": "adamw"}, {"lr": 3e-3}),
+        pytest.param(
+            (16, 32, 64), {**RESNET, "optimizer": "sgd", "preactivation": True}, {"lr": 0.1}, marks=pytest.mark.full
+        ),
+        pytest.param((32, 64, 128), {**VIT, "optimizer": "adamw"}, {"lr": 3e-3}, marks=pytest.mark.full),
         ((32, 64, 128), {**VIT, "optimizer": "sgd"}, {"lr": 0.3}),
     ],
     ids=["resnet-adamw", "resnet-sgd", "vit-adamw", "vit-sgd"],
