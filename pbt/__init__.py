@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pbt.errors import PbtError
     from pbt.evidence import replay
     from pbt.handover import export
-    from pbt.population import IPBT, MFPBT, PB2, PBT, Arm, Fixed, Halving, Replay
+    from pbt.population import IPBT, MFPB2, MFPBT, PB2, PBT, Arm, Fixed, Halving, Replay
     from pbt.record.result import Result, load
     from pbt.report.report_page import write_report
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IPBT",
+    "MFPB2",
     "MFPBT",
     "PB2",
     "PBT",
@@ -59,7 +60,7 @@ __all__ = [
 
 _HOMES = {
     "Sweep": "sweep",
-    **dict.fromkeys(("PBT", "PB2", "MFPBT", "IPBT", "Fixed", "Halving", "Replay", "Arm"), "population"),
+    **dict.fromkeys(("PBT", "PB2", "MFPB2", "MFPBT", "IPBT", "Fixed", "Halving", "Replay", "Arm"), "population"),
     "Result": "record.result",
     "load": "record.result",
     "PbtError": "errors",

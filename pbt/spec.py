@@ -329,7 +329,8 @@ class SweepSpec:
         name: Letters, digits, `.`, `_`, `-`; run folders begin with it.
         trainable: What is trained.
         space: What may vary: the name of a ready space, or `{hyperparameter: {type: float, low: ..., high: ...}}`.
-        strategy: Who is trained next, and with what.
+        strategy: Who is trained next, and with what. `default` is `mf_pb2` for 8 to 64 members, `pb2` for fewer, and
+            `pbt` for more, where chance finds what a model would.
         objective: What decides who is better.
         budget: How much is trained.
         seed: The only source of randomness.
@@ -347,7 +348,7 @@ class SweepSpec:
     space: str | Mapping[str, Any]
     objective: Objective
     budget: Budget
-    strategy: Component = field(default_factory=lambda: Component(name="pbt"))
+    strategy: Component = field(default_factory=lambda: Component(name="default"))
     name: str = "sweep"
     seed: int = 0
     hosts: Hosts = field(default_factory=Hosts)
@@ -365,6 +366,9 @@ class SweepSpec:
             f"{self.name!r} cannot name a folder",
             "Use at most 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
         )
+        if self.strategy.name == "default":  # settled here, so that the record names the strategy
+            usual = dataclasses.replace(self.strategy, name=usual_strategy(self.budget))
+            object.__setattr__(self, "strategy", usual)
         at_least(0, "seed", self.seed)
         require(self.seed < 2**63, "seed", f"{self.seed} is too large", "Use a number below 2**63")
         require(
@@ -380,6 +384,17 @@ class SweepSpec:
         require(not secret, "archive", "holds a password, which would be recorded", "Keep it in the environment")
         for part, component in (("trainable", self.trainable), ("strategy", self.strategy)):
             require(bool(component.name), f"{part}.name", "is empty", "Write a registered name or module.path:Class")
+
+
+def usual_strategy(budget: Budget) -> str:
+    """The strategy that a sweep has unless it names another.
+
+    Sub-populations of four are the least that can evolve by quarters, and there are two. Each exploit costs the bandit
+    some tenths of a second: many members do as well by chance.
+    """
+    if budget.members < 8:
+        return "pb2"
+    return "mf_pb2" if budget.members <= 64 else "pbt"
 
 
 def to_dict(spec: SweepSpec) -> dict[str, Any]:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 #: Ready strategies by the name a sweep file uses.
 STRATEGIES: Mapping[str, str] = {
     "pbt": "pbt.population:PBT",
+    "mf_pb2": "pbt.population:MFPB2",
     "mf_pbt": "pbt.population:MFPBT",
     "pb2": "pbt.population:PB2",
     "ipbt": "pbt.population:IPBT",
@@ -59,7 +60,7 @@ class Sweep:
         space: What may vary: a `Space`, the name of a ready one, or `{name: Float(...)}`.
         objective: The metric that decides, or an `Objective`.
         budget: A `Budget`, or `{"members": ..., "generations": ..., "steps": ...}`.
-        strategy: `pbt`, `fixed`, or a strategy's options such as `PBT(quantile=0.25)`.
+        strategy: `default`, the name of another (`STRATEGIES`), or a strategy's options such as `PBT(burn_in=2)`.
         seed: The only source of randomness.
         name: Run folders begin with it.
         hosts: Where members train; `Hosts(kind="local")` does without Ray.
@@ -81,7 +82,7 @@ class Sweep:
         space: str | Space | Mapping[str, Any],
         objective: str | Objective | Mapping[str, Any],
         budget: Budget | Mapping[str, Any],
-        strategy: str | Component | StrategyOptions = "pbt",
+        strategy: str | Component | StrategyOptions = "default",
         seed: int = 0,
         name: str = "sweep",
         hosts: Hosts | Mapping[str, Any] | None = None,

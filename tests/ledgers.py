@@ -75,6 +75,7 @@ def run_json(run: Path, *, members: int, generations: int, steps: int, space: Ma
         trainable=Component(name="language", options={"corpus": "corpus/", "width": 64}),
         space=space,
         objective=Objective(metric=METRIC),
+        strategy=Component(name="pbt"),
         budget=Budget(members=members, generations=generations, steps=steps),
         name="made-up",
     )

@@ -138,7 +138,7 @@ def test_defaults_need_not_be_written():
         "space": "quadratic",
         "objective": {"metric": "Q", "mode": None, "split": "validation"},
         "budget": {"members": 2, "generations": 3, "steps": 4} | dict.fromkeys(LIMITS),
-        "strategy": {"name": "pbt", "options": {}},
+        "strategy": {"name": "pb2", "options": {}},
         "name": "sweep",
         "seed": 0,
         "hosts": {
@@ -332,3 +332,16 @@ def test_the_ends_of_the_ranges_are_allowed(changes):
 def test_is_number(value, expected):
     """True and text are none."""
     assert is_number(value) is expected
+
+
+@pytest.mark.parametrize(("members", "name"), [(2, "pb2"), (7, "pb2"), (8, "mf_pb2"), (64, "mf_pb2"), (65, "pbt")])
+def test_the_usual_strategy_is_settled_by_the_number_of_members(members, name):
+    """In the spec, so that the record names it; a strategy that is named stays, and so do options."""
+    budget = Budget(members=members, generations=2, steps=1)
+    usual = spec(budget=budget)
+    assert usual.strategy == Component(name=name)
+    assert from_dict(to_dict(usual)) == usual
+    assert spec(budget=budget, strategy=Component(name="fixed")).strategy.name == "fixed"
+    options = {"resample_probability": 0.5}
+    asked = Component(name="default", options=options)
+    assert spec(budget=budget, strategy=asked).strategy == Component(name=name, options=options)

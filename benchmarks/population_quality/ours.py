@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.population_quality.outcome import Outcome, Stretch
 from benchmarks.population_quality.tasks import Task
 from pbt import Sweep
-from pbt.population import IPBT, MFPBT, PB2, PBT, Fixed, Halving
+from pbt.population import IPBT, MFPB2, MFPBT, PB2, PBT, Fixed, Halving
 from pbt.record.result import Result
 from pbt.spec import Budget, Checkpoints, Hosts
 from pbt.strategy import StrategyOptions
@@ -32,6 +32,7 @@ STRATEGIES: Mapping[str, Callable[[Task], StrategyOptions]] = {
     "pbt_async": lambda of: PBT(synchronous=False, initial=of.initial),
     "pb2": lambda of: PB2(initial=of.initial),
     "mf_pbt": lambda of: MFPBT(periods=_periods(of.budget), initial=of.initial),
+    "mf_pb2": lambda of: MFPB2(initial=of.initial),
     "ipbt": lambda of: IPBT(initial=of.initial),
     "halving": lambda of: Halving(initial=of.initial),
     "fixed": lambda of: Fixed(initial=of.initial),

@@ -62,17 +62,20 @@ class Bandit:
         return None
 
     def choose(
-        self, generation: int, paired: Sequence[tuple[Standing, Standing]], others: Sequence[Standing]
+        self,
+        generation: int,
+        paired: Sequence[tuple[Standing, Standing]],
+        others: Sequence[tuple[Standing, Hparams]],
     ) -> list[Hparams]:
         """Hyperparameters for those that take over weights, in their order.
 
         Args:
             generation: That just ended.
             paired: Who takes over weights, and from whom.
-            others: Who goes on as it is.
+            others: The states that all others go on from, and with what.
         """
         drawn = self._draw(generation, len(paired)) if paired else []
-        pending = [self._standing(it, it.hparams) for it in others]
+        pending = [self._standing(state, hparams) for state, hparams in others]
         chosen: list[Hparams] = []
         for (receiver, donor), categories in zip(paired, drawn, strict=True):
             seed = int(generator(self._task.seed, "bandit", generation, receiver.member).integers(2**31))

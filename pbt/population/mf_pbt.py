@@ -91,7 +91,7 @@ class MFPBT:
     def remark(self, task: Task, standings: Sequence[Standing]) -> str:
         """How far each sub-population came: where those with long periods lead, short ones are too greedy."""
         ranking = [it for it in rank(standings, task.mode) if not math.isnan(it.score)]
-        best = {self._population(it): it.score for it in reversed(ranking)}
+        best = {self.population(it.member): it.score for it in reversed(ranking)}
         if len(best) < 2:
             return ""
         told = [f"{best[place]:.6g} of period {period}" for place, period in enumerate(self.periods) if place in best]
@@ -109,8 +109,8 @@ class MFPBT:
             return [restart(task, generation, standing) for standing in ranking]
         verdicts: list[Verdict] = []
         for place, period in enumerate(self.periods):
-            own = [it for it in ranking if self._population(it) == place]
-            outsiders = [it for it in ranking if self._population(it) != place and not math.isnan(it.score)]
+            own = [it for it in ranking if self.population(it.member) == place]
+            outsiders = [it for it in ranking if self.population(it.member) != place and not math.isnan(it.score)]
             if (generation + 1) % period == 0:
                 verdicts += self._exploit(task, generation, own)
                 verdicts += self._migrate(task, own, outsiders)
@@ -119,9 +119,9 @@ class MFPBT:
             verdicts += [self._rescue(task, generation, it, own, outsiders) for it in diverged]
         return verdicts
 
-    def _population(self, standing: Standing) -> int:
-        """Which of the sub-populations. New members of a sweep that is extended change nobody else's."""
-        return standing.member % len(self.periods)
+    def population(self, member: int) -> int:
+        """Which of the sub-populations it is in. New members of a sweep that is extended change nobody else's."""
+        return member % len(self.periods)
 
     def _exploit(self, task: Task, generation: int, own: Sequence[Standing]) -> Iterator[Verdict]:
         share = len(own) // _QUARTERS
@@ -142,7 +142,7 @@ class MFPBT:
                 yield Keep(member.member, f"{reason}, which is not better")
                 continue
             waiting.pop(0)
-            is_longer = self.periods[self._population(migrant)] > self.periods[self._population(member)]
+            is_longer = self.periods[self.population(migrant.member)] > self.periods[self.population(member.member)]
             hparams = migrant.hparams if is_longer else own[0].hparams
             words = "with its hyperparameters" if is_longer else f"with the hyperparameters of member {own[0].member}"
             yield Replace(member.member, migrant.member, hparams, f"{reason}, and comes {words}")

@@ -4,9 +4,7 @@ As in PBT, the worst of each generation take over the weights of the best. What 
 of what all segments so far have gained (given the age of the weights, their score, and the hyperparameters) says where
 most can be hoped for, and what others are about to try is no reason for hope.
 
-The model is put to the test: in every generation it says what each member will gain, and what comes is compared. Where
-it is clearly wrong, has seen too little, or has found nothing but noise, hyperparameters are perturbed as in PBT, and
-the record says why.
+Where the model cannot be trusted, hyperparameters are perturbed as in PBT (`proposals`).
 
 Sources: Parker-Holder et al. 2020, "Provably Efficient Online Hyperparameter Optimization with Population-Based
 Bandits" (PB2, arXiv 2002.02518), algorithm 1; categories: Parker-Holder et al. 2021, "Tuning Mixed Input
@@ -21,16 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from pbt.member import Hparams
-from pbt.population.bandit import Bandit
 from pbt.population.draws import without_donors
 from pbt.population.evolution import Evolution
 from pbt.population.experience import Experience
-from pbt.population.explore import check_explore, perturbed
+from pbt.population.proposals import Proposals
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.truncation import check_quantile, compared, pairs, places_of
 from pbt.population.verdicts import Replace, Standing, Verdict
-from pbt.spec import at_least, require
+from pbt.spec import at_least
 from pbt.strategy import Strategy, Task
 
 
@@ -63,16 +60,19 @@ class PB2:
         """Refuse options outside their range."""
         check_quantile(self.quantile)
         at_least(0, "strategy.options.burn_in", self.burn_in, "Write 0 for none")
-        for name, low in (("min_observations", 2), ("max_observations", 2), ("horizon", 1)):
-            at_least(low, f"strategy.options.{name}", getattr(self, name), f"Write {low} or more")
-        require(
-            self.min_observations <= self.max_observations,
-            "strategy.options.min_observations",
-            f"{self.min_observations} are never remembered, as max_observations is {self.max_observations}",
-            f"Write {self.max_observations} or fewer",
-        )
-        check_explore(self.factors, self.resample_probability)
         check_initial(self.initial)
+        _ = self.proposals  # which refuse what is not in their range
+
+    @property
+    def proposals(self) -> Proposals:
+        """How those explore that take over weights."""
+        return Proposals(
+            min_observations=self.min_observations,
+            max_observations=self.max_observations,
+            horizon=self.horizon,
+            factors=self.factors,
+            resample_probability=self.resample_probability,
+        )
 
     @property
     def synchronous(self) -> bool:
@@ -96,44 +96,11 @@ class PB2:
         if verdicts := without_donors(task, generation, ranking):
             return verdicts
         paired = list(pairs(task, generation, ranking, self.quantile, only_diverged=generation < self.burn_in))
-        chosen, why = self._explore(experience, task, generation, ranking, paired)
+        lost = {loser.member for loser, _ in paired}
+        others = {it.member: (it, it.hparams) for it in ranking if it.member not in lost}
+        chosen, why = self.proposals.make(experience, task, generation, ranking[0], paired, others)
         places = places_of(ranking)
         return [
             Replace(loser.member, donor.member, hparams, f"{compared(task, places, loser, donor)}; explored by {why}")
             for (loser, donor), hparams in zip(paired, chosen, strict=True)
         ]
-
-    def _explore(
-        self,
-        experience: Experience,
-        task: Task,
-        generation: int,
-        ranking: Sequence[Standing],
-        paired: Sequence[tuple[Standing, Standing]],
-    ) -> tuple[list[Hparams], str]:
-        """What those that are replaced go on with, and how that was found."""
-        if objection := self._objection(experience):
-            return self._perturb(task, generation, paired), f"perturbation: {objection}"
-        bandit = Bandit(task, experience, self.horizon)
-        lost = {loser.member for loser, _ in paired}
-        others = [it for it in ranking if it.member not in lost]
-        doubt = experience.doubt() or bandit.doubt(generation, ranking[0])
-        chosen = self._perturb(task, generation, paired) if doubt else bandit.choose(generation, paired, others)
-        going_on = {it.member: (it, it.hparams) for it in others}
-        going_on |= {it.member: (donor, hparams) for (it, donor), hparams in zip(paired, chosen, strict=True)}
-        bandit.expect(experience, going_on)  # also if it is in doubt, or it would be so for ever
-        saw = f"the bandit, which saw {len(experience.observations)} segments"
-        return chosen, f"perturbation: {doubt}" if doubt else saw
-
-    def _perturb(self, task: Task, generation: int, paired: Sequence[tuple[Standing, Standing]]) -> list[Hparams]:
-        factors, chance = self.factors, self.resample_probability
-        return [perturbed(task, generation, loser.member, it.hparams, factors, chance) for loser, it in paired]
-
-    def _objection(self, experience: Experience) -> str | None:
-        """Why there can be no model; None if there can be."""
-        seen = experience.observations
-        if len(seen) < self.min_observations:
-            return f"{len(seen)} segments were seen, fewer than {self.min_observations}"
-        if len({it.gain for it in seen}) == 1:
-            return "all segments gained the same"
-        return None

@@ -67,9 +67,7 @@ def ladder(capacity: int) -> list[int]:
     return [*(1 << i for i in range((capacity - 1).bit_length())), capacity]
 
 
-def measured(
-    trainable: Trainable, bucket: str, capacity: int, place: Place, ahead: Ahead | None = None
-) -> Plan | None:
+def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ahead: Ahead | None = None) -> Plan | None:
     """Find the fastest plan for the stacks of a bucket at a place; nothing that exists already is touched.
 
     Eager candidates are all chunk sizes; compiled ones are the single member and what neighbours the fastest, on as
