@@ -234,6 +234,19 @@ def test_a_run_that_fails_is_told_and_spoils_no_other():
     report.show(without_nan(record), Console(quiet=True))
 
 
+def test_the_default_is_held_against_rays_pbt():
+    """Whatever its name; it is not asked whether it is below a method of the same name."""
+    runs = {
+        Run(name, method, seed, True): Outcome(score=10.0 * (method == "mf_pb2") + 0.01 * seed)
+        for name in ("figure_2", "deceptive")
+        for method in ("mf_pb2", "ray_pbt")
+        for seed in range(3)
+    }
+    (told, aim) = report.sentences(without_nan(summary(runs, quick=True)))
+    assert told == "mf_pb2 beside ray_pbt: 2 better, of 2 tasks; ahead in the mean on 2."
+    assert aim == "The default strategy, mf_pb2, beats Ray's PBT on 2 of 2 tasks (aim: 4 of 6, missed)."
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks_can_be_trained_by_all(name):
     """Sizes that every strategy takes; the quick budget is smaller; members begin inside the space."""
