@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from pbt.errors import LedgerError, RunNotFound, SpecError
-from pbt.launch import Job, Resolved, check_budget, find_place, launch, load_space, num_devices, started
+from pbt.launch import (
+    Job,
+    Resolved,
+    check_budget,
+    find_place,
+    launch,
+    load_space,
+    most_tokens,
+    num_devices,
+    started,
+)
 from pbt.member import Slot, lay_out
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
@@ -168,7 +178,7 @@ def _take_up(
         if reason == "extend":
             usage = read_usage(reader)
             _check_limits_left(usage, changes.get("budget", {}))
-            _check_room(reader, usage, in_force, resolved.capabilities.tokens_per_step)
+            _check_room(reader, usage, in_force, most_tokens(resolved.capabilities, resolved.space))
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
             run = _remember(run, in_force)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
@@ -239,7 +249,7 @@ def _brought_back(
         _check_device(run, place.device, hosts)
         num_devices(spec.hosts, place)
         warn_if_not_compiled(place)
-        check_budget(budget, resolved.capabilities, place)
+        check_budget(budget, resolved.capabilities, resolved.space, place)
         yield resolved, place
 
 

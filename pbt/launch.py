@@ -28,11 +28,11 @@ from pbt.runtime.budget import check_limits
 from pbt.runtime.local import num_cores
 from pbt.runtime.machine import git_commit, hardware, software
 from pbt.runtime.meter import can_measure
-from pbt.runtime.plan import Plan, Session
+from pbt.runtime.plan import PerExample, Plan, Session
 from pbt.runtime.states import States
 from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions, Task
-from searchspaces import Space
+from searchspaces import Choice, Space
 from trainables import Capabilities, Place, Trainable
 from trainables.core.plan import Ahead
 
@@ -154,14 +154,32 @@ def make_task(capabilities: Capabilities, spec: SweepSpec) -> Task:
     )
 
 
-def check_budget(budget: Budget, capabilities: Capabilities, place: Place) -> None:
+def check_budget(budget: Budget, capabilities: Capabilities, space: Space, place: Place) -> None:
     """Refuse limits that cannot be watched here.
 
     Raises:
         SpecError: A limit cannot be kept.
     """
     can_read_energy = budget.joules is not None and can_measure()
-    check_limits(budget, place.device, can_read_energy, tokens_per_step=capabilities.tokens_per_step)
+    check_limits(budget, place.device, can_read_energy, tokens_per_step=most_tokens(capabilities, space))
+
+
+def most_tokens(capabilities: Capabilities, space: Space) -> int:
+    """Tokens that a step of a member takes, at most."""
+    known = per_example(capabilities, space)
+    return round(capabilities.tokens_per_step * (1.0 if known is None else known.most / known.usual))
+
+
+def per_example(capabilities: Capabilities, space: Space) -> PerExample | None:
+    """How what a step takes depends on what the space varies; None if it does not."""
+    name = capabilities.per_example
+    if name not in space:
+        return None
+    domain, usual = space[name], capabilities.hparams[name].default
+    values = domain.options if isinstance(domain, Choice) else [getattr(domain, "high", usual)]
+    most = max(value for value in values if isinstance(value, int | float))
+    assert isinstance(usual, int | float)
+    return PerExample(name=name, usual=usual, most=most)
 
 
 def find_place(hosts: Hosts) -> Place:
@@ -335,6 +353,7 @@ def _plan(job: Job) -> Plan:
         session=_session(job),
         retries=spec.hosts.retries,
         extend=partial(_extended_task, capabilities),
+        per_example=per_example(capabilities, job.resolved.space),
     )
 
 

@@ -34,6 +34,7 @@ from pbt.strategy import StrategyOptions
 from searchspaces import Choice, Simplex, Space
 from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Trainable
+from trainables.buckets import deciding, with_buckets
 from trainables.core.step import warn_if_not_compiled
 from trainables.registry import REGISTERED
 
@@ -149,7 +150,7 @@ class Sweep:
             place = find_place(self.spec.hosts)
             warn_if_not_compiled(place)
             spec = with_stacks(self.spec, place, self.resolved.capabilities.max_capacity)
-            check_budget(spec.budget, self.resolved.capabilities, place)
+            check_budget(spec.budget, self.resolved.capabilities, self.resolved.space, place)
             info = describe_run(spec, self.resolved, place) | {"imports": str(imports) if imports else None}
             run = make_run(storage, spec.name, info)
             launch(Job(run, spec, self.resolved, place), progress=progress, baseline=baseline)
@@ -160,6 +161,8 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     space = load_space(spec.space)
     trainable = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
     strategy = strategy or _load_strategy(spec.strategy)
+    _check_buckets(space, trainable)
+    trainable = with_buckets(trainable, space)
     capabilities = trainable.describe()
     _check_space(space, capabilities)
     _check_objective(spec.objective, capabilities)
@@ -185,6 +188,18 @@ def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: B
             raise SpecError(f"{field}[{index}]", "is not in the space", str(error)) from error
 
 
+def _check_buckets(space: Space, trainable: Trainable) -> None:
+    """Refuse what decides a bucket of which the trainable has none."""
+    for name in deciding(trainable, space):
+        domain = space[name]
+        values = domain.options if isinstance(domain, Choice) else (getattr(domain, it, "") for it in ("low", "high"))
+        for value in values:
+            try:
+                trainable.bucket({name: value})
+            except trainables.TrainableError as error:
+                raise SpecError(f"space.{name}", f"reaches {value!r}", str(error)) from error
+
+
 def _check_space(space: Space, capabilities: Capabilities) -> None:
     for name, domain in space.items():
         if name not in capabilities.hparams:
@@ -194,8 +209,8 @@ def _check_space(space: Space, capabilities: Capabilities) -> None:
         require(
             known.kind == "live",
             f"space.{name}",
-            f"is a {known.kind} hyperparameter, which this version cannot vary during training",
-            "Fix it in trainable.options and leave it out of the space",
+            f"is {known.kind}: members with other values cannot take over each other's weights",
+            "Fix it in trainable.options and leave it out of the space, or run a sweep for each value",
         )
         _check_domain(f"space.{name}", domain, known)
 

@@ -77,6 +77,8 @@ class Capabilities:
         splits: The splits `evaluate` knows.
         progress_unit: What `age` and `consumed` count.
         tokens_per_step: Tokens (or examples) one member consumes in one step.
+        per_example: The hyperparameter that tokens and FLOPs of a step are proportional to, from its default on; empty
+            where a step takes as much for every member.
         flops_per_step: Multiplications and additions of one member's forward and backward pass in one step, by
             formula: what the model asks for, whatever kernels do; None where nobody has counted.
         rng: What turns (seed, consumed) into random numbers: as long as the name stays, so do the numbers. Empty
@@ -90,6 +92,7 @@ class Capabilities:
     splits: tuple[Split, ...] = ("train", "validation", "test")
     progress_unit: str = "step"
     tokens_per_step: int = 1
+    per_example: str = ""
     flops_per_step: float | None = None
     rng: str = ""
     data: Mapping[str, str | int | float] = field(default_factory=dict)

@@ -135,6 +135,7 @@ class Language:
                 BATCH_SIZE: batch_size.described(self.batch),
             },
             tokens_per_step=self.batch * self.context,
+            per_example=BATCH_SIZE,
             flops_per_step=self._flops_per_step(),
             rng="splitmix64 v1",
             data=found.provenance(),

@@ -250,7 +250,8 @@ class Brain:
         answered = [(report, known) for report in reports if (known := self._answered(report)) is not None]
         fresh = [(report, known) for report, known in answered if report.trouble is None]
         for report, known in answered:
-            self._purse.spend(report, sum(self._steps(result) for result in report.segments if known.draft))
+            trained = [(self._steps(it), self._plan.share(it.held)) for it in report.segments if known.draft]
+            self._purse.spend(report, sum(n for n, _ in trained), sum(n * share for n, share in trained))
         if answered:
             used = self._purse.used_now()
             self._ledger.append("usage", session=self._session, **used)
@@ -547,13 +548,13 @@ class Brain:
         results = {result.member: result for report in reports for result in report.segments}
         if not results or not self._purse.is_limited:
             return []
-        under_way, following = 0, 0
+        under_way, following = 0.0, 0
         for number, member in self._members.items():
             result = results.get(number)
             if not member.alive or (result is not None and (result.failure or self._results.unreported(result))):
                 continue
             reached = result.consumed if result else member.until or member.consumed
-            under_way += 0 if result else reached - member.consumed
+            under_way += 0 if result else (reached - member.consumed) * self._plan.share(member.hparams)
             if self._plan.synchronous or result:
                 following += self._purse.following(reached)
         self._was_cut |= any(
@@ -562,7 +563,7 @@ class Brain:
         if self._plan.synchronous and under_way:
             return []  # once all have reported: what is decided must not depend on who is first
         was_cut, self._was_cut = self._was_cut, False
-        reason = self._purse.exhausted(under_way, following, was_cut, self.num_stacks)
+        reason = self._purse.exhausted(under_way, following, was_cut, self.num_stacks, self._plan.most_share)
         if reason is None:
             return []
         self._ledger.append("decisions", kind="budget", reason=reason)

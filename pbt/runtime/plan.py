@@ -35,6 +35,27 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PerExample:
+    """Members with batch sizes of their own: what a step takes is in proportion to a hyperparameter.
+
+    Attributes:
+        name: Of the hyperparameter.
+        usual: Its value where a step takes what the plan says.
+        most: Its largest value in the sweep's space.
+    """
+
+    name: str
+    usual: float
+    most: float
+
+    def share(self, hparams: Hparams) -> float:
+        """What a step takes with these hyperparameters, in usual steps."""
+        value = hparams.get(self.name, self.usual)
+        assert isinstance(value, int | float)
+        return value / self.usual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What the brain must know of a sweep besides its strategy.
 
@@ -45,6 +66,7 @@ class Plan:
         metric: The objective.
         split: The split that decides.
         tokens_per_step: Tokens a member consumes in a step.
+        per_example: What else decides that; None if nothing does.
         devices: That a stack takes while it works.
         flops_per_step: Floating-point operations of a member's step, if the trainable says.
         budget: The limits, before any extension.
@@ -69,3 +91,13 @@ class Plan:
     session: Session = field(default_factory=Session)
     retries: int | None = None
     extend: Callable[[Mapping[str, Any]], Task] | None = None
+    per_example: PerExample | None = None
+
+    def share(self, hparams: Hparams) -> float:
+        """Tokens and FLOPs of a step with these hyperparameters, in usual steps."""
+        return 1.0 if self.per_example is None else self.per_example.share(hparams)
+
+    @property
+    def most_share(self) -> float:
+        """The same, of the most that any member may take."""
+        return 1.0 if self.per_example is None else self.per_example.most / self.per_example.usual

@@ -11,6 +11,7 @@ from pathlib import Path
 from pbt.errors import HostError
 from pbt.record.schema import canonical
 from trainables import Place, Plan, Trainable
+from trainables.buckets import Buckets
 from trainables.core.plan import Ahead, measured
 from trainables.core.step import wants_compiling
 
@@ -51,7 +52,10 @@ def settled(
         return dataclasses.replace(place, plan=Plan(**json.loads(item.plan))), None
     if not item.is_to_plan or ahead is None:
         return place, None
-    plan = measured(trainable, bucket, item.capacity, place, ahead)
+    if isinstance(trainable, Buckets):  # what is fast in the usual bucket is taken for all
+        plan = measured(trainable.trainable, trainable.trainable.bucket({}), item.capacity, place, ahead)
+    else:
+        plan = measured(trainable, bucket, item.capacity, place, ahead)
     if plan is None:
         return place, None
     return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))

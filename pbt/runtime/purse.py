@@ -51,10 +51,16 @@ class Purse:
         self._is_over = True
         self.num_ends += 1
 
-    def spend(self, report: StackReport, steps: int) -> None:
-        """Take in what an order cost; `steps` were trained by all members together (0 in a recovery)."""
-        device_s = self._devices * report.wall_s
-        self._spent += Usage(device_s=device_s, joules=report.joules, tokens=steps * self._tokens_per_step)
+    def spend(self, report: StackReport, steps: int, weighed: float | None = None) -> None:
+        """Take in what an order cost.
+
+        Args:
+            report: Of the order.
+            steps: Trained by all members together; 0 in a recovery.
+            weighed: The same in usual steps, where members' steps take more or fewer tokens than these.
+        """
+        device_s, tokens = self._devices * report.wall_s, self._tokens(steps if weighed is None else weighed)
+        self._spent += Usage(device_s=device_s, joules=report.joules, tokens=tokens)
         self._evaluation_s = max(self._evaluation_s, report.evaluation_s)
         if report.stack not in self._forecasts:
             self._forecasts[report.stack] = Forecast()  # the first order may have compiled
@@ -77,28 +83,31 @@ class Purse:
         """Steps of the segment that would follow for a member that has consumed so many."""
         return max(0, min(self._budget.steps, self._budget.generations * self._budget.steps - consumed))
 
-    def exhausted(self, under_way: int, following: int, was_cut: bool, num_stacks: int) -> str | None:
+    def exhausted(
+        self, under_way: float, following: int, was_cut: bool, num_stacks: int, share: float = 1.0
+    ) -> str | None:
         """Why there is not enough left for the steps under way and those that would follow; None if there is.
 
         Told once: the strategy orders nothing more after that.
 
         Args:
-            under_way: Steps being trained, all members together.
+            under_way: Steps being trained, all members together, in usual steps.
             following: Steps that would follow, all members together.
             was_cut: Whether a segment had to be cut short.
             num_stacks: Stacks of the sweep.
+            share: Tokens of a step that would follow, at most, in those of a usual one.
         """
         if self._is_over or following == 0:
             return None
-        reason = self._problem(under_way, following, was_cut, num_stacks)
+        reason = self._problem(under_way, following, was_cut, num_stacks, share)
         if reason is not None:
             self.end()
         return reason
 
-    def _problem(self, under_way: int, following: int, was_cut: bool, num_stacks: int) -> str | None:
+    def _problem(self, under_way: float, following: int, was_cut: bool, num_stacks: int, share: float) -> str | None:
         per_member = following // max(1, -(-following // self._budget.steps))
-        spent = self._before + self._session() + Usage(tokens=under_way * self._tokens_per_step)
-        another = self._next_round(per_member, following * self._tokens_per_step)
+        spent = self._before + self._session() + Usage(tokens=self._tokens(under_way))
+        another = self._next_round(per_member, self._tokens(following * share))
         if (reason := exceeded(self._limits, spent, another)) is not None:
             return reason
         if was_cut:
@@ -123,6 +132,10 @@ class Purse:
         if left is None:
             return None
         return left if is_recovery else max(0.0, left - self._reserve_s(num_stacks))
+
+    def _tokens(self, weighed: float) -> int:
+        """Of so many usual steps."""
+        return round(weighed * self._tokens_per_step)
 
     def _reserve_s(self, num_stacks: int) -> float:
         """Seconds that are kept for the last evaluations and for saving."""

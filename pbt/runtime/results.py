@@ -33,8 +33,13 @@ class Results:
             steps: That it trained.
             joules: Its share of the energy.
         """
-        plan, flops = self._plan, self._plan.flops_per_step
-        system = measured(report, steps, plan.tokens_per_step, flops)
+        plan = self._plan
+        share = plan.share(result.held)
+        tokens, flops = (
+            share * plan.tokens_per_step,
+            None if plan.flops_per_step is None else share * plan.flops_per_step,
+        )
+        system = measured(report, steps, tokens, flops)
         for split, metrics in (("train", result.training), (plan.split, result.evaluation), ("system", system)):
             self._record_metrics(result, split, metrics)
         failure, score = result.failure or self.unreported(result), self.score(result)
@@ -48,7 +53,7 @@ class Results:
             consumed_end=result.consumed,
             score=None if failure else score,
             wall_s=report.wall_s,
-            tokens=steps * plan.tokens_per_step,
+            tokens=round(steps * tokens),
             flops=None if flops is None else steps * flops,
             joules=joules,
             reason=failure,

@@ -50,7 +50,7 @@ def together(readings: Sequence[Reading]) -> Reading:
     )
 
 
-def measured(report: StackReport, steps: int, tokens_per_step: int, flops_per_step: float | None) -> dict[str, float]:
+def measured(report: StackReport, steps: int, tokens_per_step: float, flops_per_step: float | None) -> dict[str, float]:
     """What was measured of a member's segment, by name; what is not known is left out.
 
     The members of a stack train side by side: each member's rate is over the whole time of the stack's training, and

@@ -374,7 +374,7 @@ def test_what_is_exported_is_the_winner(words: Result, tmp_path: Path) -> None:
         assert best.metrics[f"{split}/bits_per_byte"] == pytest.approx(score, abs=1e-6)
     text = (folder / "train.py").read_text()
     assert not re.search(r"import pbt|from pbt|pickle", text)
-    assert {"__future__", "argparse", "sys", "torch", "trainables", "safetensors.torch"} == set(
+    assert {"__future__", "argparse", "sys", "torch", "trainables", "trainables.buckets", "safetensors.torch"} == set(
         re.findall(r"^ *(?:from|import) (\S+)", text, flags=re.MULTILINE)
     )
     facts = json.loads((folder / "winner.json").read_text())

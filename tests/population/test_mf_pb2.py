@@ -15,6 +15,7 @@ from pbt.spec import Budget
 from searchspaces import Float, Space
 from tests.contracts.strategy_contract import SynchronousContract, make_task
 from tests.examples import examples
+from tests.population.hasty import replace_bandit
 from tests.population.test_pb2 import bowl, errors, sweep
 
 NAN = math.nan
@@ -22,16 +23,18 @@ SPACE = Space({"h": Float(0.0, 1.0)})
 
 
 class TestContract(SynchronousContract):
-    """`MFPB2` keeps the contract of every strategy, whether the model is asked late or early."""
+    """`MFPB2` keeps the contract of every strategy, whether the model is asked late, or a stand-in early."""
 
     @pytest.fixture(
         params=[
             MFPB2(periods=(1, 2), min_observations=20),
-            pytest.param(MFPB2(periods=(1, 3), min_observations=2), marks=pytest.mark.full),
+            MFPB2(periods=(1, 3), min_observations=2),
         ],
         ids=["late", "early"],
     )
-    def options(self, request):
+    def options(self, request, monkeypatch):
+        if request.param.min_observations < 20:
+            replace_bandit(monkeypatch)
         return request.param
 
 

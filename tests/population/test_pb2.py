@@ -16,6 +16,7 @@ from pbt.strategy import ContinueUntil, Copy, SegmentReported, Set, Start, Sweep
 from pbt.surrogates import acquisition, gaussian
 from searchspaces import Choice, Float, Int, Space
 from tests.contracts.strategy_contract import SynchronousContract, make_task
+from tests.population.hasty import replace_bandit
 
 NAN = math.nan
 SPACE = Space({"h": Float(0.0, 1.0)})
@@ -24,17 +25,19 @@ SIGNAL = float(np.std((np.linspace(0, 1, 1001) - 0.7) ** 2))
 
 
 class TestContract(SynchronousContract):
-    """`PB2` keeps the contract of every strategy, whether the model is asked late, early, or of the latest only."""
+    """`PB2` keeps the contract of every strategy, with the model asked late, or a stand-in early."""
 
     @pytest.fixture(
         params=[
             PB2(min_observations=20),
-            pytest.param(PB2(min_observations=2, quantile=0.5), marks=pytest.mark.full),
-            pytest.param(PB2(min_observations=3, max_observations=5, burn_in=1), marks=pytest.mark.full),
+            PB2(min_observations=2, quantile=0.5),
+            PB2(min_observations=3, max_observations=5, burn_in=1),
         ],
         ids=["late", "early", "forgetful"],
     )
-    def options(self, request):
+    def options(self, request, monkeypatch):
+        if request.param.min_observations < 20:
+            replace_bandit(monkeypatch)
         return request.param
 
 

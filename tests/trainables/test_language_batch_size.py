@@ -14,7 +14,7 @@ from torch import nn
 
 from pbt import Sweep
 from pbt.errors import SpecError
-from searchspaces import Int
+from searchspaces import Choice, Float, Int
 from tests.contracts.states import assert_close, assert_same
 from tests.trainables import test_language
 from trainables import Language, Place, TrainableError
@@ -246,14 +246,21 @@ def test_micro_batches_divide_the_rows(text):
 # --- sweeps
 
 
-def test_a_sweep_does_not_vary_it_yet(text):
-    """The space is refused before anything starts."""
-    with pytest.raises(
-        SpecError, match=r"space.batch_size: is a bucket hyperparameter, which this version cannot vary"
-    ):
+@pytest.mark.parametrize(
+    ("domain", "options", "message"),
+    [
+        (Int(0, 8), {}, "space.batch_size: reaches 0. .*'batch_size' is 0; give a whole number >= 1"),
+        (Int(2, 8), {"batch": 6, "accumulate": 3}, "space.batch_size: reaches 2. .*divides 2, not 3"),
+        (Float(2.0, 8.5), {}, "space.batch_size: reaches 8.5"),
+        (Choice(["small"]), {}, "space.batch_size: reaches 'small'"),
+    ],
+)
+def test_sizes_that_no_stack_trains_are_refused_before_a_sweep(text, domain, options, message):
+    """By the field, with what the trainable says."""
+    with pytest.raises(SpecError, match=message):
         Sweep(
-            trainable=Language(**TINY, data=text),
-            space={"batch_size": Int(8, 32)},
+            trainable=Language(**TINY | options, data=text),
+            space={"batch_size": domain},
             objective="loss",
             budget={"members": 2, "generations": 1, "steps": 1},
         )
