@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import pbt
 from pbt.errors import SpecError
 from pbt.record.result import Result
 from searchspaces import Choice, Float, Int
-from trainables import Language
+from trainables import Capabilities, Language, Place, Quadratic, Stack
+from trainables.base import Hparams, HparamSpec
 
 SPACE = {"lr": Float(1e-3, 1e-1, log=True), "batch_size": Choice([2, 4, 7])}
 CONTEXT = 8
@@ -113,12 +117,31 @@ def test_other_strategies_vary_it_too(tmp_path: Path, text: str, name: str) -> N
 
 def test_the_exported_script_moves_as_the_member_did(tmp_path: Path, text: str, whole: Result) -> None:
     """A schedule with several sizes is trained from scratch."""
-    import subprocess
-    import sys
-
     folder = pbt.export(whole, tmp_path / "winner")
     schedule = [step.hparams["batch_size"] for step in whole.best.schedule]
     done = subprocess.run(
         [sys.executable, folder / "train.py", "--device", "cpu"], capture_output=True, text=True, check=True
     )
     assert len(done.stdout.splitlines()) == len(schedule)
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A trainable whose members may have another depth, with which no weights can be shared."""
+
+    def describe(self) -> Capabilities:
+        known = Quadratic().describe()
+        return replace(known, hparams={**known.hparams, "depth": HparamSpec(kind="structural", default=2, low=1)})
+
+    def bucket(self, hparams: Hparams) -> str:
+        return Quadratic().bucket({})
+
+    def build(self, bucket: str, capacity: int, place: Place) -> Stack:
+        return Quadratic().build(bucket, capacity, place)
+
+
+def test_what_cannot_share_weights_is_refused_with_the_mend() -> None:
+    """Before anything starts."""
+    budget = {"members": 2, "generations": 2, "steps": 1}
+    with pytest.raises(SpecError, match=r"space.depth: is structural: .* run a sweep for each value"):
+        pbt.Sweep(trainable=Deep(), space={"depth": Int(1, 3)}, objective="Q", budget=budget)
