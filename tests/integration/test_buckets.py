@@ -145,3 +145,12 @@ def test_what_cannot_share_weights_is_refused_with_the_mend() -> None:
     budget = {"members": 2, "generations": 2, "steps": 1}
     with pytest.raises(SpecError, match=r"space.depth: is structural: .* run a sweep for each value"):
         pbt.Sweep(trainable=Deep(), space={"depth": Int(1, 3)}, objective="Q", budget=budget)
+
+
+@pytest.mark.full
+@pytest.mark.ray
+def test_under_ray_it_is_the_same(ray_cluster: None, tmp_path: Path, text: str, whole: Result) -> None:
+    """Hosts in other processes, states of other buckets through the object store: scores agree bit for bit."""
+    there = sweep(tmp_path, text, hosts={"kind": "ray", "stacks": 2}).run(progress=False)
+    assert there.digest() == whole.digest()
+    assert [row["score"] for row in _in_order(there)] == [row["score"] for row in _in_order(whole)]
