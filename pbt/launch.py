@@ -32,7 +32,7 @@ from pbt.runtime.plan import PerExample, Plan, Session
 from pbt.runtime.states import States
 from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions, Task
-from searchspaces import Choice, Space
+from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
 from trainables.core.plan import Ahead
 
@@ -175,11 +175,9 @@ def per_example(capabilities: Capabilities, space: Space) -> PerExample | None:
     name = capabilities.per_example
     if name not in space:
         return None
-    domain, usual = space[name], capabilities.hparams[name].default
-    values = domain.options if isinstance(domain, Choice) else [getattr(domain, "high", usual)]
-    most = max(value for value in values if isinstance(value, int | float))
+    usual = capabilities.hparams[name].default
     assert isinstance(usual, int | float)
-    return PerExample(name=name, usual=usual, most=most)
+    return PerExample(name=name, usual=usual).in_space(space)
 
 
 def find_place(hosts: Hosts) -> Place:

@@ -13,7 +13,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pbt.errors import HostError, StorageError
@@ -663,6 +663,9 @@ class Brain:
             for member in [member for member, known in self._members.items() if known.until is not None]:
                 self._hold(member)
         self._purse.extend(task.budget)
+        if self._plan.per_example is not None:  # a wider space has larger ones
+            per_example = self._plan.per_example.in_space(task.space)
+            self._plan = replace(self._plan, per_example=per_example)
         for draft in self._drafts.values():
             draft.examine.clear()  # who was announced before is no winner any more
         self.finished, self.best, self._is_closing, self._was_cut = False, None, False, False

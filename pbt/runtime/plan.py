@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pbt.member import Hparams, Slot
 from pbt.spec import Budget, Checkpoints
 from pbt.strategy import Task
+from searchspaces import Choice, Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +42,18 @@ class PerExample:
     Attributes:
         name: Of the hyperparameter.
         usual: Its value where a step takes what the plan says.
-        most: Its largest value in the sweep's space.
+        most: Its largest value in the sweep's space, which may become wider.
     """
 
     name: str
     usual: float
-    most: float
+    most: float = 0.0
+
+    def in_space(self, space: Space) -> PerExample:
+        """The same in a sweep of this space, which has it."""
+        domain = space[self.name]
+        values = domain.options if isinstance(domain, Choice) else [getattr(domain, "high", self.usual)]
+        return replace(self, most=max(value for value in values if isinstance(value, int | float)))
 
     def share(self, hparams: Hparams) -> float:
         """What a step takes with these hyperparameters, in usual steps."""

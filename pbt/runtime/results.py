@@ -33,12 +33,9 @@ class Results:
             steps: That it trained.
             joules: Its share of the energy.
         """
-        plan = self._plan
-        share = plan.share(result.held)
-        tokens, flops = (
-            share * plan.tokens_per_step,
-            None if plan.flops_per_step is None else share * plan.flops_per_step,
-        )
+        plan, share = self._plan, self._plan.share(result.held)
+        tokens = share * plan.tokens_per_step
+        flops = None if plan.flops_per_step is None else share * plan.flops_per_step
         system = measured(report, steps, tokens, flops)
         for split, metrics in (("train", result.training), (plan.split, result.evaluation), ("system", system)):
             self._record_metrics(result, split, metrics)

@@ -96,6 +96,15 @@ def test_a_budget_of_tokens_is_not_exceeded(tmp_path: Path, text: str) -> None:
     assert "tokens are used up" in finish["reason"]
 
 
+def test_a_wider_space_is_reckoned_with(tmp_path: Path, text: str) -> None:
+    """Extended to larger sizes, the sweep still ends inside its budget of tokens."""
+    first = sweep(tmp_path, text, generations=2, space=SPACE | {"batch_size": Choice([2, 4])}).run(progress=False)
+    wider = SPACE | {"batch_size": Choice([2, 4, 32])}
+    extended = pbt.extend(first.path, generations=50, tokens=20_000, space=wider, progress=False)
+    assert 32 in sizes(extended).values()
+    assert 20_000 - 6 * 5 * 32 * CONTEXT < sum(row["tokens"] for row in extended.rows["outcomes"]) <= 20_000
+
+
 def test_a_budget_that_not_one_generation_fits_into_is_refused(tmp_path: Path, text: str) -> None:
     """Of the largest size."""
     most = 6 * 5 * 7 * CONTEXT
