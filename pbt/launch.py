@@ -24,7 +24,7 @@ from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, forget_end, is_asked_to_stop
 from pbt.report.watch import Watch
 from pbt.runtime.brain import Brain
-from pbt.runtime.budget import check_limits
+from pbt.runtime.budget import Limits, check_limits
 from pbt.runtime.local import num_cores
 from pbt.runtime.machine import git_commit, hardware, software
 from pbt.runtime.meter import can_measure
@@ -167,7 +167,7 @@ def check_budget(budget: Budget, capabilities: Capabilities, space: Space, place
 def most_tokens(capabilities: Capabilities, space: Space) -> int:
     """Tokens that a step of a member takes, at most."""
     known = per_example(capabilities, space)
-    return round(capabilities.tokens_per_step * (1.0 if known is None else known.most / known.usual))
+    return round(capabilities.tokens_per_step * (1.0 if known is None else known.most_share))
 
 
 def per_example(capabilities: Capabilities, space: Space) -> PerExample | None:
@@ -325,8 +325,7 @@ def _run_on_hosts(job: Job, has_reporter: bool) -> None:
 
 def _ahead(budget: Budget) -> Ahead:
     """What every stack has to train at most."""
-    limits = [60.0 * (budget.wall_minutes or math.inf), 3600.0 * (budget.gpu_hours or math.inf)]
-    return Ahead(budget.generations * budget.steps, min(limits))
+    return Ahead(budget.generations * budget.steps, min(Limits.of(budget).seconds, default=math.inf))
 
 
 def _is_to_plan(hosts: Hosts) -> bool:

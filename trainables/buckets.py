@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from trainables.arguments import check_pairs, check_slots, check_until
 from trainables.base import (
     Capabilities,
     Hparams,
@@ -97,7 +98,7 @@ class BucketStack:
         # A plan of its own even where none was measured: with chunks as large as the stack, growing would change them.
         plan = place.plan or Plan(chunk=1, compiled=wants_compiling(place))
         self._place = replace(place, plan=replace(plan, chunk=min(plan.chunk, capacity)))
-        self._kinds = {name: spec.kind for name, spec in trainable.describe().hparams.items()}
+        self._deciding = frozenset(deciding(trainable, trainable.describe().hparams))
         self._rooms: dict[str, _Room] = {}
         #: Bucket and slot in its stack, of each slot of ours.
         self._at: list[tuple[str, int] | None] = [None] * capacity
@@ -116,7 +117,7 @@ class BucketStack:
         Raises:
             TrainableError: The slot, a hyperparameter or the state does not fit; nothing has changed.
         """
-        self._check_slots([slot])
+        check_slots([slot], self.capacity)
         bucket, held = self._trainable.bucket(hparams), self._at[slot]
         inner = held[1] if held is not None and held[0] == bucket else self._vacancy(bucket)
         try:
@@ -139,8 +140,7 @@ class BucketStack:
 
     def run(self, until: Sequence[int]) -> Metrics:
         """Train each slot until its `consumed` reaches its entry of `until`, bucket after bucket; see `Stack.run`."""
-        if len(until) != self.capacity:
-            raise TrainableError(f"until has {len(until)} entries; give {self.capacity}, one a slot")
+        check_until(until, self.capacity)
         metrics: Metrics = {}
         for room in self._rooms.values():
             targets = [0 if slot is None else until[slot] for slot in room.members]
@@ -170,13 +170,13 @@ class BucketStack:
         for name, column in values.items():
             if len(column) != len(slots):
                 raise TrainableError(f"hparam {name!r} has {len(column)} values; give {len(slots)}, one a slot")
-        before = [(slot, self.hparams(slot)) for slot in slots]
+        before = [self.hparams(slot) for slot in slots]
         for place, slot in enumerate(slots):
             try:
-                self._change(slot, {name: column[place] for name, column in values.items()})
+                self._change(slot, before[place], {name: column[place] for name, column in values.items()})
             except TrainableError:
-                for changed, known in before[:place]:
-                    self._change(changed, known)
+                for changed, known in zip(slots[:place], before, strict=False):
+                    self._change(changed, self.hparams(changed), known)
                 raise
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
@@ -186,8 +186,7 @@ class BucketStack:
             TrainableError: A slot is empty or out of range, or `dst` names a slot twice, or the weights do not fit the
                 receiver's bucket.
         """
-        if len(src) != len(dst) or len(set(dst)) != len(dst):
-            raise TrainableError(f"copy from {list(src)} to {list(dst)}; give each target one source")
+        check_pairs(src, dst)
         pairs = [(self._where(donor), self._where(receiver)) for donor, receiver in zip(src, dst, strict=True)]
         apart = [(donor, to) for donor, to, (one, other) in zip(src, dst, pairs, strict=True) if one[0] != other[0]]
         states = [(to, self.state(donor)) for donor, to in apart]  # all reads come before all writes
@@ -215,14 +214,13 @@ class BucketStack:
 
     # --- where members are
 
-    def _change(self, slot: int, wanted: Hparams) -> None:
+    def _change(self, slot: int, known: Hparams, wanted: Hparams) -> None:
         stack, inner = self._find(slot)
-        known = stack.hparams(inner)
-        if any(known.get(name) != value for name, value in wanted.items() if self._kinds.get(name) == "bucket"):
+        if any(known.get(name) != value for name, value in wanted.items() if name in self._deciding):
             state = stack.state(inner)
             self.admit(slot, {**known, **wanted}, self._seeds[slot], state, state.consumed)
             return
-        stack.set_hparams([inner], **{n: [value] for n, value in wanted.items() if self._kinds.get(n) != "bucket"})
+        stack.set_hparams([inner], **{name: [value] for name, value in wanted.items() if name not in self._deciding})
 
     def _vacancy(self, bucket: str) -> int:
         """A free slot in the bucket's stack, which is built, or built anew and larger, where there is none."""
@@ -258,16 +256,11 @@ class BucketStack:
         return self._rooms[bucket].stack, inner
 
     def _where(self, slot: int) -> tuple[str, int]:
-        self._check_slots([slot])
+        check_slots([slot], self.capacity)
         held = self._at[slot]
         if held is None:
             raise TrainableError(f"slot {slot} is empty")
         return held
-
-    def _check_slots(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            if not 0 <= slot < self.capacity:
-                raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
 
     def _spread(self, found: Metrics, room: _Room, metrics: Metrics) -> None:
         """Numbers of a stack's slots, to where these are among ours."""

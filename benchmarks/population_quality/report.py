@@ -82,20 +82,23 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     """What is to be shown, and whether it is."""
     found = []
     for method, reference in RIVAL.items():
-        asked = [it for it in record["comparisons"] if (it["method"], it["reference"]) == (method, reference)]
-        if asked:
+        if asked := _asked(record, method, reference):
             found.append(f"{method} beside {reference}: {_counted(asked)}.")
     behind = [it for it in record["comparisons"] if it["reference"] == SAME_NAME.get(it["method"])]
     if behind:
         worse = [f"{it['method']} on {it['task']}" for it in behind if it["verdict"] == "worse"]
         told = f"missed by {', '.join(worse)}" if worse else "met"
         found.append(f"None of ours is below Ray's of the same name: {told}.")
-    if own := [it for it in record["comparisons"] if (it["method"], it["reference"]) == (DEFAULT, RIVAL[DEFAULT])]:
+    if own := _asked(record, DEFAULT, RIVAL[DEFAULT]):
         better = sum(it["verdict"] == "better" for it in own)
         told = f"on {better} of {len(own)} tasks (aim: {AIM} of 6, {'met' if better >= AIM else 'missed'})"
         found.append(f"The default strategy, {DEFAULT}, beats Ray's PBT {told}.")
     lost = [f"{row['method']} on {row['task']}, seed {it['seed']}" for row in record["rows"] for it in row["errors"]]
     return found + ([f"Without a winner: {'; '.join(lost)}."] if lost else [])
+
+
+def _asked(record: Mapping[str, Any], method: str, reference: str) -> list[Mapping[str, Any]]:
+    return [it for it in record["comparisons"] if (it["method"], it["reference"]) == (method, reference)]
 
 
 def _counted(asked: Sequence[Mapping[str, Any]]) -> str:

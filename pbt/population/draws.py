@@ -21,12 +21,22 @@ def restart(task: Task, generation: int, standing: Standing, reason: str = "") -
     return Restart(standing.member, task.space.sample(rng), int(rng.integers(2**62)), reason)
 
 
+def all_again(task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
+    """Where all diverged, all begin again.
+
+    Returns:
+        Nothing if somebody has not diverged.
+    """
+    is_over = all(math.isnan(standing.score) for standing in ranking)
+    return [restart(task, generation, standing) for standing in ranking] if is_over else []
+
+
 def without_donors(task: Task, generation: int, ranking: Sequence[Standing]) -> list[Verdict]:
-    """What becomes of those that have nobody to copy from: where all diverged all begin again, and one alone goes on.
+    """What becomes of those that have nobody to copy from: where all diverged all begin again; one alone goes on.
 
     Returns:
         Nothing if there is somebody to copy from.
     """
-    if all(math.isnan(standing.score) for standing in ranking):
-        return [restart(task, generation, standing) for standing in ranking]
+    if verdicts := all_again(task, generation, ranking):
+        return verdicts
     return [Keep(ranking[0].member, "there is nobody to copy from")] if len(ranking) == 1 else []

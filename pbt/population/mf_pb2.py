@@ -66,13 +66,7 @@ class MFPB2:
     @property
     def proposals(self) -> Proposals:
         """How those explore that take over weights in the fastest sub-population."""
-        return Proposals(
-            min_observations=self.min_observations,
-            max_observations=self.max_observations,
-            horizon=self.horizon,
-            factors=self.factors,
-            resample_probability=self.resample_probability,
-        )
+        return Proposals.of(self)
 
     @property
     def synchronous(self) -> bool:

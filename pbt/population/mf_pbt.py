@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from pbt.errors import SpecError
 from pbt.member import Hparams
-from pbt.population.draws import restart
+from pbt.population.draws import all_again
 from pbt.population.evolution import Evolution
 from pbt.population.explore import check_explore, perturbed
 from pbt.population.roster import check_initial
@@ -105,9 +105,8 @@ class MFPBT:
             generation: The generation that just ended.
             ranking: Best first, diverged members last.
         """
-        if all(math.isnan(standing.score) for standing in ranking):
-            return [restart(task, generation, standing) for standing in ranking]
-        verdicts: list[Verdict] = []
+        if verdicts := all_again(task, generation, ranking):
+            return verdicts
         for place, period in enumerate(self.periods):
             own = [it for it in ranking if self.population(it.member) == place]
             outsiders = [it for it in ranking if self.population(it.member) != place and not math.isnan(it.score)]

@@ -8,7 +8,8 @@ as in PBT, and the record says why.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pbt.member import Hparams
 from pbt.population.bandit import Bandit
@@ -36,6 +37,11 @@ class Proposals:
     horizon: int
     factors: tuple[float, float]
     resample_probability: float
+
+    @classmethod
+    def of(cls, options: Any) -> Proposals:
+        """Those of a strategy whose options have these names."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""

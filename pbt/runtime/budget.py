@@ -62,6 +62,11 @@ class Limits:
             tokens=budget.tokens,
         )
 
+    @property
+    def seconds(self) -> list[float]:
+        """Those on time, of the clock and of devices."""
+        return [limit for limit in (self.wall_s, self.device_s) if limit is not None]
+
 
 def exceeded(limits: Limits, spent: Usage, next_round: Usage) -> str | None:
     """Why another generation does not fit inside the budget, in words; None if it does.

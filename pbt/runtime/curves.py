@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from trainables import Capabilities, HparamSpec, MetricSpec, Place, Shard, Stack, State, TrainableError
+from trainables.arguments import check_pairs, check_slots, check_until
 from trainables.base import Hparams, HparamValue, Metrics, Split
 from trainables.core.hparams import HparamTable
 
@@ -94,7 +95,7 @@ class _Stack:
         self, slot: int, hparams: Hparams, seed: int, state: State | None = None, consumed: int | None = None
     ) -> None:
         """Put a member into a slot; see `Stack.admit`."""
-        self._check_slots([slot])
+        check_slots([slot], self.capacity)
         numbers = self._table.checked(hparams)
         values = _fresh(int(seed)) if state is None else _loaded(state)
         for name, value in values.items():
@@ -113,8 +114,7 @@ class _Stack:
 
     def run(self, until: Sequence[int]) -> Metrics:
         """Train each slot until its `consumed` reaches its entry of `until`; see `Stack.run`."""
-        if len(until) != self.capacity:
-            raise TrainableError(f"until has {len(until)} entries; give {self.capacity}, one a slot")
+        check_until(until, self.capacity)
         taken = np.array([seed is not None for seed in self._seeds])
         steps = np.where(taken, np.maximum(0, np.asarray(until, dtype=np.int64) - self._consumed), 0)
         active = np.flatnonzero(steps)
@@ -182,8 +182,7 @@ class _Stack:
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
         """Curve, weights and age of `src[i]` into `dst[i]`; see `Stack.copy`."""
-        if len(src) != len(dst) or len(set(dst)) != len(dst):
-            raise TrainableError(f"copy from {list(src)} to {list(dst)}; give each target one source")
+        check_pairs(src, dst)
         self._check_members([*src, *dst])
         for array in (*self._tensors.values(), self._age):
             array[list(dst)] = array[list(src)]
@@ -202,15 +201,10 @@ class _Stack:
         return int(self._age[slot]), int(self._consumed[slot])
 
     def _check_members(self, slots: Sequence[int]) -> None:
-        self._check_slots(slots)
+        check_slots(slots, self.capacity)
         for slot in slots:
             if self._seeds[slot] is None:
                 raise TrainableError(f"slot {slot} is empty; admit a member first")
-
-    def _check_slots(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            if not 0 <= slot < self.capacity:
-                raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
 
 
 def _loss(spread: np.ndarray) -> np.ndarray:

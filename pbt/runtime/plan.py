@@ -61,6 +61,11 @@ class PerExample:
         assert isinstance(value, int | float)
         return value / self.usual
 
+    @property
+    def most_share(self) -> float:
+        """The most that a step takes."""
+        return self.most / self.usual
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -107,4 +112,4 @@ class Plan:
     @property
     def most_share(self) -> float:
         """The same, of the most that any member may take."""
-        return 1.0 if self.per_example is None else self.per_example.most / self.per_example.usual
+        return 1.0 if self.per_example is None else self.per_example.most_share

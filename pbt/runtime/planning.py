@@ -52,10 +52,10 @@ def settled(
         return dataclasses.replace(place, plan=Plan(**json.loads(item.plan))), None
     if not item.is_to_plan or ahead is None:
         return place, None
+    asked = (trainable, bucket)
     if isinstance(trainable, Buckets):  # what is fast in the usual bucket is taken for all
-        plan = measured(trainable.trainable, trainable.trainable.bucket({}), item.capacity, place, ahead)
-    else:
-        plan = measured(trainable, bucket, item.capacity, place, ahead)
+        asked = (trainable.trainable, trainable.trainable.bucket({}))
+    plan = measured(*asked, item.capacity, place, ahead)
     if plan is None:
         return place, None
     return dataclasses.replace(place, plan=plan), canonical(dataclasses.asdict(plan))

@@ -139,11 +139,10 @@ class Purse:
 
     def _reserve_s(self, num_stacks: int) -> float:
         """Seconds that are kept for the last evaluations and for saving."""
-        limits = [limit for limit in (self._limits.wall_s, self._limits.device_s) if limit is not None]
         share = _RESERVE if self._evaluation_s else _UNKNOWN
         # At worst one host evaluates all stacks, one after another, and then the winner.
         evaluations = 1.1 * self._evaluation_s * (num_stacks + 1)
-        return max(evaluations, share * min(limits, default=0.0))
+        return max(evaluations, share * min(self._limits.seconds, default=0.0))
 
     def _session(self) -> Usage:
         return self._spent + Usage(wall_s=self._clock() - self._began)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.arguments import check_pairs, check_slots, check_until
 from trainables.base import (
     Hparams,
     HparamValue,
@@ -136,7 +137,7 @@ class CoreStack:
         Raises:
             TrainableError: The slot, a hyperparameter or the state does not fit.
         """
-        self._check_slots([slot])
+        check_slots([slot], self.capacity)
         numbers = self._table.checked(hparams)
         values, updates = self._fresh(int(seed)) if state is None else self._loaded(state)
         own = state.consumed if state is not None else 0
@@ -161,8 +162,7 @@ class CoreStack:
 
     def run(self, until: Sequence[int]) -> Metrics:
         """Train each slot until its `consumed` reaches its entry of `until`; see `Stack.run`."""
-        if len(until) != self.capacity:
-            raise TrainableError(f"until has {len(until)} entries; give {self.capacity}, one a slot")
+        check_until(until, self.capacity)
         steps = [
             0 if member is None else max(0, int(target) - member.consumed)
             for member, target in zip(self._members, until, strict=True)
@@ -219,8 +219,7 @@ class CoreStack:
         Raises:
             TrainableError: A slot is empty or out of range, or `dst` names a slot twice.
         """
-        if len(src) != len(dst) or len(set(dst)) != len(dst):
-            raise TrainableError(f"copy from {list(src)} to {list(dst)}; give each target one source")
+        check_pairs(src, dst)
         self._check_members([*src, *dst])
         if not src:
             return
@@ -424,14 +423,9 @@ class CoreStack:
         return member
 
     def _check_members(self, slots: Sequence[int]) -> None:
-        self._check_slots(slots)
+        check_slots(slots, self.capacity)
         for slot in slots:
             self._member(slot)
-
-    def _check_slots(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            if not 0 <= slot < self.capacity:
-                raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
 
 
 def _check(program: Program, parameters: Mapping[str, Parameter], capacity: int, place: Place) -> None:
