@@ -144,13 +144,15 @@ def load_space(space: str | Mapping[str, Any]) -> Space:
 
 def make_task(capabilities: Capabilities, spec: SweepSpec) -> Task:
     """What a strategy is told of a sweep."""
+    space = load_space(spec.space)
     return Task(
-        space=load_space(spec.space),
+        space=space,
         metric=spec.objective.metric,
         mode=spec.objective.mode or capabilities.metrics[spec.objective.metric].mode,
         budget=spec.budget,
         seed=spec.seed,
         final_split="test" if "test" in capabilities.splits else spec.objective.split,
+        structural=tuple(name for name in space if capabilities.hparams[name].kind == "structural"),
     )
 
 
@@ -334,7 +336,8 @@ def _is_to_plan(hosts: Hosts) -> bool:
 
 def _plan(job: Job) -> Plan:
     spec, capabilities = job.spec, job.resolved.capabilities
-    defaults = live_defaults(capabilities)
+    defaults = live_defaults(capabilities)  # and what a member's weights are made for where that is inactive
+    defaults |= {name: capabilities.hparams[name].default for name in job.resolved.task.structural}
     return Plan(
         slots=lay_out(spec.budget.members, spec.hosts.stacks or 1),
         bucket=job.resolved.trainable.bucket(defaults),

@@ -27,6 +27,8 @@ class Task:
         budget: Members, generations, steps.
         seed: Source of every random choice.
         final_split: The split the announced winner is evaluated on.
+        structural: Hyperparameters that weights are made for: who takes over weights takes over these with them, and
+            only who begins anew has others.
     """
 
     space: Space
@@ -35,18 +37,21 @@ class Task:
     budget: Budget
     seed: int
     final_split: str = "test"
+    structural: tuple[str, ...] = ()
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
     """The task as JSON-able data; `task_from_dict` gives it back, equal."""
     names = ("metric", "mode", "seed", "final_split")
     known = {name: getattr(task, name) for name in names}
-    return {"space": task.space.to_json(), "budget": asdict(task.budget), **known}
+    parts = {"space": task.space.to_json(), "budget": asdict(task.budget), "structural": list(task.structural)}
+    return {**parts, **known}
 
 
 def task_from_dict(data: Mapping[str, Any]) -> Task:
     """Build a task from what `task_to_dict` gave."""
-    return Task(**{**data, "space": Space.from_json(data["space"]), "budget": Budget(**data["budget"])})
+    parts = {"space": Space.from_json(data["space"]), "budget": Budget(**data["budget"])}
+    return Task(**{**data, **parts, "structural": tuple(data["structural"])})
 
 
 # --------------------------------------------------------------------------------------------------------- events

@@ -31,10 +31,10 @@ from pbt.record.runs import make_run, prepare_storage
 from pbt.report.watch import check_tracking
 from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
 from pbt.strategy import StrategyOptions
-from searchspaces import Choice, Simplex, Space
+from searchspaces import Choice, Int, Simplex, Space
 from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Trainable
-from trainables.buckets import deciding, with_buckets
+from trainables.buckets import Buckets, options_of, with_buckets
 from trainables.core.step import warn_if_not_compiled
 from trainables.registry import REGISTERED
 
@@ -51,6 +51,10 @@ STRATEGIES: Mapping[str, str] = {
     "halving": "pbt.population:Halving",
     "replay": "pbt.population:Replay",
 }
+
+
+#: Of so many values it is looked whether the trainable takes each.
+_MANY = 64
 
 
 class Sweep:
@@ -159,12 +163,12 @@ class Sweep:
 
 def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> Resolved:
     space = load_space(spec.space)
-    trainable = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
+    plain = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
     strategy = strategy or _load_strategy(spec.strategy)
-    _check_buckets(space, trainable)
-    trainable = with_buckets(trainable, space)
+    trainable = with_buckets(plain, space)
     capabilities = trainable.describe()
-    _check_space(space, capabilities)
+    _check_space(space, capabilities, options_of(plain))
+    _check_buckets(space, trainable)
     _check_objective(spec.objective, capabilities)
     _check_hosts(spec.hosts)
     if spec.tracking.enabled:
@@ -172,9 +176,10 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
     if check := getattr(strategy, "check", None):
         check(spec.budget)
-    if check := getattr(strategy, "check_space", None):
-        check(space)
-    return Resolved(trainable, capabilities, space, strategy, make_task(capabilities, spec))
+    task = make_task(capabilities, spec)
+    if check := getattr(strategy, "check_task", None):
+        check(task)
+    return Resolved(trainable, capabilities, space, strategy, task)
 
 
 def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: Budget) -> None:
@@ -189,30 +194,46 @@ def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: B
 
 
 def _check_buckets(space: Space, trainable: Trainable) -> None:
-    """Refuse what decides a bucket of which the trainable has none."""
-    for name in deciding(trainable, space):
+    """Refuse what decides a bucket of which the trainable has none, or one whose members cannot be compared."""
+    if not isinstance(trainable, Buckets):
+        return
+    for name in trainable.deciding(space):
         domain = space[name]
-        values = domain.options if isinstance(domain, Choice) else (getattr(domain, it, "") for it in ("low", "high"))
-        for value in values:
+        for value in _values(domain) or [getattr(domain, it, "") for it in ("low", "high")]:
             try:
-                trainable.bucket({name: value})
+                trainable.check({name: value})
             except trainables.TrainableError as error:
                 raise SpecError(f"space.{name}", f"reaches {value!r}", str(error)) from error
 
 
-def _check_space(space: Space, capabilities: Capabilities) -> None:
+def _values(domain: Domain) -> Sequence[Any] | None:
+    """All that a domain holds; None if that is too much to go through."""
+    if isinstance(domain, Choice):
+        return domain.options
+    whole = range(domain.low, domain.high + 1, domain.step) if isinstance(domain, Int) else range(0)
+    return whole if 0 < len(whole) <= _MANY else None
+
+
+def _check_space(space: Space, capabilities: Capabilities, options: Sequence[str]) -> None:
     for name, domain in space.items():
         if name not in capabilities.hparams:
-            mend = nearest(name, capabilities.hparams)
-            raise SpecError(f"space.{name}", "is no hyperparameter of the trainable", mend)
+            mend = nearest(name, [*capabilities.hparams, *options])
+            raise SpecError(f"space.{name}", "is no hyperparameter of the trainable, and no option of it", mend)
         known = capabilities.hparams[name]
-        require(
-            known.kind == "live",
-            f"space.{name}",
-            f"is {known.kind}: members with other values cannot take over each other's weights",
-            "Fix it in trainable.options and leave it out of the space, or run a sweep for each value",
-        )
+        if known.kind == "structural":
+            _check_structural(space, name, capabilities)
         _check_domain(f"space.{name}", domain, known)
+
+
+def _check_structural(space: Space, name: str, capabilities: Capabilities) -> None:
+    """Refuse what would be another value for every member, or would change while weights stay."""
+    told = "is structural: members with other values need models of their own"
+    is_few = _values(space[name]) is not None
+    require(is_few, f"space.{name}", told, f"Write a choice, or whole numbers, of {_MANY} values at most")
+    for parent in space[name].when or {}:
+        told = f"is structural, but depends on {parent}, which is {capabilities.hparams[parent].kind}"
+        is_fixed = capabilities.hparams[parent].kind == "structural"
+        require(is_fixed, f"space.{name}.when", told, "Leave `when` out")
 
 
 def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:

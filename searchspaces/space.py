@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -77,13 +77,23 @@ class Space(Mapping[str, Domain]):
 
     # Points
 
-    def sample(self, rng: np.random.Generator) -> dict[str, Any]:
+    def sample(self, rng: np.random.Generator, given: Hparams | None = None) -> dict[str, Any]:
         """Draws a point from the prior.
 
         Every hyperparameter is drawn in the order of the space, active or not, so its value does not depend on the
         others'. Without a `Simplex` of concentration other than 1, this is `decode(rng.random(num_dims))`.
+
+        Args:
+            rng: Source of the draws.
+            given: Values that are to be these where they are active, and are not drawn.
+
+        Raises:
+            SpaceError: One of these is outside its domain.
         """
-        return self._only_active({name: domain.sample(rng) for name, domain in self.items()})
+        hparams = self._only_active({name: domain.sample(rng) for name, domain in self.items()} | dict(given or {}))
+        if given:
+            self.check(hparams)
+        return hparams
 
     def contains(self, hparams: Hparams) -> bool:
         """Is this a point of the space (`check` says why not)."""
@@ -116,6 +126,7 @@ class Space(Mapping[str, Domain]):
         rng: np.random.Generator,
         factors: Sequence[float] = (0.8, 1.2),
         resample_probability: float = 0.25,
+        keep: Collection[str] = (),
     ) -> dict[str, Any]:
         """Returns a neighbour of a point: PBT's explore step.
 
@@ -128,6 +139,7 @@ class Space(Mapping[str, Domain]):
             rng: Source of the draws.
             factors: Positive multipliers, drawn with equal probability.
             resample_probability: Chance of a new draw, in [0, 1].
+            keep: Names of hyperparameters that stay as they are.
 
         Raises:
             SpaceError: `hparams` is not in the space, or an argument is out of its range.
@@ -138,6 +150,8 @@ class Space(Mapping[str, Domain]):
         _check_explore(factors, resample_probability)
 
         def move(name: str, domain: Domain) -> Any:
+            if name in keep and name in hparams:
+                return hparams[name]
             if name not in hparams or rng.random() < resample_probability:
                 return domain.sample(rng)
             return domain.perturb(hparams[name], rng, factors)

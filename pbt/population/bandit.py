@@ -79,7 +79,8 @@ class Bandit:
         chosen: list[Hparams] = []
         for (receiver, donor), categories in zip(paired, drawn, strict=True):
             seed = int(generator(self._task.seed, "bandit", generation, receiver.member).integers(2**31))
-            chosen.append(self._maximise(donor, categories, pending[-_PENDING:], seed))
+            options = self._coordinates.bound(categories, donor.hparams, self._task.structural)
+            chosen.append(self._maximise(donor, options, pending[-_PENDING:], seed))
             pending.append(self._standing(donor, chosen[-1]))
         return chosen
 
@@ -94,13 +95,14 @@ class Bandit:
         from pbt.surrogates.acquisition import maximise
 
         coordinates = self._coordinates
-        known = coordinates.point(np.full(coordinates.num_numbers, 0.5), categories)
+        bound = coordinates.columns(self._task.structural)
+        known = coordinates.point(np.where(bound, coordinates.numbers(donor.hparams), 0.5), categories)
         here = self._standing(donor, known)
         model = self._model.with_pending(_stacked(pending)) if pending else self._model
         best = maximise(
             model,
             here,
-            coordinates.free(categories),
+            coordinates.free(categories) & ~bound,
             self._weight,
             seed,
             snap=lambda cube: coordinates.numbers(coordinates.point(cube, categories)),

@@ -6,7 +6,7 @@ proportions as the sticks they are broken from (`Space.encode`). What is inactiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -35,7 +35,8 @@ class Coordinates:
         #: To which hyperparameter each column of the space belongs.
         self._owners = [name for name, domain in space.items() for _ in range(domain.num_dims)]
         self._is_number = np.array([not _is_unordered(space[name]) for name in self._owners], dtype=bool)
-        self.num_numbers = int(self._is_number.sum())
+        self._number_owners = [name for name in self._owners if not _is_unordered(space[name])]
+        self.num_numbers = len(self._number_owners)
 
     def numbers(self, hparams: Hparams) -> np.ndarray:
         """The numbers of a point, `(num_numbers,)`."""
@@ -54,11 +55,20 @@ class Coordinates:
             columns[[it == name for it in self._owners]] = _codes(self._space[name])[max(of[name], 0)]
         return self._space.decode(columns)
 
+    def bound(self, categories: Sequence[int], hparams: Hparams, names: Collection[str]) -> list[int]:
+        """The categories, but as a point has them where they have one of these names."""
+        known = self.categories(hparams)
+        both = zip(self.choices, categories, known, strict=True)
+        return [own if name in names else drawn for name, drawn, own in both]
+
+    def columns(self, names: Collection[str]) -> np.ndarray:
+        """Which numbers are of hyperparameters with these names."""
+        return np.array([name in names for name in self._number_owners], dtype=bool)
+
     def free(self, categories: Sequence[int]) -> np.ndarray:
         """Which numbers are to be chosen, given the categories: those that are not switched off by them."""
         of = dict(zip(self.choices, categories, strict=True))
-        owners = [name for name, is_number in zip(self._owners, self._is_number, strict=True) if is_number]
-        return np.array([self._may_be_active(name, of) for name in owners], dtype=bool)
+        return np.array([self._may_be_active(name, of) for name in self._number_owners], dtype=bool)
 
     def _may_be_active(self, name: str, categories: dict[str, int]) -> bool:
         for parent, allowed in (self._space[name].when or {}).items():

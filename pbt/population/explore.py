@@ -35,11 +35,27 @@ def check_explore(factors: object, resample_probability: object) -> None:
 def perturbed(
     task: Task, generation: int, member: int, hparams: Hparams, factors: Sequence[float], resample_probability: float
 ) -> Hparams:
-    """A neighbour of a point of the space, for a member that takes over weights at the end of a generation."""
+    """A neighbour of a point of the space, for a member that takes over weights at the end of a generation.
+
+    What weights are made for is as in the point.
+    """
     rng = generator(task.seed, "explore", generation, member)
-    return task.space.perturb(hparams, rng, factors=factors, resample_probability=resample_probability)
+    return task.space.perturb(hparams, rng, factors, resample_probability, keep=task.structural)
 
 
-def resampled(task: Task, generation: int, member: int) -> Hparams:
-    """Any point of the space, for such a member."""
-    return task.space.sample(generator(task.seed, "explore", generation, member))
+def resampled(task: Task, generation: int, member: int, donor: Hparams) -> Hparams:
+    """Any point of the space that a donor's weights can go on with, for such a member."""
+    return task.space.sample(generator(task.seed, "explore", generation, member), carried(task, donor))
+
+
+def carried(task: Task, donor: Hparams) -> Hparams:
+    """What a donor's weights are made for, and bring with them."""
+    return {name: donor[name] for name in task.structural if name in donor}
+
+
+def fitted(task: Task, generation: int, member: int, hparams: Hparams, donor: Hparams) -> Hparams:
+    """A point as it is where a donor's weights can go on with it; else with what these bring, and what that needs."""
+    if carried(task, hparams) == carried(task, donor):
+        return hparams
+    rng = generator(task.seed, "fit", generation, member)
+    return task.space.sample(rng, {**hparams, **carried(task, donor)})

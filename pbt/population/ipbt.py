@@ -148,7 +148,8 @@ class IPBT:
         for member in others:
             donor = donors[donor_index(task, generation, member, len(donors))]
             known = self._near(task, generation, member, course.origin(donor))
-            hparams = resampled(task, generation, member) if member in new_hparams else known
+            bound = {} if member in new_weights else donor.hparams  # new weights are made for anything
+            hparams = resampled(task, generation, member, bound) if member in new_hparams else known
             seed = int(generator(task.seed, "restart", generation, member).integers(2**62))
             if member in new_weights:
                 verdicts.append(Restart(member, hparams, seed, f"{why}; with new weights"))

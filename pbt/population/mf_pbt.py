@@ -25,7 +25,7 @@ from pbt.errors import SpecError
 from pbt.member import Hparams
 from pbt.population.draws import all_again
 from pbt.population.evolution import Evolution
-from pbt.population.explore import check_explore, perturbed
+from pbt.population.explore import check_explore, fitted, perturbed
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
@@ -112,7 +112,7 @@ class MFPBT:
             outsiders = [it for it in ranking if self.population(it.member) != place and not math.isnan(it.score)]
             if (generation + 1) % period == 0:
                 verdicts += self._exploit(task, generation, own)
-                verdicts += self._migrate(task, own, outsiders)
+                verdicts += self._migrate(task, generation, own, outsiders)
             judged = {it.receiver if isinstance(it, Replace) else it.member for it in verdicts}
             diverged = [it for it in own if math.isnan(it.score) and it.member not in judged]
             verdicts += [self._rescue(task, generation, it, own, outsiders) for it in diverged]
@@ -130,7 +130,9 @@ class MFPBT:
                 reason = f"{_stands(task, loser, own)}; {_has(task, donor, own)}"
                 yield Replace(loser.member, donor.member, self._explore(task, generation, loser, donor), reason)
 
-    def _migrate(self, task: Task, own: Sequence[Standing], outsiders: Sequence[Standing]) -> Iterator[Verdict]:
+    def _migrate(
+        self, task: Task, generation: int, own: Sequence[Standing], outsiders: Sequence[Standing]
+    ) -> Iterator[Verdict]:
         share, waiting = len(own) // _QUARTERS, list(outsiders)
         for member in own[2 * share : 3 * share]:
             if not waiting or math.isnan(member.score):
@@ -142,7 +144,8 @@ class MFPBT:
                 continue
             waiting.pop(0)
             is_longer = self.periods[self.population(migrant.member)] > self.periods[self.population(member.member)]
-            hparams = migrant.hparams if is_longer else own[0].hparams
+            usual = fitted(task, generation, member.member, own[0].hparams, migrant.hparams)
+            hparams = migrant.hparams if is_longer else usual
             words = "with its hyperparameters" if is_longer else f"with the hyperparameters of member {own[0].member}"
             yield Replace(member.member, migrant.member, hparams, f"{reason}, and comes {words}")
 

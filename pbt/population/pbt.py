@@ -27,7 +27,7 @@ from typing import Literal, get_args
 from pbt.member import Hparams, generator
 from pbt.population.draws import donor_index, restart, without_donors
 from pbt.population.evolution import Evolution, Pace
-from pbt.population.explore import check_explore, perturbed, resampled
+from pbt.population.explore import check_explore, fitted, perturbed, resampled
 from pbt.population.flow import Company, Flow
 from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
@@ -243,8 +243,9 @@ class PBT:
 
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
         if self.explore == "resample":
-            return resampled(task, generation, loser.member)
-        base = donor.hparams if self.inherit_hparams else loser.hparams
+            return resampled(task, generation, loser.member, donor.hparams)
+        own = fitted(task, generation, loser.member, loser.hparams, donor.hparams)
+        base = donor.hparams if self.inherit_hparams else own
         return perturbed(task, generation, loser.member, base, self.factors, self.resample_probability)
 
 

@@ -17,11 +17,12 @@ from numpy.random import Generator
 from pbt.errors import SpecError, nearest
 from pbt.member import Hparams, Shrinkage, generator
 from pbt.population.evolution import Evolution
+from pbt.population.explore import carried
 from pbt.population.rounds import Rounds
 from pbt.population.verdicts import Adopt, Renew, Standing, Verdict
 from pbt.spec import Budget, at_least, is_number, require
 from pbt.strategy import Strategy, Task
-from searchspaces import Space, SpaceError
+from searchspaces import SpaceError
 
 _WHERE = "strategy.options."
 _WRITE = "Write [[0, {lr: 0.1}], [100, {lr: 0.05}]]"
@@ -97,19 +98,22 @@ class Replay:
             for place, (age, _, _) in enumerate(arm.shrinks):
                 _check_age(f"{_WHERE}arms[{index}].shrinks[{place}]", age, budget)
 
-    def check_space(self, space: Space) -> None:
-        """Refuse hyperparameters that are no point of the space.
+    def check_task(self, task: Task) -> None:
+        """Refuse hyperparameters that are no point of the space, or that weights are not made for.
 
         Raises:
             SpecError: Some are not.
         """
         for index, arm in enumerate(self.arms):
             for place, (_, hparams) in enumerate(arm.schedule):
+                where = f"{_WHERE}arms[{index}].schedule[{place}]"
                 try:
-                    space.check(hparams)
+                    task.space.check(hparams)
                 except SpaceError as error:
-                    where = f"{_WHERE}arms[{index}].schedule[{place}]"
                     raise SpecError(where, "is not in the space", str(error)) from error
+                first = carried(task, arm.schedule[0][1])
+                problem = f"has {carried(task, hparams)}, but the weights are made for {first}"
+                require(carried(task, hparams) == first, where, problem, "Write the same in all of a schedule")
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task. Members that an extension adds beyond the arms draw configurations of their own."""

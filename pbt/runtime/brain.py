@@ -831,7 +831,11 @@ class Brain:
         hparams = self._full(action.hparams)
         self._decide("set", action.cause, action.member, hparams=hparams)
         member.hparams = hparams
-        self._draft(member.slot).set[member.slot.index] = hparams
+        slot, draft = member.slot.index, self._draft(member.slot)
+        if slot in draft.fetch:  # weights are taken over with the hyperparameters that they are to be trained with
+            draft.fetch[slot] = replace(draft.fetch[slot], hparams=hparams)
+        else:
+            draft.set[slot] = hparams
 
     def _shrink(self, action: Shrink) -> None:
         member, told = self._members[action.member], canonical(asdict(action.how))

@@ -34,7 +34,10 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Take the state published under `token` into a slot; seed, `consumed` and hyperparameters stay the receiver's."""
+    """Take the state published under `token` into a slot; seed and `consumed` stay the receiver's.
+
+    What weights are made for is among the hyperparameters: they cannot be taken in with others, and changed then.
+    """
 
     slot: int
     token: str

@@ -304,7 +304,7 @@ class StackContract:
         grown = replace(state.shards[0], tensor=torch.zeros(99, 99))
         for bad in (short, replace(state, shards=(grown, *state.shards[1:]))):
             with pytest.raises(TrainableError, match=state.shards[0].name):
-                stack.admit(1, {}, 0, state=bad)
+                stack.admit(1, self.SAMPLES[1], 0, state=bad)
         assert_same(before, stack.state(1))
 
     # --- copy

@@ -165,6 +165,9 @@ class Known:
         start_age: Of the weights it goes on from.
         until: Where its segment ends; None while it is idle.
         lends: Whether what it held before that can be copied.
+        hparams: What it trains with.
+        made_for: The structural ones of its weights.
+        was_made_for: Those of its weights at its last report.
     """
 
     age: int = 0
@@ -176,6 +179,9 @@ class Known:
     lends: bool = True
     score: float | None = None
     is_alive: bool = True
+    hparams: Mapping[str, Any] = field(default_factory=dict)
+    made_for: Mapping[str, Any] = field(default_factory=dict)
+    was_made_for: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def can_be_copied(self) -> bool:
@@ -291,14 +297,16 @@ class _World:
         match action:
             case Start(member=member, hparams=hparams):
                 self.task.space.check(hparams)
-                self.idle(member).start_age = 0
+                known = self.idle(member)
+                known.start_age, known.hparams, known.made_for = 0, hparams, self.structure(hparams)
             case Set(member=member, hparams=hparams):
                 self.task.space.check(hparams)
-                self.idle(member)
+                self.idle(member).hparams = hparams
             case Copy(donor=donor, receiver=receiver):
                 assert self.members[donor].segment >= 0
                 assert self.members[donor].can_be_copied, f"member {donor} is under way, and does not lend its state"
                 self.idle(receiver).start_age = self.members[donor].age
+                self.idle(receiver).made_for = self.members[donor].was_made_for
             case ContinueUntil(member=member, consumed=consumed, generation=generation, lends=lends):
                 self.train(member, consumed, generation)
                 self.members[member].lends = lends
@@ -312,6 +320,7 @@ class _World:
 
     def train(self, member: int, until: int, generation: int) -> None:
         known = self.idle(member)
+        assert self.structure(known.hparams) == known.made_for, f"the weights of member {member} are made for others"
         assert known.consumed < until <= self.task.budget.generations * self.task.budget.steps
         assert 0 <= generation < self.task.budget.generations
         known.segment, known.until, known.generation = known.segment + 1, until, generation
@@ -319,6 +328,10 @@ class _World:
 
     def plan(self, member: int, duration: int, evaluation: str = "") -> None:
         heapq.heappush(self.agenda, (self.now + duration, member, len(self.story.told), evaluation))
+
+    def structure(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        """What weights are made for that are begun with these hyperparameters."""
+        return {name: value for name, value in hparams.items() if name in self.task.structural}
 
     # --- what happens
 
@@ -346,6 +359,7 @@ class _World:
         assert known.until is not None
         known.age = known.start_age = known.start_age + known.until - known.consumed
         known.consumed, known.until = known.until, None
+        known.was_made_for = known.made_for
         known.score = score = self.case.score(member, known.generation)
         return SegmentReported(
             id=f"report:{member}:{known.segment}",
@@ -414,15 +428,30 @@ def make_task(
     mode: str = "max",
     seed: int = 0,
     space: Space = SPACE,
+    structural: Sequence[str] = (),
 ) -> Task:
     """A task with a small budget."""
     budget = Budget(members=members, generations=generations, steps=steps)
-    return Task(space=space, metric=METRIC, mode=mode, budget=budget, seed=seed)
+    return Task(space=space, metric=METRIC, mode=mode, budget=budget, seed=seed, structural=tuple(structural))
+
+
+def with_structure(task: Task) -> st.SearchStrategy[Task]:
+    """The task, with some hyperparameters that weights are made for, and all that these depend on."""
+    names = [name for name, domain in task.space.items() if isinstance(domain, Choice | Int)]
+
+    def closed(drawn: frozenset[str]) -> Task:
+        found, added = set(), set(drawn)
+        while added:
+            found |= added
+            added = {parent for name in found for parent in task.space[name].when or {}} - found
+        return replace(task, structural=tuple(name for name in task.space if name in found))
+
+    return st.frozensets(st.sampled_from(names)).map(closed) if names else st.just(task)
 
 
 def tasks() -> st.SearchStrategy[Task]:
     """Tasks over all kinds of spaces."""
-    return st.builds(
+    plain = st.builds(
         make_task,
         members=st.integers(1, 6),
         generations=st.integers(1, 4),
@@ -431,6 +460,7 @@ def tasks() -> st.SearchStrategy[Task]:
         seed=st.integers(0, 2**63 - 1),
         space=st.one_of(st.just(SPACE), strategies.spaces()),
     )
+    return plain.flatmap(with_structure)
 
 
 def scores() -> st.SearchStrategy[float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import pbt
 from pbt.errors import SpecError
+from pbt.member import SegmentKey
 from pbt.record.result import Result
 from searchspaces import Choice, Float, Int
 from trainables import Capabilities, Language, Place, Quadratic, Stack
@@ -134,32 +136,145 @@ def test_the_exported_script_moves_as_the_member_did(tmp_path: Path, text: str, 
     assert len(done.stdout.splitlines()) == len(schedule)
 
 
+#: Depths are an option of the trainable; `heads` are those of the deepest only.
+DEPTHS = SPACE | {"depth": Choice([1, 2, 3]), "heads": Choice([1, 2], when={"depth": 3})}
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory, text: str) -> Result:
+    """A sweep over models of several depths that nobody disturbed."""
+    return sweep(tmp_path_factory.mktemp("grown"), text, space=DEPTHS, seed=1).run(progress=False)
+
+
+def check_structure(result: Result) -> int:
+    """Depth and heads change with weights and never otherwise; returns how often they did."""
+    moved = 0
+    for segment in result.lineage.segments.values():
+        own = (segment.hparams["depth"], segment.hparams["heads"])
+        if segment.parent is not None:
+            donor = result.lineage.segments[segment.parent].hparams
+            assert own == (donor["depth"], donor["heads"])
+        if segment.key.index:
+            before = result.lineage.segments[SegmentKey(segment.key.member, segment.key.index - 1)].hparams
+            moved += own != (before["depth"], before["heads"])
+    return moved
+
+
+def test_models_of_several_depths_are_one_population(grown: Result) -> None:
+    """An option of the trainable, named in the space: who takes over weights takes over their depth."""
+    assert {segment.hparams["depth"] for segment in grown.lineage.segments.values()} == {1, 2, 3}
+    assert check_structure(grown) >= 3
+    assert not grown.rows["incidents"]
+    assert {row["flops"] for row in grown.rows["outcomes"]} == {None}
+
+
+def test_they_go_on_later_as_if_never_interrupted(tmp_path: Path, text: str, grown: Result) -> None:
+    """Stopped, saved and brought back: each into a stack of its own model."""
+    first = sweep(tmp_path, text, generations=3, space=DEPTHS, seed=1).run(progress=False)
+    extended = pbt.extend(first.path, generations=6, progress=False)
+    assert extended.digest() == grown.digest()
+    assert [row["score"] for row in _in_order(extended)] == [row["score"] for row in _in_order(grown)]
+
+
+def test_their_winners_schedule_is_replayed_and_exported(tmp_path: Path, grown: Result) -> None:
+    """With the model that won; random search draws models, too."""
+    compared = pbt.replay(grown, seeds=2, progress=False)
+    assert compared.result.winner is not None
+    assert not compared.result.rows["incidents"]
+    done = subprocess.run(
+        [sys.executable, pbt.export(grown, tmp_path / "winner") / "train.py", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == len(grown.best.schedule)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["mf_pb2", "pb2", pbt.IPBT(patience=1), pbt.PBT(quantile=0.5, explore="resample"), pbt.PBT(inherit_hparams=False)],
+    ids=["mf_pb2", "pb2", "ipbt", "resample", "own hyperparameters"],
+)
+def test_every_strategy_keeps_weights_and_models_together(tmp_path: Path, text: str, strategy: Any) -> None:
+    """Whatever it proposes; the bandit's own model is asked here."""
+    budget = {"members": 8, "generations": 7, "steps": 2}
+    result = sweep(tmp_path, text, strategy=strategy, space=DEPTHS, budget=budget).run(progress=False)
+    assert check_structure(result) >= 1
+    assert not result.rows["incidents"]
+
+
+BUDGET = {"members": 2, "generations": 2, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"depth": Float(1.0, 3.0)}, r"space.depth: is structural: .* Write a choice"),
+        ({"width": Int(8, 800)}, r"space.width: is structural: .* of 64 values at most"),
+        ({"heads": Choice([2, 3])}, r"space.heads: reaches 3.*width"),
+        ({"context": Choice([8, 16])}, r"space.context: reaches 16.* other tokens in a step"),
+        (SPACE | {"depth": Choice([1, 2], when={"batch_size": 2})}, r"space.depth.when: .* batch_size"),
+        ({"dpeth": Int(1, 3)}, r"space.dpeth: is no hyperparameter of the trainable, and no option of it.*'depth'"),
+    ],
+)
+def test_what_members_of_one_population_cannot_differ_in_is_refused(text: str, space: Any, message: str) -> None:
+    """Before anything starts."""
+    with pytest.raises(SpecError, match=f"(?s){message}"):
+        sweep(Path("unused"), text, space=space, budget=BUDGET)
+
+
 @dataclass(frozen=True)
-class Deep:
-    """A trainable whose members may have another depth, with which no weights can be shared."""
+class Own:
+    """A trainable that has a structural hyperparameter of its own, with which no weights can be shared."""
 
     def describe(self) -> Capabilities:
         known = Quadratic().describe()
-        return replace(known, hparams={**known.hparams, "depth": HparamSpec(kind="structural", default=2, low=1)})
+        depth = HparamSpec(kind="structural", default=2, low=1)
+        return dataclasses.replace(known, hparams={**known.hparams, "depth": depth})
 
     def bucket(self, hparams: Hparams) -> str:
-        return Quadratic().bucket({})
+        return f"depth {hparams.get('depth', 2)}"
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
-        return Quadratic().build(bucket, capacity, place)
+        return OwnStack(Quadratic().build(Quadratic().bucket({}), capacity, place), int(bucket.split()[1]))
 
 
-def test_what_cannot_share_weights_is_refused_with_the_mend() -> None:
-    """Before anything starts."""
-    budget = {"members": 2, "generations": 2, "steps": 1}
-    with pytest.raises(SpecError, match=r"space.depth: is structural: .* run a sweep for each value"):
-        pbt.Sweep(trainable=Deep(), space={"depth": Int(1, 3)}, objective="Q", budget=budget)
+class OwnStack:
+    """Quadratics that say what depth they have."""
+
+    def __init__(self, stack: Stack, depth: int) -> None:
+        self.stack, self.depth, self.capacity = stack, depth, stack.capacity
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stack, name)
+
+    def admit(self, slot: int, hparams: Hparams, *rest: Any) -> None:
+        assert hparams.get("depth", 2) == self.depth
+        self.stack.admit(slot, {name: value for name, value in hparams.items() if name != "depth"}, *rest)
+
+    def hparams(self, slot: int) -> dict[str, Any]:
+        return {**self.stack.hparams(slot), "depth": self.depth}
+
+
+def test_a_structural_hyperparameter_of_the_trainables_own(tmp_path: Path) -> None:
+    """Is as an option is."""
+    space, budget = {"h0": Float(0.0, 1.0), "depth": Int(1, 3)}, {"members": 6, "generations": 6, "steps": 2}
+    result = sweep(tmp_path, "", trainable=Own(), space=space, budget=budget, objective="Q").run(progress=False)
+    segments = result.lineage.segments
+    for segment in segments.values():
+        assert segment.parent is None or segment.hparams["depth"] == segments[segment.parent].hparams["depth"]
+    assert not result.rows["incidents"]
 
 
 @pytest.mark.full
 @pytest.mark.ray
-def test_under_ray_it_is_the_same(ray_cluster: None, tmp_path: Path, text: str, whole: Result) -> None:
+@pytest.mark.parametrize("space", [SPACE, DEPTHS], ids=["sizes", "depths"])
+def test_under_ray_it_is_the_same(
+    ray_cluster: None, tmp_path: Path, text: str, whole: Result, grown: Result, space: Any
+) -> None:
     """Hosts in other processes, states of other buckets through the object store: scores agree bit for bit."""
-    there = sweep(tmp_path, text, hosts={"kind": "ray", "stacks": 2}).run(progress=False)
-    assert there.digest() == whole.digest()
-    assert [row["score"] for row in _in_order(there)] == [row["score"] for row in _in_order(whole)]
+    seed = 0 if space is SPACE else 1
+    there = sweep(tmp_path, text, space=space, seed=seed, hosts={"kind": "ray", "stacks": 2}).run(progress=False)
+    here = whole if space is SPACE else grown
+    assert there.digest() == here.digest()
+    assert [row["score"] for row in _in_order(there)] == [row["score"] for row in _in_order(here)]

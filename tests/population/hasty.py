@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pbt.member import generator
 from pbt.population import proposals
+from pbt.population.explore import carried
 
 
 class HastyBandit:
@@ -17,9 +18,10 @@ class HastyBandit:
         return "a made-up doubt" if generation % 3 == 2 else None
 
     def choose(self, generation, paired, others):
-        """Any places of the space."""
+        """Any places of the space that the donors' weights are made for."""
         rngs = [generator(self.task.seed, "bandit", generation, receiver.member) for receiver, _ in paired]
-        return [self.task.space.sample(rng) for rng in rngs]
+        bound = [carried(self.task, donor.hparams) for _, donor in paired]
+        return [self.task.space.sample(rng, own) for rng, own in zip(rngs, bound, strict=True)]
 
     def expect(self, experience, going_on):
         """Nothing of anybody, give or take 1."""

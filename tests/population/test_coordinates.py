@@ -23,6 +23,8 @@ SPACE = Space(
     }
 )
 
+MIX = {"a": 0.0, "b": 1.0, "c": 0.0}
+
 
 def test_unordered_choices_are_categories_and_all_else_are_numbers():
     """A choice of a single option is neither."""
@@ -36,13 +38,22 @@ def test_unordered_choices_are_categories_and_all_else_are_numbers():
         "size": "m",
         "only": "this",
         "layers": 1,
-        "mix": {"a": 0.0, "b": 1.0, "c": 0.0},
+        "mix": MIX,
     }
     assert known.categories(hparams) == [1, 1]
     # lr, size, momentum (inactive), layers (first of four bins), drop (inactive), and two sticks of the mix.
     np.testing.assert_allclose(known.numbers(hparams), [0.5, 0.5, 0.5, 0.125, 0.5, 1.0, 0.0])
     again = known.point(known.numbers(hparams), [1, 1])
     assert again == {**hparams, "lr": pytest.approx(0.01)}
+
+
+def test_what_is_bound_is_as_in_the_point():
+    """Categories by name; which numbers belong to names is told apart."""
+    known = Coordinates(SPACE)
+    hparams = {"lr": 0.01, "optimizer": "lamb", "size": "m", "only": "this", "layers": 3, "drop": 0.5, "mix": MIX}
+    assert known.bound([0, 1], hparams, ["optimizer", "layers"]) == [0, 2]
+    assert known.bound([0, 1], hparams, ["nesterov"]) == [-1, 1]
+    assert known.columns(["layers", "mix", "optimizer"]).tolist() == [False, False, False, True, False, True, True]
 
 
 def test_what_a_category_switches_off_is_not_free():

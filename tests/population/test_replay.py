@@ -8,10 +8,11 @@ from hypothesis import given
 from pbt.errors import SpecError
 from pbt.member import generator
 from pbt.population import Arm, Replay
+from pbt.population.explore import fitted
 from pbt.population.replay import replay_seed
 from pbt.spec import Budget
 from pbt.strategy import ContinueUntil, Copy, Set, Shrink, Start
-from searchspaces import Float, Space
+from searchspaces import Float, Int, Space
 from tests.contracts.strategy_contract import EXAMPLES, Case, SynchronousContract, cases, make_task, of_kind, play
 
 SPACE = Space({"a": Float(0.0, 10.0)})
@@ -36,7 +37,8 @@ class Fitting:
 
     def _schedule(self, task, gap):
         ages = [generation * task.budget.steps for generation in range(0, 20, gap)]
-        return [(age, task.space.sample(generator(task.seed, "test", age, gap))) for age in ages]
+        drawn = [task.space.sample(generator(task.seed, "test", age, gap)) for age in ages]
+        return [(age, fitted(task, age, 0, hparams, drawn[0])) for age, hparams in zip(ages, drawn, strict=True)]
 
 
 class TestContract(SynchronousContract):
@@ -181,7 +183,18 @@ def test_a_budget_that_does_not_fit_is_refused(budget, message):
 
 def test_a_schedule_outside_the_space_is_refused():
     """Before anything is begun."""
-    Replay(arms=[UP, FLAT, RANDOM]).check_space(SPACE)
+    Replay(arms=[UP, FLAT, RANDOM]).check_task(make_task(space=SPACE))
     with pytest.raises(SpecError) as raised:
-        Replay(arms=[FLAT, UP]).check_space(Space({"a": Float(2.0, 5.0)}))
+        Replay(arms=[FLAT, UP]).check_task(make_task(space=Space({"a": Float(2.0, 5.0)})))
     assert str(raised.value).startswith("strategy.options.arms[1].schedule[0]: is not in the space. a=1.0")
+
+
+def test_a_schedule_with_two_structures_is_refused():
+    """Weights that were begun with one cannot go on with another; two schedules may have two."""
+    task = make_task(space=Space({"a": Float(0.0, 10.0), "depth": Int(1, 3)}), structural=["depth"])
+    shallow, deep = {"a": 1.0, "depth": 1}, {"a": 1.0, "depth": 3}
+    changing = Arm(name="shallow", schedule=((0, shallow), (10, {**shallow, "a": 2.0})))
+    Replay(arms=[changing, Arm(name="deep", schedule=((0, deep),))]).check_task(task)
+    with pytest.raises(SpecError) as raised:
+        Replay(arms=[Arm(name="both", schedule=((0, shallow), (10, deep)))]).check_task(task)
+    assert "arms[0].schedule[1]: has {'depth': 3}, but the weights are made for {'depth': 1}" in str(raised.value)

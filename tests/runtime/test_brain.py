@@ -466,6 +466,14 @@ def test_a_copy_across_stacks_is_published_and_fetched(make_brain):
     assert orders[0].copy == orders[1].copy == orders[0].fetch == orders[1].publish == ()
 
 
+def test_what_is_fetched_comes_with_what_it_is_trained_with(make_brain):
+    """Weights may be made for some of it: they cannot be taken in with the receiver's old hyperparameters."""
+    copy, change = Copy(cause="c", donor=0, receiver=3, reason=""), Set(cause="c", member=3, hparams={"lr": 0.25})
+    _, orders = decided(make_brain, copy, change, *(go_on(m, 20, 1) for m in (0, 3)))
+    assert orders[1].fetch == (Fetch(1, "0:0", {"gain": 1.0, "lr": 0.25}, 103, 10),)
+    assert orders[1].set == ()
+
+
 def test_a_donor_may_have_several_readers(make_brain):
     """One publication is counted for all who read it, and a neighbour needs none."""
     copies = [Copy(cause="c", donor=0, receiver=m, reason="") for m in (1, 2, 3)]

@@ -195,6 +195,26 @@ def test_perturb_samples_what_becomes_active_and_drops_the_rest():
     assert {p["child"] for p in on if "grandchild" not in p} == {False}
 
 
+def test_perturb_keeps_what_it_is_told_to():
+    """And with it whatever depends on it; all else moves."""
+    rng, point = np.random.default_rng(0), {"parent": "on", "child": True, "grandchild": 0.5}
+    moved = [CHAIN.perturb(point, rng, (0.8, 1.2), 1.0, keep=["parent", "child"]) for _ in range(50)]
+    assert {(it["parent"], it["child"]) for it in moved} == {("on", True)}
+    assert len({it["grandchild"] for it in moved}) == 50
+
+
+def test_sample_with_given_values():
+    """They are in the point where they are active, and change nothing that is drawn besides."""
+    drawn = [SPACE.sample(np.random.default_rng(seed)) for seed in range(50)]
+    given = [SPACE.sample(np.random.default_rng(seed), {"optimizer": "sgd", "momentum": 0.25}) for seed in range(50)]
+    assert {(it["optimizer"], it["momentum"]) for it in given} == {("sgd", 0.25)}
+    assert [it["lr"] for it in drawn] == [it["lr"] for it in given]
+    off = [CHAIN.sample(np.random.default_rng(seed), {"child": True}) for seed in range(50)]
+    assert {it.get("child") for it in off} == {True, None}
+    with pytest.raises(SpaceError, match="optimizer='rmsprop' is not one of"):
+        SPACE.sample(np.random.default_rng(0), {"optimizer": "rmsprop"})
+
+
 def test_perturb_leaves_its_argument_alone():
     """The donor's hyperparameters are still the donor's."""
     before = copy.deepcopy(SGD)
