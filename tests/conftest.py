@@ -19,7 +19,8 @@ pytest.register_assert_rewrite(
 
 # The same few examples every time; `scripts/test --full` looks for new and more (--hypothesis-profile=default).
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=20)
-settings.register_profile("default", deadline=None)  # how long an example takes is no matter of tests
+settings.register_profile("default", deadline=None, max_examples=50)  # how long an example takes is no matter of tests
+settings.register_profile("thorough", deadline=None)
 settings.load_profile("repeatable")
 
 
