@@ -24,6 +24,7 @@ import torch
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from benchmarks.population_quality.outcome import Outcome, Stretch
 from benchmarks.population_quality.tasks import Task, task
@@ -174,8 +175,8 @@ def joined(address: str) -> Iterator[None]:
 
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-#: Trials of a run that train at once; where little is trained, more of them are slower.
-_AT_ONCE = 2
+#: Trials of a run that train at once: Tune keeps one idle actor while all are compared, and would start others anew.
+_AT_ONCE = 1
 
 
 def _lane(number: int) -> str:
@@ -200,7 +201,12 @@ def train(of: Task, method: str, seed: int, quick: bool, folder: Path, lane: int
     tuner = tune.Tuner(
         tune.with_resources(Member, {"CPU": 0, _lane(lane): 1}),
         param_space=_begin(of, seed, quick),
-        tune_config=tune.TuneConfig(scheduler=SCHEDULERS[method](of), trial_name_creator=_name, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            scheduler=SCHEDULERS[method](of),
+            search_alg=_Open(listener),
+            trial_name_creator=_name,
+            reuse_actors=True,
+        ),
         run_config=tune.RunConfig(
             callbacks=[listener],
             storage_path=str(folder),
@@ -217,13 +223,39 @@ class _Listener(tune.Callback):
 
     def __init__(self, of: Task) -> None:
         self.trained: list[Stretch] = []
+        self.ended = 0
         self._of = of
+
+    @property
+    def has_heard_all(self) -> bool:
+        """Whether every trial has ended."""
+        return self.ended == self._of.budget.members
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """One trial less."""
+        self.ended += 1
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """The same."""
+        self.ended += 1
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """One more generation."""
         steps, end = self._of.budget.steps, result["training_iteration"] * self._of.budget.steps
         hparams = {name: result["config"][name] for name in self._of.space}
         self.trained.append(Stretch(int(str(trial)), end - steps, end, hparams))
+
+
+class _Open(BasicVariantGenerator):
+    """All trials at once, as without it, but it might have another: else Tune lets idle actors go in every round."""
+
+    def __init__(self, listener: _Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def is_finished(self) -> bool:
+        """Once all have ended."""
+        return bool(super().is_finished()) and self._listener.has_heard_all
 
 
 def _begin(of: Task, seed: int, quick: bool) -> dict[str, Any]:
