@@ -50,6 +50,7 @@ _WIDTH = 120
 @click.option("--methods", default="", help=f"Of {', '.join(METHODS)}, separated by commas.")
 @click.option("--seeds", type=click.IntRange(min=1), help=f"How many; {_SEEDS}, or {_QUICK_SEEDS} if quick.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at once.")
+@click.option("--markdown", is_flag=True, help="Print tables for a page, too.")
 @click.option("--read", type=click.Path(exists=True, path_type=Path), help="Show this record instead of making one.")
 def main(
     quick: bool,
@@ -59,6 +60,7 @@ def main(
     methods: str,
     seeds: int | None,
     jobs: int,
+    markdown: bool,
     read: Path | None,
 ) -> None:
     """Train, compare, print, and write the record."""
@@ -78,6 +80,8 @@ def main(
 
         measure(runs, jobs, keep, console)
     report.show(record, console)
+    if markdown:
+        console.print(report.markdown(record), highlight=False, soft_wrap=True, markup=False)
     if plots:
         for path in report.draw(record, plots):
             console.print(f"drawn: {path}", highlight=False)

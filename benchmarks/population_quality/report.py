@@ -97,6 +97,50 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     return found + ([f"Without a winner: {'; '.join(lost)}."] if lost else [])
 
 
+def markdown(record: Mapping[str, Any]) -> str:
+    """The record for a page: what every method reached, and how far ours are ahead of what they are compared with.
+
+    Bold is better than `fixed`, or than Ray's, and italic worse, by Holm's correction over the tasks.
+    """
+    tasks = record["tasks"]
+    head = ["| | " + " | ".join(task["title"] for task in tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    better = " | ".join("higher is better" if task["mode"] == "max" else "lower is better" for task in tasks)
+    methods = list(dict.fromkeys(row["method"] for row in record["rows"]))
+    reached = [_line(method, [_reached(record, task["name"], method) for task in tasks]) for method in methods]
+    pairs = [(method, rival) for method, rival in RIVAL.items() if _asked(record, method, rival)]
+    leads = [
+        _line(f"`{method}` beside `{rival}`", [_ahead(record, task["name"], method, rival) for task in tasks])
+        for method, rival in pairs
+    ]
+    return "\n".join([*head, f"| | {better} |", *reached, "", *head, *leads]) + "\n"
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"| {name if name.startswith('`') else f'`{name}`'} | " + " | ".join(cells) + " |"
+
+
+def _reached(record: Mapping[str, Any], task: str, method: str) -> str:
+    row = next(row for row in _rows(record, task) if row["method"] == method)
+    found = _comparison(record, row, BASE)
+    return _marked(_plus_minus(row["mean"], *row["ci"]), found["verdict"] if found else "")
+
+
+def _ahead(record: Mapping[str, Any], task: str, method: str, rival: str) -> str:
+    found = next((it for it in _asked(record, method, rival) if it["task"] == task), None)
+    return _marked(_plus_minus(**found["lead"], sign="+"), found["verdict"]) if found else ""
+
+
+def _plus_minus(mean: float | None, low: float | None, high: float | None, sign: str = "") -> str:
+    if mean is None or low is None or high is None:
+        return _number(mean, sign)
+    return f"{mean:{sign}.3f} ± {(high - low) / 2:.3f}"
+
+
+def _marked(words: str, verdict: str) -> str:
+    mark = {"better": "**", "worse": "*"}.get(verdict, "")
+    return f"{mark}{words}{mark}"
+
+
 def _asked(record: Mapping[str, Any], method: str, reference: str) -> list[Mapping[str, Any]]:
     return [it for it in record["comparisons"] if (it["method"], it["reference"]) == (method, reference)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,42 @@ def test_the_default_is_held_against_rays_pbt():
     (told, aim) = report.sentences(without_nan(summary(runs, quick=True)))
     assert told == "mf_pb2 beside ray_pbt: 2 better, of 2 tasks; ahead in the mean on 2."
     assert aim == "The default strategy, mf_pb2, beats Ray's PBT on 2 of 2 tasks (aim: 4 of 6, missed)."
+
+
+def test_tables_for_a_page():
+    """By hand: means with half of their intervals, bold where better than what never changes, or than Ray's."""
+    scores = {"fixed": (0.0, 0.01), "pbt": (1.0, 1.02), "ray_pbt": (2.0, 2.03)}
+    runs = {
+        Run("figure_2", method, seed, True): Outcome(score=score)
+        for method, both in scores.items()
+        for seed, score in enumerate(both)
+    }
+    half = 12.706 * 0.005  # Student's t of one degree of freedom, and the standard error of 0 and 0.01
+    assert report.markdown(without_nan(summary(runs, quick=True))).splitlines() == [
+        "| | the paper's toy |",
+        "|---|---|",
+        "| | higher is better |",
+        f"| `fixed` | 0.005 ± {half:.3f} |",
+        f"| `pbt` | **1.010 ± {2 * half:.3f}** |",
+        f"| `ray_pbt` | **2.015 ± {3 * half:.3f}** |",
+        "",
+        "| | the paper's toy |",
+        "|---|---|",
+        "| `pbt` beside `ray_pbt` | *-1.005 ± 0.064* |",
+    ]
+
+
+PAGE = Path("docs/strategies.md")
+
+
+def test_the_page_tells_what_is_on_record():
+    """Tables and sentences of `--read ... --markdown`, as they are."""
+    record = json.loads(Path("benchmarks/records/population_quality.json").read_text())
+    page = PAGE.read_text()
+    for table in report.markdown(record).strip().split("\n\n"):
+        assert table in page
+    for sentence in report.sentences(record):
+        assert sentence in " ".join(page.split())
 
 
 @pytest.mark.parametrize("name", TASKS)
