@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.population_quality import report
 from benchmarks.population_quality.ours import STRATEGIES
 from benchmarks.population_quality.outcome import Outcome
-from benchmarks.population_quality.record import summary, without_nan
+from benchmarks.population_quality.record import outcomes, summary, without_nan
 from benchmarks.population_quality.runs import RAYS, Run, carry_out, prepare
 from benchmarks.population_quality.tasks import TASKS
 
@@ -45,6 +45,7 @@ _WIDTH = 120
 @click.command()
 @click.option("--quick", is_flag=True, help="Two seeds and smaller budgets: at most ten minutes.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the raw record here.")
+@click.option("--resume", is_flag=True, help="Keep what is in that record; carry out what is missing or failed.")
 @click.option("--plots", type=click.Path(path_type=Path), help="Draw a picture for every task into this folder.")
 @click.option("--tasks", default="", help=f"Of {', '.join(TASKS)}, separated by commas; all unless told otherwise.")
 @click.option("--methods", default="", help=f"Of {', '.join(METHODS)}, separated by commas.")
@@ -55,6 +56,7 @@ _WIDTH = 120
 def main(
     quick: bool,
     output: Path | None,
+    resume: bool,
     plots: Path | None,
     tasks: str,
     methods: str,
@@ -66,19 +68,25 @@ def main(
     """Train, compare, print, and write the record."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     record: dict[str, Any] = json.loads(read.read_text()) if read else {}
+    before: dict[str, Any] = json.loads(output.read_text()) if resume and output and output.exists() else {}
     if not read:
         names, chosen = _chosen("tasks", tasks, TASKS), _chosen("methods", methods, METHODS)
         numbers = range(seeds or (_QUICK_SEEDS if quick else _SEEDS))
         began = time.monotonic()
         runs = [Run(*it, quick) for it in product(names, chosen, numbers)]
+        known = outcomes(before) if before else {}
 
-        def keep(outcomes: Mapping[Run, Outcome]) -> None:
+        def keep(found: Mapping[Run, Outcome]) -> None:
             """Of the seeds that are complete, as soon as they are: the whole takes long."""
-            record.update(summary(outcomes, quick), wall_s=time.monotonic() - began, jobs=jobs)
+            all_found = {run: it for run in runs if (it := found.get(run) or known.get(run))}
+            taken = before.get("wall_s", 0.0) + time.monotonic() - began
+            record.update(summary(all_found, quick), wall_s=taken, jobs=jobs)
             if output:
                 output.write_text(json.dumps(without_nan(record), indent=1) + "\n")
 
-        measure(runs, jobs, keep, console)
+        if known:
+            keep({})
+        measure([run for run in runs if run not in known], jobs, keep, console)
     report.show(record, console)
     if markdown:
         console.print(report.markdown(record), highlight=False, soft_wrap=True, markup=False)

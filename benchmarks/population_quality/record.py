@@ -51,6 +51,30 @@ def summary(outcomes: Mapping[Run, Outcome], quick: bool) -> dict[str, Any]:
     }
 
 
+def outcomes(record: Mapping[str, Any]) -> dict[Run, Outcome]:
+    """What a record was made of, but for runs without a winner."""
+    found = {}
+    for row in record["rows"]:
+        lost = {it["seed"] for it in row["errors"]}
+        columns = zip(*(row[name] for name in ("seeds", *_COLUMNS)), strict=True)
+        for seed, *values in columns:
+            if seed not in lost:
+                told = dict(zip(_COLUMNS.values(), values, strict=True))
+                run = Run(row["task"], row["method"], seed, record["quick"])
+                found[run] = Outcome(**told, member_steps=row["member_steps"])
+    return found
+
+
+#: Columns of a row with something of each seed, and what an outcome calls it.
+_COLUMNS = {
+    "scores": "score",
+    "validation": "validation",
+    "test": "test",
+    "hparams": "hparams",
+    "seconds": "seconds",
+}
+
+
 def _row(name: str, method: str, outcomes: Mapping[Run, Outcome]) -> dict[str, Any]:
     own = {run.seed: it for run, it in outcomes.items() if (run.task, run.method) == (name, method)}
     scores = [it.score for it in own.values()]
@@ -63,11 +87,7 @@ def _row(name: str, method: str, outcomes: Mapping[Run, Outcome]) -> dict[str, A
         "ci": [mean.low, mean.high],
         "member_steps": max(trained),
         "seeds": list(own),
-        "scores": scores,
-        "validation": [it.validation for it in own.values()],
-        "test": [it.test for it in own.values()],
-        "hparams": [it.hparams for it in own.values()],
-        "seconds": [it.seconds for it in own.values()],
+        **{column: [getattr(it, attribute) for it in own.values()] for column, attribute in _COLUMNS.items()},
         "errors": [{"seed": seed, "error": it.error} for seed, it in own.items() if it.error],
     }
 

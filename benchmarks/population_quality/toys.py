@@ -251,7 +251,7 @@ class ToyStack:
     def state(self, slot: int) -> State:
         """Copy out the member's state, leaving it in place."""
         seat = self._seat(slot)
-        shards = (Shard.whole("weights", torch.from_numpy(seat.weights.copy())),)
+        shards = (Shard.whole("params.weights", torch.from_numpy(seat.weights.copy())),)
         return State(shards, seat.age, seat.consumed, seat.seed)
 
     def progress(self, slot: int) -> tuple[int, int]:

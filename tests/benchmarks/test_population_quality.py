@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks.population_quality import report, statistics
+from benchmarks.population_quality.__main__ import main
 from benchmarks.population_quality.outcome import Outcome, Stretch
-from benchmarks.population_quality.record import summary, without_nan
+from benchmarks.population_quality.record import outcomes, summary, without_nan
 from benchmarks.population_quality.runs import Run, carry_out
 from benchmarks.population_quality.tasks import TASKS, task
 from benchmarks.population_quality.toys import SIGNAL, Deceptive, Moment, Noisy, Toy
 from pbt.spec import Budget
-from trainables import Place, Stack, Trainable, TrainableError
+from trainables import Place, Stack, Trainable, TrainableError, shrink_and_perturb
 
 NAN = math.nan
 
@@ -246,6 +248,34 @@ def test_the_default_is_held_against_rays_pbt():
     (told, aim) = report.sentences(without_nan(summary(runs, quick=True)))
     assert told == "mf_pb2 beside ray_pbt: 2 better, of 2 tasks; ahead in the mean on 2."
     assert aim == "The default strategy, mf_pb2, beats Ray's PBT on 2 of 2 tasks (aim: 4 of 6, missed)."
+
+
+def test_a_record_is_completed_and_not_made_again(tmp_path):
+    """What it has is kept, to the last digit; what failed, or is missing, is carried out."""
+    file, asked = tmp_path / "record.json", ["--quick", "--tasks", "figure_2", "--methods", "pbt,fixed", "--json"]
+    runs = {Run("figure_2", method, 0, True): Outcome(score=7.0, seconds=1.0) for method in ("pbt", "fixed")}
+    runs[Run("figure_2", "fixed", 0, True)] = Outcome(error="RuntimeError: no")
+    record = without_nan(summary(runs, quick=True))
+    assert {run: it.score for run, it in outcomes(record).items()} == {Run("figure_2", "pbt", 0, True): 7.0}
+    file.write_text(json.dumps(record))
+    for _ in range(2):
+        done = CliRunner().invoke(main, [*asked, str(file), "--resume", "--seeds", "2", "--jobs", "1"])
+        assert done.exit_code == 0, done.output
+        rows = {row["method"]: row for row in json.loads(file.read_text())["rows"]}
+        assert rows["pbt"]["scores"][0] == 7.0
+        assert [row["errors"] for row in rows.values()] == [[], []]
+        assert rows["fixed"]["seeds"] == rows["pbt"]["seeds"] == [0, 1]
+    assert "figure_2" not in done.output.split("the paper's toy")[0], "the second time there is nothing to do"
+
+
+def test_a_toy_can_be_shrunk():
+    """As `ipbt` does at a restart."""
+    stack = Toy(Noisy()).build("toy", 1, Place())
+    stack.admit(0, {"h": 0.5}, 0)
+    stack.run([5])
+    before = stack.state(0).shards[0].tensor
+    shrink_and_perturb(stack, 0, {"h": 0.5}, keep=0.2, noise=0.1, seed=1)
+    np.testing.assert_allclose(stack.state(0).shards[0].tensor, 0.2 * before)
 
 
 def test_tables_for_a_page():
