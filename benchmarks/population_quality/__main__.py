@@ -78,15 +78,16 @@ def main(
 
         def keep(found: Mapping[Run, Outcome]) -> None:
             """Of the seeds that are complete, as soon as they are: the whole takes long."""
-            all_found = {run: it for run in runs if (it := found.get(run) or known.get(run))}
+            both = {**known, **found}
+            lacking = {run.seed for run in runs if run not in both}
+            all_found = {run: both[run] for run in runs if run.seed not in lacking}
             taken = before.get("wall_s", 0.0) + time.monotonic() - began
             record.update(summary(all_found, quick), wall_s=taken, jobs=jobs)
             if output:
                 output.write_text(json.dumps(without_nan(record), indent=1) + "\n")
 
-        if known:
-            keep({})
-        measure([run for run in runs if run not in known], jobs, keep, console)
+        left = [run for run in runs if run not in known]
+        measure(left, jobs, keep, console) if left else keep({})
     report.show(record, console)
     if markdown:
         console.print(report.markdown(record), highlight=False, soft_wrap=True, markup=False)
