@@ -176,10 +176,9 @@ class BucketStack:
         # A plan of its own even where none was measured: with chunks as large as the stack, growing would change them.
         plan = place.plan or Plan(chunk=1, compiled=wants_compiling(place))
         self._place = replace(place, plan=replace(plan, chunk=min(plan.chunk, capacity)))
-        kinds = {name: spec.kind for name, spec in trainable.trainable.describe().hparams.items()}
-        self._moving = frozenset(name for name, kind in kinds.items() if kind == "bucket")
-        own = (name for name, kind in kinds.items() if kind == "structural")
-        self._structural = frozenset((*trainable.options, *own))
+        known = trainable.describe().hparams
+        self._structural = frozenset(name for name, spec in known.items() if spec.kind == "structural")
+        self._moving = frozenset(trainable.deciding(known)) - self._structural
         self._rooms: dict[Bucket, _Room] = {}
         #: Bucket and slot in its stack, of each slot of ours.
         self._at: list[tuple[Bucket, int] | None] = [None] * capacity

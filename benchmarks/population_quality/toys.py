@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from trainables.arguments import check_slots
 from trainables.base import (
     Capabilities,
     Hparams,
@@ -197,8 +198,7 @@ class ToyStack:
         self, slot: int, hparams: Hparams, seed: int, state: State | None = None, consumed: int | None = None
     ) -> None:
         """Put a member into a slot; see `Stack.admit`."""
-        if not 0 <= slot < self.capacity:
-            raise TrainableError(f"slot {slot} is outside [0, {self.capacity})")
+        check_slots([slot], self.capacity)
         known = dict.fromkeys(self.rule.names, 0.5) | _checked(self.rule, hparams)
         weights = self.rule.begin() if state is None else state.shards[0].tensor.numpy().copy()
         age, own = (0, 0) if state is None else (state.age, state.consumed)

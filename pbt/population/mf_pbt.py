@@ -144,8 +144,9 @@ class MFPBT:
                 continue
             waiting.pop(0)
             is_longer = self.periods[self.population(migrant.member)] > self.periods[self.population(member.member)]
-            usual = fitted(task, generation, member.member, own[0].hparams, migrant.hparams)
-            hparams = migrant.hparams if is_longer else usual
+            hparams = migrant.hparams
+            if not is_longer:
+                hparams = fitted(task, generation, member.member, own[0].hparams, migrant.hparams)
             words = "with its hyperparameters" if is_longer else f"with the hyperparameters of member {own[0].member}"
             yield Replace(member.member, migrant.member, hparams, f"{reason}, and comes {words}")
 

@@ -244,8 +244,9 @@ class PBT:
     def _explore(self, task: Task, generation: int, loser: Standing, donor: Standing) -> Hparams:
         if self.explore == "resample":
             return resampled(task, generation, loser.member, donor.hparams)
-        own = fitted(task, generation, loser.member, loser.hparams, donor.hparams)
-        base = donor.hparams if self.inherit_hparams else own
+        base = donor.hparams
+        if not self.inherit_hparams:
+            base = fitted(task, generation, loser.member, loser.hparams, donor.hparams)
         return perturbed(task, generation, loser.member, base, self.factors, self.resample_probability)
 
 

@@ -301,13 +301,10 @@ def test_tables_for_a_page():
     ]
 
 
-PAGE = Path("docs/strategies.md")
-
-
 def test_the_page_tells_what_is_on_record():
     """Tables and sentences of `--read ... --markdown`, as they are."""
     record = json.loads(Path("benchmarks/records/population_quality.json").read_text())
-    page = PAGE.read_text()
+    page = Path("docs/strategies.md").read_text()
     for table in report.markdown(record).strip().split("\n\n"):
         assert table in page
     for sentence in report.sentences(record):
