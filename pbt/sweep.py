@@ -255,8 +255,9 @@ def _check_domain(field: str, domain: Domain, known: HparamSpec) -> None:
     for value in values:
         if not is_number(value):
             raise SpecError(field, f"{value!r} is not a number, which the trainable needs", "Write numbers")
-        mend = f"Stay within {low:g} and {high:g}"
-        require(low <= value <= high, field, f"reaches {value}, outside what the trainable allows", mend)
+        told = f"reaches {value}, outside what the trainable allows"
+        require(low <= value, field, told, f"Stay at {low:g} or above")
+        require(value <= high, field, told, f"Stay at {high:g} or below")
     whole = isinstance(known.default, int) and not isinstance(known.default, bool)
     fits = not whole or all(isinstance(value, int) for value in values)
     require(fits, field, "is a whole number to the trainable", "Write type: int")

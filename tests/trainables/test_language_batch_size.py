@@ -249,10 +249,10 @@ def test_micro_batches_divide_the_rows(text):
 @pytest.mark.parametrize(
     ("domain", "options", "message"),
     [
-        (Int(0, 8), {}, "space.batch_size: reaches 0. .*'batch_size' is 0; give a whole number >= 1"),
+        (Int(0, 8), {}, "space.batch_size: reaches 0, outside what the trainable allows. Stay at 1 or above"),
         (Int(2, 8), {"batch": 6, "accumulate": 3}, "space.batch_size: reaches 2. .*divides 2, not 3"),
-        (Float(2.0, 8.5), {}, "space.batch_size: reaches 8.5"),
-        (Choice(["small"]), {}, "space.batch_size: reaches 'small'"),
+        (Float(2.0, 8.5), {}, "space.batch_size: is a whole number to the trainable. Write type: int"),
+        (Choice(["small"]), {}, "space.batch_size: 'small' is not a number, which the trainable needs"),
     ],
 )
 def test_sizes_that_no_stack_trains_are_refused_before_a_sweep(text, domain, options, message):
