@@ -23,6 +23,7 @@ def make_sweep(storage: Path) -> pbt.Sweep:
         trainable="quadratic",
         space=SPACE,
         objective="Q",
+        strategy="pbt",
         budget={"members": 6, "generations": 4, "steps": 10},
         hosts=pbt.Hosts(kind="local", stacks=3, compile="never"),
         storage=storage,

@@ -124,9 +124,9 @@ class StackContract:
         wide.admit(4, {}, seed=7)
         assert_same(single.state(0), wide.state(4))
 
-    @pytest.mark.parametrize("steps", [40, pytest.param(200, marks=pytest.mark.full)])
+    @pytest.mark.parametrize("steps", [40, pytest.param(100, marks=pytest.mark.full)])
     def test_stacked_equals_one_at_a_time(self, trainable, exact, steps):
-        """Three members stacked are what each would be alone, for 200 steps in the long suite (float64, 1e-9)."""
+        """Three members stacked are what each would be alone, for 100 steps in the long suite (float64, 1e-9)."""
         stacked = self._stack(trainable, exact)
         stacked.run([steps] * CAPACITY)
         for member in range(CAPACITY):

@@ -55,6 +55,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
         trainable="quadratic",
         space={"h0": {"type": "float", "low": 0.0, "high": 1.0}, "h1": {"type": "float", "low": 0.0, "high": 1.0}},
         objective="Q",
+        strategy="pbt",
         budget={"members": 4, "generations": 30, "steps": 4_000},
         hosts=Hosts(kind="local", stacks=1),
         checkpoints=Checkpoints(every_steps=4_000),

@@ -20,7 +20,7 @@ from pbt.runtime.cluster import ENVIRONMENT
 from tests.integration.toys import sweep
 
 #: Generations at which a node is killed, and at which the sweep is over: long enough for another to come up.
-KILLED, GENERATIONS = 8, 400
+KILLED, GENERATIONS = 8, 250
 
 
 def wait(condition: Callable[[], bool], seconds: float = 180.0) -> None:

@@ -39,6 +39,14 @@ def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
 # --- two nodes in network namespaces of their own, a cable between them
 
 
+#: Ray looks after its nodes every three seconds, and takes five times of ten seconds without an answer for the end.
+IMPATIENT = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
 class Network:
     """Two namespaces, `ours` with the address `head`, and another."""
 
@@ -94,7 +102,7 @@ def nodes(network: Network) -> Iterator[Callable[[str], dict[str, str]]]:
     """Starts a node of Ray on each side, the other's after a command; returns the environment of clients."""
     folder = Path("/tmp") / network.ours  # near the root, as Ray's sockets need short paths
     environment = ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment["PYTHONPATH"] = os.getcwd()
+    environment |= IMPATIENT | {"PYTHONPATH": os.getcwd()}
 
     def start(first: str = "true") -> dict[str, str]:
         ray = f"{Path(sys.executable).with_name('ray')} start --num-cpus=1 --object-store-memory=100000000"
