@@ -329,8 +329,8 @@ class SweepSpec:
         name: Letters, digits, `.`, `_`, `-`; run folders begin with it.
         trainable: What is trained.
         space: What may vary: the name of a ready space, or `{hyperparameter: {type: float, low: ..., high: ...}}`.
-        strategy: Who is trained next, and with what. `default` is `mf_pb2` for 8 to 64 members, `pb2` for fewer, and
-            `pbt` for more, where chance finds what a model would.
+        strategy: Who is trained next, and with what. `default` is `mf_pb2` for 8 to 64 members in 5 generations or
+            more, `pb2` for less, and `pbt` for more members, where chance finds what a model would.
         objective: What decides who is better.
         budget: How much is trained.
         seed: The only source of randomness.
@@ -389,10 +389,10 @@ class SweepSpec:
 def usual_strategy(budget: Budget) -> str:
     """The strategy that a sweep has unless it names another.
 
-    Sub-populations of four are the least that can evolve by quarters, and there are two. Each exploit costs the bandit
-    some tenths of a second: many members do as well by chance.
+    Sub-populations of four are the least that can evolve by quarters, and there are two, one of which evolves after four
+    generations. Each exploit costs the bandit some tenths of a second: many members do as well by chance.
     """
-    if budget.members < 8:
+    if budget.members < 8 or (budget.members <= 64 and budget.generations <= 4):
         return "pb2"
     return "mf_pb2" if budget.members <= 64 else "pbt"
 

@@ -334,10 +334,22 @@ def test_is_number(value, expected):
     assert is_number(value) is expected
 
 
-@pytest.mark.parametrize(("members", "name"), [(2, "pb2"), (7, "pb2"), (8, "mf_pb2"), (64, "mf_pb2"), (65, "pbt")])
-def test_the_usual_strategy_is_settled_by_the_number_of_members(members, name):
+@pytest.mark.parametrize(
+    ("members", "generations", "name"),
+    [
+        (2, 9, "pb2"),
+        (7, 9, "pb2"),
+        (8, 9, "mf_pb2"),
+        (64, 5, "mf_pb2"),
+        (8, 4, "pb2"),
+        (64, 4, "pb2"),
+        (65, 9, "pbt"),
+        (65, 4, "pbt"),
+    ],
+)
+def test_the_usual_strategy_is_settled_by_the_budget(members, generations, name):
     """In the spec, so that the record names it; a strategy that is named stays, and so do options."""
-    budget = Budget(members=members, generations=2, steps=1)
+    budget = Budget(members=members, generations=generations, steps=1)
     usual = spec(budget=budget)
     assert usual.strategy == Component(name=name)
     assert from_dict(to_dict(usual)) == usual

@@ -74,10 +74,10 @@ class MFPB2:
         return True
 
     def check(self, budget: Budget) -> None:
-        """Refuse a population with too few members to have a quarter of each sub-population.
+        """Refuse too few members to have a quarter of each sub-population, or an end before all of them evolve.
 
         Raises:
-            SpecError: It has.
+            SpecError: It is one.
         """
         self.frequencies.check(budget)
 

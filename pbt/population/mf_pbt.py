@@ -64,7 +64,8 @@ class MFPBT:
         )
         told = list(periods) if isinstance(periods, tuple) else periods
         where = "strategy.options.periods"
-        require(is_known, where, f"{told!r} are not whole numbers of at least 1, ascending", "Write [1, 10, 25, 50]")
+        mend = "Write a list like [1, 4]"
+        require(is_known, where, f"{told!r} is not a list of ascending whole numbers of at least 1", mend)
         check_explore(self.factors, self.resample_probability)
         check_initial(self.initial)
 
@@ -74,11 +75,16 @@ class MFPBT:
         return True
 
     def check(self, budget: Budget) -> None:
-        """Refuse a population with too few members to have a quarter of each sub-population.
+        """Refuse too few members to have a quarter of each sub-population, or an end before all of them evolve.
 
         Raises:
-            SpecError: It has.
+            SpecError: It is one.
         """
+        longest = self.periods[-1]
+        if budget.generations <= longest:
+            problem = f"is {budget.generations}, so a sub-population with a period of {longest} never evolves"
+            mend = f"Write {longest + 1} or more, or shorter strategy.options.periods"
+            raise SpecError("budget.generations", problem, mend)
         least = _QUARTERS * len(self.periods)
         if budget.members < least:
             problem = f"{budget.members} members cannot be {len(self.periods)} sub-populations with four quarters each"

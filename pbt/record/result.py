@@ -177,7 +177,8 @@ class Result:
         """
         member = self.winner
         if member is None:
-            why = "no member survived; try smaller learning rates" if self.finished else "it has not finished"
+            on = f"it has not finished; `pbt resume {self.path}` goes on with it"
+            why = "no member survived; try smaller learning rates" if self.finished else on
             raise LedgerError(f"{self.run.id} has no winner: {why}.")
         last = self.lineage.last(member)
         return Best(

@@ -407,7 +407,7 @@ _NO_ENERGY = {
 
 def _why_no_mfu(kind: str, flops: float | None) -> str:
     if flops is None:
-        return "the trainable does not count its FLOPs"
+        return "the FLOPs of a step are not known"
     return "a CPU has no published peak" if kind == "cpu" else "the peak of this device is not on file"
 
 

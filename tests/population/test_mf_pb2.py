@@ -131,8 +131,10 @@ def test_options_outside_their_range_are_refused(options, field):
     assert caught.value.field == field
 
 
-def test_too_few_members_are_refused():
-    """Four for each sub-population."""
+def test_too_few_members_or_generations_are_refused():
+    """Four for each sub-population, and one more than the longest period."""
     with pytest.raises(SpecError, match="Write 8 or more"):
         MFPB2().check(Budget(members=7, generations=9, steps=1))
-    MFPB2().check(Budget(members=8, generations=9, steps=1))
+    MFPB2().check(Budget(members=8, generations=5, steps=1))
+    with pytest.raises(SpecError, match=r"is 4, so a sub-population with a period of 4 never evolves\. Write 5"):
+        MFPB2().check(Budget(members=8, generations=4, steps=1))

@@ -135,11 +135,11 @@ def test_the_best_is_never_lost_and_nobody_goes_on_diverged(scores, periods, gen
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"periods": ()}, "strategy.options.periods: [] are not whole numbers of at least 1, ascending. Write [1, 10"),
-        ({"periods": (2, 1)}, "strategy.options.periods: [2, 1] are not"),
-        ({"periods": (1, 1)}, "strategy.options.periods: [1, 1] are not"),
-        ({"periods": (0, 1)}, "strategy.options.periods: [0, 1] are not"),
-        ({"periods": 3}, "strategy.options.periods: 3 are not"),
+        ({"periods": ()}, "strategy.options.periods: [] is not a list of ascending whole numbers of at least 1. Write a list like [1, 4]"),
+        ({"periods": (2, 1)}, "strategy.options.periods: [2, 1] is not"),
+        ({"periods": (1, 1)}, "strategy.options.periods: [1, 1] is not"),
+        ({"periods": (0, 1)}, "strategy.options.periods: [0, 1] is not"),
+        ({"periods": 3}, "strategy.options.periods: 3 is not"),
         ({"factors": (1.0,)}, "strategy.options.factors: [1.0] are not two positive numbers"),
         ({"initial": 3}, "strategy.options.initial: 3 is not a list of mappings"),
     ],
@@ -154,12 +154,23 @@ def test_bad_options_are_named_with_the_mend(options, message):
 def test_a_population_without_quarters_is_refused():
     """Before anything is begun."""
     with pytest.raises(SpecError) as raised:
-        MFPBT().check(Budget(members=15, generations=9, steps=1))
+        MFPBT().check(Budget(members=15, generations=51, steps=1))
     assert str(raised.value) == (
         "budget.members: 15 members cannot be 4 sub-populations with four quarters each. "
         "Write 16 or more, or name fewer strategy.options.periods"
     )
-    MFPBT().check(Budget(members=16, generations=9, steps=1))
+    MFPBT().check(Budget(members=16, generations=51, steps=1))
+
+
+def test_a_sweep_that_ends_before_all_evolve_is_refused():
+    """What a sub-population gets that evolves at the very end, nobody trains any more."""
+    with pytest.raises(SpecError) as raised:
+        MFPBT(periods=(1, 4)).check(Budget(members=8, generations=4, steps=1))
+    assert str(raised.value) == (
+        "budget.generations: is 4, so a sub-population with a period of 4 never evolves. "
+        "Write 5 or more, or shorter strategy.options.periods"
+    )
+    MFPBT(periods=(1, 4)).check(Budget(members=8, generations=5, steps=1))
 
 
 def test_the_end_tells_how_far_each_sub_population_came():

@@ -110,7 +110,8 @@ def test_a_sweep_under_way_has_no_winner(tmp_path, commits):
     assert (result.finished, result.winner) == (False, None)
     with pytest.raises(LedgerError) as raised:
         _ = result.best
-    assert str(raised.value) == "run has no winner: it has not finished."
+    going_on = f"`pbt resume {result.path}` goes on with it"
+    assert str(raised.value) == f"run has no winner: it has not finished; {going_on}."
     assert result.segments.num_rows == len(result.lineage.segments)
     assert result.to_pandas()["member"].nunique() == ledgers.MEMBERS
 

@@ -349,7 +349,7 @@ def test_speed_memory_and_energy_are_shown(tmp_path: Path) -> None:
     ("device", "flops", "speed", "energy"),
     [
         ("cpu", 6e9, "a CPU has no published peak", "the CPU's counters (RAPL) cannot be read"),
-        ("cpu", None, "the trainable does not count its FLOPs", "the CPU's counters (RAPL) cannot be read"),
+        ("cpu", None, "the FLOPs of a step are not known", "the CPU's counters (RAPL) cannot be read"),
         ("cuda:1", 6e9, "the peak of this device is not on file", "see Speed, memory and energy in docs/guide.md"),
     ],
 )

@@ -91,7 +91,7 @@ def cost_figure(result: Result) -> Figure:
     for axes in bought[len(list(_prices(found))) :]:
         axes.set_axis_off()
         axes.annotate(
-            "The energy was not measured,\nand the trainable does not count its FLOPs.",
+            "The energy was not measured,\nand the FLOPs of a step are not known.",
             (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=canvas.SOFT, fontsize=9,
         )  # fmt: skip
     canvas.headline(figure, "What the score has cost")

@@ -38,7 +38,7 @@ def test_where_the_energy_is_not_known_it_says_so(small: Result) -> None:
     """Device time is drawn instead, and FLOPs if they are counted."""
     figure = cost_figure(small)
     assert "Device time used (the energy was not measured)" in titles(figure)
-    assert "The energy was not measured,\nand the trainable does not count its FLOPs." in words(figure)
+    assert "The energy was not measured,\nand the FLOPs of a step are not known." in words(figure)
     assert 20.0 == drawn(figure, "used").get_ydata()[-1]
 
 
