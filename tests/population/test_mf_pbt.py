@@ -135,7 +135,7 @@ def test_the_best_is_never_lost_and_nobody_goes_on_diverged(scores, periods, gen
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"periods": ()}, "strategy.options.periods: [] is not a list of ascending whole numbers of at least 1. Write a list like [1, 4]"),
+        ({"periods": ()}, "strategy.options.periods: [] is not a list of ascending whole numbers of at least 1. Write"),
         ({"periods": (2, 1)}, "strategy.options.periods: [2, 1] is not"),
         ({"periods": (1, 1)}, "strategy.options.periods: [1, 1] is not"),
         ({"periods": (0, 1)}, "strategy.options.periods: [0, 1] is not"),
