@@ -389,8 +389,8 @@ class SweepSpec:
 def usual_strategy(budget: Budget) -> str:
     """The strategy that a sweep has unless it names another.
 
-    Sub-populations of four are the least that can evolve by quarters, and there are two; one evolves after every fourth
-    generation, and what comes last is never trained. Each exploit costs the bandit some tenths of a second: many members
+    Sub-populations of four are the least that can evolve by quarters, and there are two; one of them evolves after each
+    fourth generation, which must not be the last. Each exploit costs the bandit some tenths of a second: many members
     do as well by chance.
     """
     if budget.members < 8 or (budget.members <= 64 and budget.generations <= 4):
