@@ -287,8 +287,8 @@ def test_a_sweep_that_holds_itself_is_refused(read):
         ({}, {}),
         ({"seed": 7}, {"seed": 7}),
         (
-            {"budget.members": 9},  # for which another strategy is usual
-            {"budget": Budget(members=9, generations=3, steps=4), "strategy": Component(name="mf_pb2")},
+            {"budget.members": 9, "budget.generations": 5},  # for which another strategy is usual
+            {"budget": Budget(members=9, generations=5, steps=4), "strategy": Component(name="mf_pb2")},
         ),
         (
             {"trainable.options.data": "corpus.txt"},

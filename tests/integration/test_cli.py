@@ -57,7 +57,7 @@ def with_change(folder: Path, key: str, value: Any) -> str:
         ("space.h0.low", 2.0, ["space.h0", "low", "2"]),
         ("space.h0.type", "flaot", ["h0", "'float'"]),
         ("space.h7", {"type": "float", "low": 0.0, "high": 1.0}, ["space.h7", "h0, h1, lr"]),
-        ("space.lr", {"type": "float", "low": -1.0, "high": 0.1}, ["space.lr", "-1", "0 and inf"]),
+        ("space.lr", {"type": "float", "low": -1.0, "high": 0.1}, ["space.lr", "-1", "0 or above"]),
         ("space.h0", {"type": "choice", "options": ["a", "b"]}, ["space.h0", "'a'", "number"]),
         ("space.h0", {"type": "choice", "options": [True, False]}, ["space.h0", "True", "number"]),
         ("space.h0", {"type": "simplex", "parts": ["a", "b"]}, ["space.h0", "kind"]),
