@@ -16,7 +16,7 @@ Two counters run in every slot and must not be confused:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
@@ -281,6 +281,14 @@ class Lending(Protocol):
 
     def lend(self, slot: int) -> State:
         """As `Stack.state`, but without a copy: to be read before the stack is used again, and not to be written."""
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A stack whose members ask for their hyperparameters. Optional: of others, all that is held is in effect."""
+
+    def asked(self, slot: int) -> Collection[str]:
+        """Names of those that the member in the slot has asked for since any of its own changed."""
 
 
 @runtime_checkable

@@ -7,11 +7,10 @@ rounding, nor does a member's state, which any other number of them can take up.
 
 from __future__ import annotations
 
-import inspect
 import math
 import pkgutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,7 +41,8 @@ from trainables.core.model import Batch, Feed, num_examples, parts
 from trainables.core.options import check_choice
 from trainables.core.rng import Draws, site
 from trainables.core.shards import by_name, copied, fill
-from trainables.errors import TrainableError, nearest
+from trainables.errors import TrainableError
+from trainables.own.names import function
 
 _BUCKET = "module"
 _DROPOUT = site("module.draws")
@@ -85,7 +85,7 @@ class Module:
     def __post_init__(self) -> None:
         """Refuse names that name nothing."""
         for name in ("make", "loss", "feed"):
-            _function(f"module {name}", getattr(self, name))
+            function(f"module {name}", getattr(self, name))
         check_choice("module", self, "parallel", ("ddp", "fsdp"))
 
     def describe(self) -> Capabilities:
@@ -116,23 +116,6 @@ class Module:
         if place.world_size > 1 and not dist.is_initialized():
             raise TrainableError(f"{place.world_size} ranks need a process group; call init_process_group first")
         return ModuleStack(self, place)
-
-
-def _function(what: str, name: str) -> Callable[..., Any]:
-    try:
-        found = pkgutil.resolve_name(name)
-    except Exception as error:  # the user's file may raise what it likes
-        problem = f"{what} is {name!r}, which cannot be imported ({type(error).__name__}: {error})"
-        raise TrainableError(f"{problem}; {_mend(error)}") from error
-    if not callable(found):
-        raise TrainableError(f"{what} is {name!r}, a {type(found).__name__}; give package.module:function")
-    return found
-
-
-def _mend(error: Exception) -> str:
-    if isinstance(error, AttributeError) and inspect.ismodule(error.obj):
-        return nearest(str(error.name), (name for name, found in vars(error.obj).items() if callable(found)))
-    return "give package.module:function"
 
 
 def _tried(name: str) -> Batch:

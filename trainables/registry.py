@@ -12,6 +12,7 @@ from trainables.errors import TrainableError, nearest
 
 #: Ready trainables by the name a sweep file uses.
 REGISTERED: Mapping[str, str] = {
+    "function": "trainables.function:Function",
     "language": "trainables.language:Language",
     "quadratic": "trainables.quadratic:Quadratic",
     "vision": "trainables.vision:Vision",
@@ -22,7 +23,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Trainable:
     """Build a trainable from its name and options.
 
     Args:
-        name: A registered name (`language`, `quadratic`, `vision`) or `module.path:Class`.
+        name: A registered name (`language`) or `module.path:Class`.
         options: Keyword arguments of the class.
 
     Raises:
@@ -30,7 +31,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Trainable:
     """
     options = dict(options or {})
     made = _resolve(name)
-    _refuse_unknown(name, made, options)
+    _check_options(name, made, options)
     try:
         trainable = made(**options)
     except TypeError as error:
@@ -52,7 +53,7 @@ def _resolve(name: str) -> Any:
         raise TrainableError(f"trainable {name!r} cannot be imported: {error}") from error
 
 
-def _refuse_unknown(name: str, made: Any, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, made: Any, options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(made).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
@@ -60,3 +61,6 @@ def _refuse_unknown(name: str, made: Any, options: Mapping[str, Any]) -> None:
         if option not in parameters:
             mend = nearest(option, parameters)
             raise TrainableError(f"trainable {name!r} has no option {option!r}; {mend}")
+    for option, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise TrainableError(f"trainable {name!r} needs the option {option!r}; add it to trainable.options")

@@ -39,8 +39,8 @@ def shrink_and_perturb(stack: Stack, slot: int, hparams: Hparams, *, keep: float
         raise TrainableError(f"no tensor of the state is named `{_PARAMETERS}...`; name the parameters so")
     stack.admit(slot, hparams, seed)
     fresh = stack.state(slot)
-    pairs = zip(trained.shards, fresh.shards, strict=True)  # of one stack: the same tensors, cut alike
-    mixed = tuple(_mixed(old, new, keep, noise) for old, new in pairs)
+    old = {shard.name: shard for shard in trained.shards}  # of one stack: the same parameters, cut alike
+    mixed = tuple(_mixed(old.get(new.name, new), new, keep, noise) for new in fresh.shards)
     stack.admit(slot, hparams, trained.seed, replace(trained, shards=mixed), trained.consumed)
 
 

@@ -163,6 +163,8 @@ def _held(entry: Entry) -> str:
     if not entry.in_effect:
         return ""
     ordered = entry.hparams or {}
-    pairs = {name: both(held, ordered.get(name)) for name, held in entry.in_effect.items()}
+    known = {name: held for name, held in entry.in_effect.items() if held is not None or entry.kind == "failed"}
+    pairs = {name: both(held, ordered.get(name)) for name, held in known.items()}
     wrong = [f"{name} was {held} where {wanted} was ordered" for name, (held, wanted) in pairs.items()]
+    wrong += [f"{name} was not asked for" for name in entry.in_effect if name not in known]
     return f"; not in effect: {', '.join(wrong)}"

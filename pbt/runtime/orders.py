@@ -21,7 +21,7 @@ from pbt.member import Hparams, Shrinkage
 from pbt.runtime.exchange import Exchange, Withdrawn
 from pbt.runtime.frames import users_frame
 from trainables import shrink_and_perturb
-from trainables.base import Lending, Metrics, Sized, Stack
+from trainables.base import Asking, Lending, Metrics, Sized, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,9 @@ class SegmentResult:
         segment: Which segment.
         age: Steps in the ancestry of the weights.
         consumed: Steps the member ran itself.
-        held: Hyperparameters read back from the device before training, of those that were ordered.
+        held: Hyperparameters read back from the device before training, of those that were ordered; without those
+            that the member could have asked for, and did not.
+        unasked: Names of these.
         training: Means over the segment's steps, by name.
         evaluation: Metrics on the objective's split, by name.
         failure: Why the member was stopped, or None.
@@ -139,6 +141,7 @@ class SegmentResult:
     age: int
     consumed: int
     held: Hparams
+    unasked: tuple[str, ...] = ()
     training: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
@@ -408,12 +411,14 @@ def _result(
     stack: Stack, item: Train, held: Hparams, training: Metrics, evaluation: Metrics, failure: HparamMismatch | None
 ) -> SegmentResult:
     age, consumed = stack.progress(item.slot)
+    asked = stack.asked(item.slot) if isinstance(stack, Asking) and not failure else held
     return SegmentResult(
         member=item.member,
         segment=item.segment,
         age=age,
         consumed=consumed,
-        held=held,
+        held={name: value for name, value in held.items() if name in asked},
+        unasked=tuple(name for name in held if name not in asked),
         training={} if failure else _of_slot(training, item.slot),
         evaluation={} if failure else _of_slot(evaluation, item.slot),
         failure=str(failure) if failure else None,

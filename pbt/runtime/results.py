@@ -23,6 +23,7 @@ class Results:
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self._plan, self._ledger = plan, ledger
+        self._unasked: set[str] = set()  # of which it was told
 
     def ended(self, result: SegmentResult, report: StackReport, steps: int, joules: float | None) -> SegmentEnded:
         """A segment has ended.
@@ -55,6 +56,7 @@ class Results:
             joules=joules,
             reason=failure,
         )
+        self._tell_unasked(result)
         return segment_ended(
             member=result.member,
             segment=result.segment,
@@ -90,6 +92,18 @@ class Results:
         """The objective; NaN wherever it is not a finite number: an infinite score is a diverged one, not a record."""
         score = result.evaluation.get(self._plan.metric, math.nan)
         return score if math.isfinite(score) else math.nan
+
+    def _tell_unasked(self, result: SegmentResult) -> None:
+        """Once of each: a member's record says when else."""
+        for name in result.unasked:
+            if name not in self._unasked:
+                self._unasked.add(name)
+                message = (
+                    f"{name} is not in effect: the training function did not ask for it since it was changed. Have it "
+                    "read what adapt.hparams() returns, or leave it out of the space."
+                )
+                at = {"member": result.member, "segment": result.segment}
+                self._ledger.append("incidents", kind="not_in_effect", **at, message=message)
 
     def _on_split(self, result: SegmentResult) -> Mapping[str, float]:
         """All that is on record for the split that decides; of the training split, what training itself saw too."""

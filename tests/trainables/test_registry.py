@@ -68,7 +68,8 @@ def test_load(name, options, expected):
 
 def test_every_registered_name_loads():
     """No registered name is stale."""
-    assert {type(load(name)).__name__.lower() for name in REGISTERED} == set(REGISTERED)
+    options = {"function": {"train": "tests.trainables.loops:plain", "hparams": {}, "metrics": {"loss": "min"}}}
+    assert {type(load(name, options.get(name))).__name__.lower() for name in REGISTERED} == set(REGISTERED)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,8 @@ def test_every_registered_name_loads():
         ("language", {"widht": 3}, "no option 'widht'; did you mean 'width'"),
         ("quadratic", {"width": 3}, "no option 'width'; known: none"),
         ("tests.trainables.test_registry:NotOne", {}, "not a Trainable"),
-        ("tests.trainables.test_registry:Needy", {}, "cannot be built"),
+        ("tests.trainables.test_registry:Needy", {}, "needs the option 'needed'; add it to trainable.options"),
+        ("tests.trainables.test_registry:Needy", {"needed": 3}, "cannot be built"),
     ],
 )
 def test_load_refuses(name, options, message):
@@ -104,4 +106,4 @@ class Needy:
     """A class whose option is left out."""
 
     def __init__(self, needed):
-        self.needed = needed
+        self.needed = needed + "a word"
