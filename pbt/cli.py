@@ -34,6 +34,7 @@ _STORAGE = click.option(
     show_default=True,
     help="Folder that holds the runs.",
 )
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
@@ -260,6 +261,27 @@ def demo(folder: Path, data: Path | None, seed: int) -> None:
     run_demo(folder, data, seed)
 
 
+@main.command()
+@_STORAGE
+@click.option("--address", help="Ray cluster to join, for example auto.  [default: start Ray here]")
+@_AS_JSON
+@_explained
+def doctor(storage: Path, address: str | None, as_json: bool) -> None:
+    """Try everything that training needs, and say what is amiss and how to mend it.
+
+    Exit code 0 where training can go on, 1 where it cannot.
+    """
+    from pbt import doctor as room
+
+    findings = room.examine(storage, address)
+    if as_json:
+        told, can_train = room.as_json(findings)
+        click.echo(told)
+    else:
+        can_train = room.show(findings)
+    sys.exit(0 if can_train else 1)
+
+
 def _opened(run: str, storage: Path) -> Result:
     from pbt.record.result import Result
     from pbt.record.runs import find_run
@@ -280,7 +302,7 @@ def _uncollected() -> Iterator[None]:
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
-@click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
+@_AS_JSON
 @_explained
 def show(run: str, storage: Path, as_json: bool) -> None:
     """Show what a run found. RUN is its name, the beginning of it, its folder, or `latest`."""
@@ -295,7 +317,7 @@ def show(run: str, storage: Path, as_json: bool) -> None:
 
 @main.command("list")
 @_STORAGE
-@click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
+@_AS_JSON
 @_explained
 def list_(storage: Path, as_json: bool) -> None:
     """List the runs of a storage folder, newest first."""
@@ -479,7 +501,6 @@ def export_(run: str, storage: Path, member: str | None, output: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------- provenance
 
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
 _ALL = click.option("--all", "everything", is_flag=True, help="All lines of descent, however many.")
 
 
@@ -669,6 +690,74 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str | None
     if any(size < 1 for size in found):
         raise click.BadParameter(f"{given!r} is not a list of whole numbers such as 64,128,256.")
     return found
+
+
+@main.group()
+def space() -> None:
+    """Search spaces: show one, or take one over from another tool."""
+
+
+@space.command("show")
+@click.argument("named", metavar="SPACE")
+@_AS_JSON
+@_explained
+def show_space(named: str, as_json: bool) -> None:
+    """Show a search space, and where draws from it fall.
+
+    SPACE is a sweep file, a YAML file of domains, the name of a ready space, or module.path:NAME.
+
+    \b
+    pbt space show adamw
+    pbt space show examples/language.yaml
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    from pbt.config import read_space
+    from pbt.launch import load_space
+    from pbt.report import space as report
+
+    _make_importable(Path.cwd())
+    found = load_space(read_space(Path(named)) if _is_file(named) else named)
+    if as_json:
+        click.echo(report.as_json(found))
+    else:
+        report.show(found)
+
+
+@space.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@_explained
+def import_space(file: Path) -> None:
+    """Print a space of another tool as it stands in a sweep file.
+
+    FILE is a Weights & Biases sweep (YAML), or Optuna's distributions by name, as JSON of what
+    `optuna.distributions.distribution_to_json` writes.
+
+    \b
+    pbt space import wandb-sweep.yaml
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    from pbt.config import imported_space
+
+    click.echo(imported_space(file), nl=False)
+
+
+def _is_file(named: str) -> bool:
+    """Whether a file is meant, there or not."""
+    return named.endswith((".yaml", ".yml")) or Path(named).is_file()
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors that complete and check while you type.
+
+    \b
+    pbt schema > sweep.schema.json
+    # and as the first line of a sweep file, for editors with the YAML language server:
+    # yaml-language-server: $schema=sweep.schema.json
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    import json
+
+    from pbt.sweep_schema import sweep_schema
+
+    click.echo(json.dumps(sweep_schema(), indent=1))
 
 
 @main.command("coordinates")

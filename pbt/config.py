@@ -15,6 +15,7 @@ from pbt import dialect
 from pbt.dialect import Loader
 from pbt.errors import SpecError, nearest
 from pbt.spec import PARTS, SweepSpec, to_dict
+from searchspaces.foreign import from_optuna, from_wandb
 
 
 def read_sweep(path: Path, overrides: Mapping[str, Any] | None = None) -> SweepSpec:
@@ -46,6 +47,28 @@ def read_space(path: Path) -> Mapping[str, Any]:
     if not isinstance(space, dict):
         raise SpecError(str(path), "holds no space", "Write `lr: {type: float, low: 1e-4, high: 1e-1}`")
     return space
+
+
+def imported_space(path: Path) -> str:
+    """A space of another tool as the text of a sweep file's `space`.
+
+    Args:
+        path: A W&B sweep, or Optuna's distributions by name as JSON.
+
+    Raises:
+        SpecError: The file cannot be read, or holds neither.
+        SpaceError: Something in it has no counterpart.
+    """
+    data = _read_yaml(path)  # of which JSON is a part
+    if not isinstance(data, dict) or not data:
+        raise SpecError(str(path), "holds no space", "Give a W&B sweep with `parameters:`, or Optuna's distributions")
+    if all(isinstance(it, str) or (isinstance(it, dict) and "attributes" in it) for it in data.values()):
+        return dialect.write({"space": from_optuna(data).to_json()})
+    space, fixed = from_wandb(data)
+    if not fixed:
+        return dialect.write({"space": space.to_json()})
+    kept = "".join(f"# {line}\n" for line in dialect.write(fixed).splitlines())
+    return f"{dialect.write({'space': space.to_json()})}# What does not vary belongs into trainable.options:\n{kept}"
 
 
 def read_value(written: str) -> Any:

@@ -5,9 +5,9 @@ hparams = space.sample(np.random.default_rng(0))
 neighbour = space.perturb(hparams, np.random.default_rng(1))
 """
 
-from searchspaces._load import load
+from searchspaces._load import READY, load
 from searchspaces.domains import Choice, Float, Int, Simplex
 from searchspaces.errors import SpaceError
 from searchspaces.space import Space
 
-__all__ = ["Choice", "Float", "Int", "Simplex", "Space", "SpaceError", "load"]
+__all__ = ["READY", "Choice", "Float", "Int", "Simplex", "Space", "SpaceError", "load"]

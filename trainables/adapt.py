@@ -127,7 +127,7 @@ def from_function(
         train=train if isinstance(train, str) else name_of(train),
         hparams={name: _plain(value) for name, value in hparams.items()},
         metrics={name: it.mode if isinstance(it, MetricSpec) else it for name, it in metrics.items()},
-        arguments=tuple(arguments),
+        arguments=list(arguments),
         tokens=tokens,
         data=dict(data or {}),
     )

@@ -168,7 +168,7 @@ class Shard:
     Attributes:
         name: Plain dotted name, such as `params.blocks.0.attention.qkv` or `adamw.exp_avg.embedding`. Parameters' names
             begin with `params.`, those of buffers with `buffers.` or `counters.`; whole numbers in these are places in
-            the data.
+            the data, as they are in what begins with `place.` and is no part of a model.
         tensor: The values, without a capacity dimension.
         global_shape: Shape of the whole tensor across ranks.
         offset: Where `tensor` begins in it, per dimension.

@@ -353,7 +353,7 @@ def _draw(where: int, seed: int, consumed: int) -> int:
 
 #: What is not a tensor, as JSON in bytes: of the model and optimizer; and of the place in training, which stays where
 #: weights are shrunk.
-_FORMS, _PLACE = "function.forms", "counters.function"
+_FORMS, _PLACE = "function.forms", "place.function"
 
 
 def _packed(content: Content, member: _Member) -> State:

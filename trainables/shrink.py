@@ -10,8 +10,8 @@ from dataclasses import replace
 from trainables.base import Hparams, Shard, Stack
 from trainables.errors import TrainableError
 
-#: How names of parameters begin, and those of buffers; whole numbers in these are places in the data.
-_PARAMETERS, _BUFFERS = "params.", ("buffers.", "counters.")
+#: How names of parameters begin, and those of what holds places; whole numbers in these are places in the data.
+_PARAMETERS, _PLACES = "params.", ("buffers.", "counters.", "place.")
 
 
 def shrink_and_perturb(stack: Stack, slot: int, hparams: Hparams, *, keep: float, noise: float, seed: int) -> None:
@@ -55,4 +55,4 @@ def _is_parameter(shard: Shard) -> bool:
 
 
 def _is_place(shard: Shard) -> bool:
-    return shard.name.startswith(_BUFFERS) and not shard.tensor.is_floating_point()
+    return shard.name.startswith(_PLACES) and not shard.tensor.is_floating_point()

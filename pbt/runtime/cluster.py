@@ -70,6 +70,13 @@ def default_device() -> str:
     return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
+def room() -> str:
+    """What the cluster has, in words: `1 node with 8 cores and 2 GPUs`."""
+    there, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    words = [f"{there.get(name, 0):g} {what}" for name, what in (("CPU", "cores"), ("GPU", "GPUs")) if name in there]
+    return f"{nodes} node{'s' if nodes != 1 else ''} with {' and '.join(words) or 'nothing to train on'}"
+
+
 def num_devices(place: Place, gpus: float = 1.0) -> int:
     """How many hosts the cluster has room for: one for each core, or for each GPU or part of one.
 

@@ -274,7 +274,7 @@ class StackContract:
             wanted = new.tensor
             if new.name.startswith("params."):
                 wanted = 0.2 * before[new.name] + 0.1 * new.tensor
-            elif new.name.startswith(("buffers.", "counters.")) and not new.tensor.is_floating_point():
+            elif new.name.startswith(("buffers.", "counters.", "place.")) and not new.tensor.is_floating_point():
                 wanted = before[new.name]
             torch.testing.assert_close(mixed.tensor, wanted, rtol=0, atol=0, equal_nan=True)
         for before, slot in zip(others, (0, 2), strict=True):

@@ -18,7 +18,7 @@ VISION = (*ADAMW, "label_smoothing", "dropout", "shift", "cutout", *SCHEDULE)
 
 def test_exported_members():
     """The public API is these names."""
-    assert searchspaces.__all__ == ["Choice", "Float", "Int", "Simplex", "Space", "SpaceError", "load"]
+    assert searchspaces.__all__ == ["READY", "Choice", "Float", "Int", "Simplex", "Space", "SpaceError", "load"]
 
 
 def test_imports_numpy_only():
