@@ -96,7 +96,7 @@ class Bandit:
 
         coordinates = self._coordinates
         bound = coordinates.columns(self._task.structural)
-        known = coordinates.point(np.where(bound, coordinates.numbers(donor.hparams), 0.5), categories)
+        known = coordinates.point(np.where(bound, coordinates.numbers(donor.hparams), 0.5), categories, bound)
         here = self._standing(donor, known)
         model = self._model.with_pending(_stacked(pending)) if pending else self._model
         best = maximise(
@@ -105,10 +105,10 @@ class Bandit:
             coordinates.free(categories) & ~bound,
             self._weight,
             seed,
-            snap=lambda cube: coordinates.numbers(coordinates.point(cube, categories)),
+            snap=lambda cube: coordinates.numbers(coordinates.point(cube, categories, bound)),
             known=coordinates.numbers(donor.hparams)[None],
         )
-        return coordinates.point(best, categories)
+        return coordinates.point(best, categories, bound)
 
     def _draw(self, generation: int, number: int) -> list[list[int]]:
         """Categories for so many members: `[member][choice]`."""

@@ -46,10 +46,17 @@ class Coordinates:
         """The index of each category's option; -1 where it is inactive."""
         return [_index(self._space[name], hparams[name]) if name in hparams else -1 for name in self.choices]
 
-    def point(self, numbers: np.ndarray, categories: Sequence[int]) -> Hparams:
-        """The point with these; what they say of inactive hyperparameters does not matter."""
+    def point(self, numbers: np.ndarray, categories: Sequence[int], bound: np.ndarray | None = None) -> Hparams:
+        """The point with these; what they say of inactive hyperparameters does not matter.
+
+        Args:
+            numbers: Kept to a few digits.
+            categories: An option of each.
+            bound: Which numbers are kept as they are, as they are some point's; None is none of them.
+        """
         columns = np.full(len(self._owners), 0.5)
-        columns[self._is_number] = np.round(numbers, _DIGITS)
+        rounded = np.round(numbers, _DIGITS)
+        columns[self._is_number] = rounded if bound is None else np.where(bound, numbers, rounded)
         of = dict(zip(self.choices, categories, strict=True))
         for name in self.choices:
             columns[[it == name for it in self._owners]] = _codes(self._space[name])[max(of[name], 0)]

@@ -56,6 +56,14 @@ def test_what_is_bound_is_as_in_the_point():
     assert known.columns(["layers", "mix", "optimizer"]).tolist() == [False, False, False, True, False, True, True]
 
 
+@given(value=st.integers(1, 10**7))
+def test_numbers_that_are_bound_are_not_rounded(value):
+    """Weights are made for this value, not for one nearby: rounded to three digits, most others are another one."""
+    known = Coordinates(Space({"width": Int(1, 10**7, log=True), "lr": Float(0.0, 1.0)}))
+    numbers = known.numbers({"width": value, "lr": 0.123456})
+    assert known.point(numbers, [], bound=known.columns(["width"])) == {"width": value, "lr": 0.123}
+
+
 def test_what_a_category_switches_off_is_not_free():
     """Also if it switches off a category; what depends on a number may always become active."""
     known = Coordinates(SPACE)
