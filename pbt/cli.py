@@ -35,6 +35,11 @@ _STORAGE = click.option(
     help="Folder that holds the runs.",
 )
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
+_CLUSTER = click.option(
+    "--address",
+    metavar="URL",
+    help="Dashboard of a Ray cluster, such as http://HEAD:8265: RUN is then a job that `pbt submit` gave to it.",
+)
 _DEBUG = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
@@ -226,9 +231,12 @@ def extend(
 @click.argument("run", metavar="RUN")
 @click.option("--no-wait", is_flag=True, help="Return at once.")
 @_STORAGE
+@_CLUSTER
 @_explained
-def stop(run: str, no_wait: bool, storage: Path) -> None:
+def stop(run: str, no_wait: bool, storage: Path, address: str | None) -> None:
     """Ask a running run to finish the segments under way, save every member, and stop."""
+    if address is not None:
+        return _stop_job(address, run, no_wait)
     from rich.console import Console
 
     from pbt.control import stop as ask
@@ -238,6 +246,19 @@ def stop(run: str, no_wait: bool, storage: Path) -> None:
     with Console().status("Waiting for the segments under way ..."):
         ask(found, wait=not no_wait)
     click.echo(f"{found.id} {'was asked to stop' if no_wait else 'has stopped'}. `pbt resume {found.path}` goes on.")
+    return None
+
+
+def _stop_job(address: str, job: str, no_wait: bool) -> None:
+    from pbt.runtime import jobs
+
+    client = jobs.connect(address)
+    jobs.stop(client, job)
+    if no_wait:
+        click.echo(f"{job} was asked to stop.")
+    else:
+        jobs.follow(client, job, lambda text: None)
+        click.echo(f"{job} has stopped.")
 
 
 @main.command()
@@ -315,6 +336,73 @@ def show(run: str, storage: Path, as_json: bool) -> None:
         report.show(result)
 
 
+def _watch_job(address: str, job: str) -> int:
+    """Pass on what a job prints; its exit code."""
+    from pbt.runtime import jobs
+
+    client = jobs.connect(address)
+    try:
+        return jobs.follow(client, job, functools.partial(click.echo, nl=False))
+    except KeyboardInterrupt:
+        again = f"`pbt watch {job} --address {address}` looks again, `pbt stop {job} --address {address}` stops it."
+        raise KeyboardInterrupt(f"no longer watching {job}, which goes on. {again}") from None
+
+
+@main.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option(
+    "--address",
+    metavar="URL",
+    envvar="RAY_API_SERVER_ADDRESS",
+    default="http://127.0.0.1:8265",
+    show_default=True,
+    help="Dashboard of the Ray cluster; auto is the cluster this machine belongs to.",
+)
+@click.option("--storage", metavar="PATH", help="Replaces the sweep's storage folder: one that all nodes see.")
+@click.option("--data", metavar="PATH", help="Your own data, where the cluster's nodes find it.")
+@click.option("--seed", type=int, help="Replaces the sweep's seed.")
+@click.option(
+    "--python",
+    metavar="PATH",
+    default=sys.executable,
+    help="The cluster's Python that pbt is installed in.  [default: this one's path]",
+)
+@click.option("--no-wait", is_flag=True, help="Return once the cluster has taken it.")
+@_explained
+def submit(
+    sweep: Path, address: str, storage: str | None, data: str | None, seed: int | None, python: str, no_wait: bool
+) -> None:
+    """Give a sweep to a Ray cluster as a job, and follow it; Ctrl-C leaves, and the job goes on.
+
+    The folder of the sweep file travels to the cluster, with the modules beside it. The cluster's token is read from
+    RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+
+    \b
+    ray dashboard cluster.yaml                               # forwards the dashboard's port
+    pbt submit sweep.yaml --storage /mnt/shared/pbt-runs
+    pbt watch JOB --address http://127.0.0.1:8265            # again, from anywhere
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    from pbt.config import read_sweep
+    from pbt.errors import SpecError
+
+    given = {"storage": storage, "trainable.options.data": data, "seed": seed}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    spec = read_sweep(sweep, chosen)
+    if not Path(spec.storage).is_absolute():
+        problem = f"{spec.storage} would lie in the job's own folder, and be lost with it"
+        raise SpecError("storage", problem, "Name a folder that all nodes see: --storage /SHARED/pbt-runs")
+    from pbt.runtime import jobs
+
+    options = {"--storage": spec.storage, "--data": data, "--seed": seed}
+    arguments = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    client = jobs.connect(address)
+    folder = sweep.absolute().parent
+    job = jobs.submit(client, spec.name, folder, ["run", sweep.name, "--address", "auto", *arguments], python)
+    click.echo(f"{job} was given to the cluster. `pbt watch {job} --address {address}` follows it from anywhere.")
+    if not no_wait:
+        sys.exit(_watch_job(address, job))
+
+
 @main.command("list")
 @_STORAGE
 @_AS_JSON
@@ -338,14 +426,21 @@ _EXIT_CODES = {"finished": 0, "stopped": 130}
 @main.command()
 @click.argument("run", metavar="RUN")
 @_STORAGE
+@_CLUSTER
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for every event, as it happens.")
 @_explained
-def watch(run: str, storage: Path, as_json: bool) -> None:
+def watch(run: str, storage: Path, address: str | None, as_json: bool) -> None:
     """Follow a run until it ends, from any terminal; Ctrl-C leaves, and the run goes on.
 
     Of a run that has ended, the end is shown at once. Exit codes are those of the run: 0 finished, 1 failed or killed,
     130 stopped.
     """
+    if address is not None:
+        from pbt.errors import PbtError
+
+        if as_json:
+            raise PbtError("--json and --address are both given. Leave one out: of a job, what it prints is shown.")
+        sys.exit(_watch_job(address, run))
     from pbt.record.runs import find_run
     from pbt.report.follow import watch as follow
 

@@ -25,6 +25,8 @@ _LEFT_HERE = [".git", ".venv", "pbt-runs", "pbt-demo", "__pycache__", "*.pt", "*
 #: Seconds that the connection to the cluster may be gone while a job is followed, and between two attempts.
 _PATIENCE_S, _AGAIN_S = 300.0, 2.0
 _ENDS = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
+#: A sweep that is told to stop ends the segments it is at, and saves: Ray would kill it after three seconds.
+_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
 #: Exit codes of ends, as `pbt run` has them.
 _CODES = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130}
 
@@ -39,6 +41,8 @@ def connect(address: str) -> JobSubmissionClient:
         SpecError: Nobody answers there, or the token is not the cluster's.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # to Ray, these count more than what it is told
+        os.environ.pop(name, None)
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -71,7 +75,7 @@ def submit(
         SpecError: The cluster does not take it.
     """
     job = f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    environment: dict[str, Any] = {"working_dir": str(folder), "excludes": _LEFT_HERE}
+    environment: dict[str, Any] = {"working_dir": str(folder), "excludes": _LEFT_HERE, "env_vars": _ENVIRONMENT}
     entrypoint = shlex.join([python, "-m", "pbt", *arguments])
     try:
         return str(client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=environment))

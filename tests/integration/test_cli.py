@@ -324,3 +324,70 @@ def test_a_database_that_cannot_be_written_is_named(folder: Path, monkeypatch: p
     assert behind.exit_code == 1
     wanted = r"pbt: MLflow is still behind \(.*cannot write \S+mlflow.db. Make it .* try again\.\n"
     assert re.fullmatch(wanted, behind.stderr)
+
+
+def test_a_job_whose_storage_would_be_lost_is_refused(folder: Path) -> None:
+    """Before anything travels: no cluster is asked."""
+    sweep = with_change(folder, "name", "toy")
+    outcome = pbt("submit", sweep, "--storage", "pbt-runs", "--address", "http://127.0.0.1:1")
+    assert outcome.exit_code == 2
+    assert "storage: pbt-runs would lie in the job's own folder" in outcome.stderr
+
+
+@pytest.mark.parametrize("verb", ["submit", "watch", "stop"])
+def test_a_cluster_that_does_not_answer_is_told_with_its_mend(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """For every verb that asks one."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    sweep = with_change(folder, "name", "toy")
+    more = (sweep, "--storage", str(folder)) if verb == "submit" else ("job",)
+    outcome = pbt(verb, *more, "--address", "http://127.0.0.1:1")
+    assert outcome.exit_code == 2, outcome.output
+    assert outcome.stderr.startswith("pbt: --address: no cluster takes jobs at 'http://127.0.0.1:1'")
+    assert "Start one with `ray start --head`" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_spaces_are_shown_by_name_and_by_file(folder: Path) -> None:
+    """A ready one, that of a sweep file, and one of the person's own."""
+    (folder / "mine_space.py").write_text(
+        "from searchspaces import Float, Space\nSPACE = Space({'x': Float(0.0, 1.0)})\n"
+    )
+    for named, word in (
+        ("adamw", "weight_decay"),
+        (with_change(folder, "name", "toy"), "h1"),
+        ("mine_space:SPACE", "x"),
+    ):
+        outcome = pbt("space", "show", named, "--json")
+        assert outcome.exit_code == 0, outcome.output
+        assert word in json.loads(outcome.stdout)["space"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("show", "adamx"), "space 'adamx' is not a ready one: did you mean 'adamw'"),
+        (("show", "nothing.yaml"), "nothing.yaml: cannot be read"),
+        (("import", "nothing.yaml"), "nothing.yaml: cannot be read"),
+        (("import", "list.yaml"), "list.yaml: holds no space. Give a W&B sweep"),
+        (("import", "normal.yaml"), "lr has the distribution 'normal', which has no counterpart"),
+    ],
+)
+def test_a_space_that_is_none_is_told_with_its_mend(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    """One line, exit code 2."""
+    (folder / "list.yaml").write_text("[1, 2]")
+    (folder / "normal.yaml").write_text("parameters: {lr: {distribution: normal, mu: 0, sigma: 1}}")
+    outcome = pbt("space", *arguments)
+    assert (outcome.exit_code, len(outcome.stderr.splitlines())) == (2, 1), outcome.output
+    assert says.lower() in outcome.stderr.lower()
+
+
+def test_an_imported_space_is_one(folder: Path) -> None:
+    """What is printed goes into a sweep file as it stands; what does not vary is told as a comment."""
+    wandb = {"parameters": {"h0": {"min": 0.0, "max": 1.0}, "epochs": {"value": 3}}}
+    (folder / "wandb.yaml").write_text(yaml.safe_dump(wandb))
+    outcome = pbt("space", "import", "wandb.yaml")
+    assert outcome.exit_code == 0, outcome.output
+    assert yaml.safe_load(outcome.stdout) == {"space": {"h0": {"type": "float", "low": 0.0, "high": 1.0}}}
+    assert "# epochs: 3" in outcome.stdout
