@@ -14,7 +14,7 @@ from pbt.spec import PARTS, SweepSpec
 from pbt.sweep_schema import descriptions, sweep_schema
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if path.parent.name != "kuberay")
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,7 @@ def from_function(
     metrics: Mapping[str, str | MetricSpec],
     arguments: Sequence[str] = (),
     tokens: int = 1,
+    resident: int = 0,
     data: Mapping[str, str | int | float] | None = None,
 ) -> Function:
     """A trainable of somebody's own training function.
@@ -118,6 +119,7 @@ def from_function(
         metrics: What it reports, by name: `min` or `max`, whichever is better, or a `MetricSpec`.
         arguments: What it finds in `sys.argv` behind its name.
         tokens: Tokens or examples that it trains on between two reports.
+        resident: Members whose models stay in memory between their turns; 0 is all.
         data: Provenance of the data.
 
     Raises:
@@ -129,6 +131,7 @@ def from_function(
         metrics={name: it.mode if isinstance(it, MetricSpec) else it for name, it in metrics.items()},
         arguments=list(arguments),
         tokens=tokens,
+        resident=resident,
         data=dict(data or {}),
     )
 

@@ -55,6 +55,8 @@ class Function:
         metrics: What it reports, by name: `min` or `max`, whichever is better.
         arguments: What it finds in `sys.argv` behind its name.
         tokens: Tokens or examples that it trains on between two reports.
+        resident: Members of a stack whose loops stay in memory between their turns; the others are kept on the CPU, and
+            begin anew when it is their turn. 0 is all: fastest, where a device has room for so many models.
         data: Provenance of the data.
     """
 
@@ -63,6 +65,7 @@ class Function:
     metrics: Mapping[str, str]
     arguments: Sequence[str] = ()
     tokens: int = 1
+    resident: int = 0
     data: Mapping[str, str | int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,8 +80,10 @@ class Function:
                 raise TrainableError(f"function metrics[{name!r}] is {mode!r}; give min or max")
         if isinstance(self.arguments, str) or not all(isinstance(it, str | int | float) for it in self.arguments):
             raise TrainableError(f"function arguments is {self.arguments!r}; give a list, as in [--epochs, 30]")
-        if not isinstance(self.tokens, int) or isinstance(self.tokens, bool) or self.tokens < 1:
-            raise TrainableError(f"function tokens is {self.tokens!r}; give a whole number >= 1")
+        for name, low in (("tokens", 1), ("resident", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise TrainableError(f"function {name} is {value!r}; give a whole number >= {low}")
 
     def describe(self) -> Capabilities:
         """What it was said to ask for and report; a step is a report."""
@@ -178,9 +183,11 @@ class _Member:
     metrics: Mapping[str, float]
     kept: State | None = None
     loop: Loop | None = None
+    asked: set[str] = field(default_factory=set)  # by loops that have ended, of the hyperparameters it has now
 
     def end(self) -> None:
         if self.loop is not None:
+            self.asked |= self.loop.asked
             self.loop.end()
             self.loop = None
 
@@ -194,6 +201,7 @@ class FunctionStack:
         self._train: Callable[[], Any] = function("function train", owner.train)
         self._values = _Values(owner.describe().hparams)
         self._members: list[_Member | None] = [None] * capacity
+        self._resident: list[_Member] = []  # those with loops, the one that was used last at the end
         weakref.finalize(self, _end, self._members)
 
     # ------------------------------------------------------------------------------------------------------- members
@@ -221,12 +229,7 @@ class FunctionStack:
         member = self._here(slot)
         if member.kept is None:
             self._begin(member)
-        if member.kept is not None:
-            found = copied(member.kept)
-        else:
-            assert member.loop is not None
-            found = copied(_packed(member.loop.content(), member))
-        return State(found.shards, member.age, member.consumed, member.seed)
+        return _state(member)
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
         """Exploit: the receivers' loops begin anew, from what the donors' keep."""
@@ -250,8 +253,8 @@ class FunctionStack:
 
     def asked(self, slot: int) -> Collection[str]:
         """Names of the hyperparameters that the loop has asked for since any of them changed."""
-        loop = self._here(slot).loop
-        return frozenset() if loop is None else frozenset(loop.asked)
+        member = self._here(slot)
+        return frozenset(member.asked) | (frozenset() if member.loop is None else frozenset(member.loop.asked))
 
     def set_hparams(self, slots: Sequence[int], **values: Sequence[HparamValue]) -> None:
         """Change them: the loops begin anew, from what they keep."""
@@ -267,7 +270,7 @@ class FunctionStack:
             if hparams != member.hparams:
                 member.kept = self.state(slot)
                 member.end()
-                member.hparams = hparams
+                member.hparams, member.asked = hparams, set()
 
     # ------------------------------------------------------------------------------------------------------ training
 
@@ -299,12 +302,22 @@ class FunctionStack:
     def _begin(self, member: _Member) -> Loop:
         """The member's loop, at its last report or at its beginning."""
         if member.loop is None:
+            self._make_room()
             content, step, _ = (None, 0, None) if member.kept is None else _unpacked(member.kept)
             arguments = [str(it) for it in self._owner.arguments]
             loop = Loop(self._train, member.hparams, content, step, arguments, self._device)
             loop.start(_draw(_BEGINNING, member.seed, 0))
             member.loop, member.kept = loop, None
+        self._resident = [it for it in self._resident if it is not member and it.loop is not None] + [member]
         return member.loop
+
+    def _make_room(self) -> None:
+        """For one more loop, where no more than some may stay in memory."""
+        self._resident = [it for it in self._resident if it.loop is not None]
+        while 0 < self._owner.resident <= len(self._resident):
+            oldest = self._resident.pop(0)
+            oldest.kept = _state(oldest)
+            oldest.end()
 
     def _advance(self, member: _Member) -> Mapping[str, float]:
         report = self._begin(member).advance(_draw(_TRAINING, member.seed, member.consumed))
@@ -331,6 +344,16 @@ class FunctionStack:
         if member is None:
             raise TrainableError(f"slot {slot} is empty; admit a member first")
         return member
+
+
+def _state(member: _Member) -> State:
+    """All that is kept of a member, on the CPU: what waits for its turn takes no room where others train."""
+    state = member.kept
+    if state is None:
+        assert member.loop is not None
+        state = _packed(member.loop.content(), member)
+    shards = (Shard.whole(it.name, it.tensor.to("cpu", copy=True)) for it in state.shards)
+    return State(tuple(shards), member.age, member.consumed, member.seed)
 
 
 def _end(members: list[_Member | None]) -> None:

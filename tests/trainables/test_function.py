@@ -36,6 +36,8 @@ class TestContract(StackContract):
         "dropout": Change(to=0.7),
     }
 
+    RESIDENT = 0
+
     @pytest.fixture
     def trainable(self):
         return adapt.from_function(
@@ -47,6 +49,7 @@ class TestContract(StackContract):
                 "dropout": 0.2,
             },
             metrics={"loss": "min"},
+            resident=self.RESIDENT,
         )
 
     def test_splits_differ(self, stack):
@@ -67,6 +70,24 @@ class TestContract(StackContract):
         for ask in asks:
             with pytest.raises(TrainableError, match=f"slot {slot}"):
                 ask()
+
+
+@pytest.mark.full
+class TestContractOfOneInMemory(TestContract):
+    """Members wait for their turns as states, and nobody can tell."""
+
+    RESIDENT = 1
+
+
+def test_no_more_loops_are_in_memory_than_may_be():
+    """Those that were used last; what was asked for stays known, and where they stood."""
+    stack = stack_of("asks_while_it_trains", 3, resident=2)
+    stack.run([2, 2, 2])
+    assert len(training_loops()) == 2
+    assert [stack.asked(slot) for slot in range(3)] == [{"lr"}] * 3
+    stack.run([3, 3, 3])
+    assert [stack.progress(slot) for slot in range(3)] == [(3, 3)] * 3
+    assert len(training_loops()) == 2
 
 
 def made(name, hparams=None, metrics=None, **options):
@@ -253,6 +274,7 @@ def test_an_exception_of_the_loops_is_the_users():
         ({"hparams": {"mix": {"a": 0.5, "b": 0.4}}}, "sum to 0.9, not 1"),
         ({"arguments": "--epochs 30"}, r"arguments is '--epochs 30'; give a list"),
         ({"tokens": 0}, "tokens is 0; give a whole number"),
+        ({"resident": -1}, "resident is -1; give a whole number"),
     ],
 )
 def test_options_that_make_no_trainable_are_refused(options, says):
