@@ -110,9 +110,16 @@ def _make_importable(folder: Path) -> None:
 @click.option("--storage", type=click.Path(path_type=Path), help="Replaces the sweep's storage folder.")
 @click.option("--local", is_flag=True, help="Run in this process, without Ray.")
 @click.option("--address", help="Ray cluster to join, for example auto.")
+@click.option("--as-job", is_flag=True, hidden=True)
 @_explained
 def run(
-    sweep: Path, data: Path | None, seed: int | None, storage: Path | None, local: bool, address: str | None
+    sweep: Path,
+    data: Path | None,
+    seed: int | None,
+    storage: Path | None,
+    local: bool,
+    address: str | None,
+    as_job: bool,
 ) -> None:
     """Run a sweep file to its end.
 
@@ -135,8 +142,13 @@ def run(
     spec = read_sweep(sweep, chosen)
     from pbt.sweep import Sweep
 
-    _make_importable(sweep.absolute().parent)
-    result = Sweep.from_spec(spec).run(imports=sweep.absolute().parent)
+    folder = sweep.absolute().parent
+    _make_importable(folder)
+    made = Sweep.from_spec(spec)
+    if as_job:  # another node of this machine may make the job's folder anew, which is then gone under our feet
+        Path(spec.storage).mkdir(parents=True, exist_ok=True)
+        os.chdir(spec.storage)
+    result = made.run(imports=folder)
     _show_end(result)
 
 
@@ -397,7 +409,9 @@ def submit(
     arguments = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     client = jobs.connect(address)
     folder = sweep.absolute().parent
-    job = jobs.submit(client, spec.name, folder, ["run", sweep.name, "--address", "auto", *arguments], python)
+    job = jobs.submit(
+        client, spec.name, folder, ["run", sweep.name, "--as-job", "--address", "auto", *arguments], python
+    )
     click.echo(f"{job} was given to the cluster. `pbt watch {job} --address {address}` follows it from anywhere.")
     if not no_wait:
         sys.exit(_watch_job(address, job))

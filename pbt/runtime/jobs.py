@@ -7,6 +7,7 @@ modules beside it are found; nothing is installed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shlex
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from pbt.errors import HostError, SpecError, first_line
@@ -27,6 +29,11 @@ _PATIENCE_S, _AGAIN_S = 300.0, 2.0
 _ENDS = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
 #: A sweep that is told to stop ends the segments it is at, and saves: Ray would kill it after three seconds.
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
+#: Of Ray's loggers, those that tell of every package that is sent and every connection that is closed.
+_TALKERS = tuple(
+    f"ray.{name}"
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
+)
 #: Exit codes of ends, as `pbt run` has them.
 _CODES = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130}
 
@@ -43,11 +50,13 @@ def connect(address: str) -> JobSubmissionClient:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # to Ray, these count more than what it is told
         os.environ.pop(name, None)
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (AuthenticationError, RuntimeError, ValueError, OSError) as error:
         problem = f"no cluster takes jobs at {address!r} ({first_line(error)})"
-        if "uthenti" in str(error) or "token" in str(error):
+        if isinstance(error, AuthenticationError):
             mend = "Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the token the cluster was started with"
             if os.environ["RAY_AUTH_MODE"] == "token":
                 mend += "; for a cluster without one, set RAY_AUTH_MODE=disabled"

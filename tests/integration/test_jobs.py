@@ -89,9 +89,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             os.killpg(node.pid, signal.SIGTERM)
         for node in nodes:
             try:
-                node.wait(30)
+                node.wait(10)
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
 
 
 def wait_for_port(port: int) -> None:
@@ -107,7 +108,7 @@ def wait_for_port(port: int) -> None:
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A sweep whose trainable is a module beside it; long enough to be left and found again."""
-    return write(tmp_path, "toy", generations=150)
+    return write(tmp_path, "toy", generations=60)
 
 
 def write(folder: Path, name: str, generations: int) -> Path:
@@ -128,40 +129,45 @@ def lines_until(process: subprocess.Popen[str], pattern: str) -> list[str]:
     raise AssertionError(f"no line with {pattern!r} in\n{''.join(seen)}")
 
 
+def job_of(lines: list[str]) -> str:
+    """The first that is said: which job it is, and how to find it again."""
+    found = re.match(r"(\S+) was given to the cluster. `pbt watch (\S+) --address", lines[0])
+    assert found, lines[0]
+    assert found[1] == found[2]
+    return found[1]
+
+
 def test_a_job_outlives_who_submitted_it_and_is_watched_again(cluster: Cluster, sweep: Path, tmp_path: Path) -> None:
     """The client is killed in the middle; another sees all of it from the beginning, and the results are there."""
     storage = tmp_path / "runs"
     client = cluster.pbt("submit", str(sweep), "--storage", str(storage))
-    (first, *_) = lines_until(client, r"generation +2/150")
-    job = first.split()[0]
+    job = job_of(lines_until(client, r"generation +2/60"))
     os.killpg(client.pid, signal.SIGKILL)
-    client.wait()
+    client.communicate()
     watcher = cluster.pbt("watch", job)
     told, _ = watcher.communicate(timeout=PATIENCE_S)
     assert watcher.returncode == 0, told
-    assert len(re.findall(r"generation +2/150", told)) == 1
+    assert len(re.findall(r"generation +2/60", told)) == 1
     assert "finished after" in told
     (run,) = storage.glob("toy-*")
-    result = pbt.load(run)
-    assert result.finished
-    assert {row["stack"] for row in result.rows["hosts"]} == {0, 1}
+    assert pbt.load(run).finished
 
 
 def test_a_job_is_stopped_and_its_run_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     """Its members are saved first: Ray's three seconds would not do."""
     storage = tmp_path / "runs"
-    sweep = write(tmp_path, "long", generations=5000)
+    sweep = write(tmp_path, "long", generations=2000)
     client = cluster.pbt("submit", str(sweep), "--storage", str(storage))
-    (first, *_) = lines_until(client, r"generation +2/5000")
-    job = first.split()[0]
+    job = job_of(lines_until(client, r"generation +2/2000"))
     stopper = cluster.pbt("stop", job)
     told, _ = stopper.communicate(timeout=PATIENCE_S)
     assert (stopper.returncode, told) == (0, f"{job} has stopped.\n")
-    assert client.wait(PATIENCE_S) == 130
+    client.communicate(timeout=PATIENCE_S)
+    assert client.returncode == 130
     (run,) = storage.glob("long-*")
     result = pbt.load(run)
     assert result.status == "stopped"
-    last = max(row["segment"] for row in result.rows["segments"])
+    last = max(row["segment"] for row in result.rows["outcomes"])
     assert {(row["member"], row["segment"]) for row in result.rows["checkpoints"]} >= {(it, last) for it in range(4)}
 
 
