@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,6 +86,10 @@ def launch(job: Job, *, progress: bool = True, baseline: Result | None = None) -
     tracking = job.spec.tracking
     resumed = job.reason != "start"
     is_tunes = job.spec.hosts.reporter == "tune"
+    if tracking.enabled and job.spec.hosts.kind == "local":
+        # Before anybody trains in this process: MLflow imports much that libraries look for in `sys.modules`, such as
+        # polars. What scikit-learn would find there while the watching thread imports it is half a module.
+        import_module("pbt.record.mlflow")
     with Watch(job.run, tracking, show=progress, plain=is_tunes, baseline=baseline, resumed=resumed) as watch:
         with _stoppable(job.run, watch.say):
             _run_on_hosts(job, has_reporter=progress and is_tunes)

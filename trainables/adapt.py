@@ -89,7 +89,8 @@ def report(metrics: Mapping[str, Any], step: int) -> None:
     The best place is the end of an epoch: where a run is taken up again, it is at the beginning of what follows.
 
     Args:
-        metrics: Numbers by name, with all that the sweep was told to expect.
+        metrics: Numbers by name, with all that the sweep was told to expect, which are of held-out data; all others are
+            recorded as of training, by their means.
         step: In whatever the loop counts; larger each time.
 
     Raises:
@@ -146,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        return float(value.detach() if hasattr(value, "detach") else value)  # a loss that was just differentiated
     except (TypeError, ValueError) as error:
         raise TrainableError(f"metric {name!r} is {value!r}; report a number") from error
 

@@ -275,18 +275,19 @@ class FunctionStack:
     # ------------------------------------------------------------------------------------------------------ training
 
     def run(self, until: Sequence[int]) -> Metrics:
-        """Train each slot to so many reports of its own; the means over these."""
+        """Train each slot to so many reports of its own; means of what these hold besides what `evaluate` gives."""
         if len(until) != self.capacity:
             raise TrainableError(f"until has {len(until)} entries; give one for each of {self.capacity} slots")
-        sums: Metrics = {name: np.full(self.capacity, math.nan) for name in self._owner.metrics}
+        means: Metrics = {}
         for slot, goal in enumerate(until):
             member = self._members[slot]
             count = 0 if member is None else int(goal) - member.consumed
             if member is None or count <= 0:
                 continue
-            for name, values in _means([self._advance(member) for _ in range(count)]).items():
-                sums.setdefault(name, np.full(self.capacity, math.nan))[slot] = values
-        return sums
+            for name, value in _means([self._advance(member) for _ in range(count)]).items():
+                if name not in self._owner.metrics:
+                    means.setdefault(name, np.full(self.capacity, math.nan))[slot] = value
+        return means
 
     def evaluate(self, split: Split, slots: Sequence[int]) -> Metrics:
         """What the loops reported last; NaN for those that have not yet."""

@@ -53,6 +53,8 @@ class StackContract:
     SAMPLES: ClassVar[tuple[Mapping[str, HparamValue], ...]]
     #: Whether training, validation and test data differ.
     SPLITS_DIFFER: ClassVar[bool] = True
+    #: A metric that `run` reports.
+    TRAINING: ClassVar[str] = "loss"
     #: Part of the names of tensors that a float32 step fills with rounding; None if there are none.
     ROUNDING: ClassVar[str | None] = None
 
@@ -184,8 +186,8 @@ class StackContract:
         full.evict(0)
         for stack in (full, sparse):
             metrics = stack.run([9] * CAPACITY)
-            assert np.isnan(metrics["loss"][0])
-            assert np.isfinite(metrics["loss"][1])
+            assert np.isnan(metrics[self.TRAINING][0])
+            assert np.isfinite(metrics[self.TRAINING][1])
         assert_same(full.state(1), sparse.state(1))
 
     # --- going on elsewhere
@@ -382,10 +384,10 @@ class StackContract:
 
     def test_run_reports_means_over_its_steps(self, stack):
         """Metrics of a run are the means over its steps, float64, one entry a slot."""
-        parts = [stack.run([until] * CAPACITY)["loss"] for until in (1, 2, 3)]
+        parts = [stack.run([until] * CAPACITY)[self.TRAINING] for until in (1, 2, 3)]
         again = stack.state(0)
         stack.admit(0, self.SAMPLES[0], SEEDS[0])
-        whole = stack.run([3, 3, 3])["loss"]
+        whole = stack.run([3, 3, 3])[self.TRAINING]
         assert_same(again, stack.state(0))
         assert whole.shape == (CAPACITY,)
         assert whole.dtype == np.float64

@@ -60,6 +60,12 @@ def test_few_lines_have_to_change() -> None:
     assert len(changed) <= 10
 
 
+def test_the_page_shows_the_sweep_file() -> None:
+    """As it is, but for the comments it begins with."""
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert (OWN / "digits.yaml").read_text().endswith(shown)
+
+
 def test_the_script_still_runs_by_itself(script: Path) -> None:
     """And does what it did before: the same digits."""
     command = [sys.executable, "digits.py", "--epochs", "1", "--checkpoint", "alone.pt"]

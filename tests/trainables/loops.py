@@ -45,7 +45,15 @@ def train():
         model.eval()
         with torch.no_grad():
             held_out = functional.mse_loss(model(inputs), targets)
-        adapt.report({"loss": held_out}, step=step + 1)
+        adapt.report({"loss": held_out, "train_loss": loss}, step=step + 1)
+
+
+def sees_mlflow():
+    """It was imported before anybody trains: not at the same time, by another thread."""
+    import sys
+
+    found = float("mlflow" in sys.modules)
+    _loop(each=lambda step: {"loss": found})
 
 
 def _loop(before=lambda: None, each=lambda step: {"loss": 1.0}, steps=1000, first=None):
@@ -75,7 +83,7 @@ def prints():
 
 
 def asks_while_it_trains():
-    _loop(each=lambda step: {"loss": adapt.hparams({"lr": 1.0, "decay": 0.0})["lr"]})
+    _loop(each=lambda step: {"loss": 1.0, "lr": adapt.hparams({"lr": 1.0, "decay": 0.0})["lr"]})
 
 
 def draws():
@@ -84,14 +92,17 @@ def draws():
 
     import numpy as np
 
-    first = [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: NPY002
-    _loop(each=lambda step: {"loss": sum(first), "next": random.random() + np.random.rand() + torch.rand(())})  # noqa: NPY002
+    def drawn():
+        return random.random() + np.random.rand() + float(torch.rand(()))  # noqa: NPY002
+
+    first = drawn()
+    _loop(each=lambda step: {"loss": 1.0, "first": first, "next": drawn()})
 
 
 def arguments():
     import sys
 
-    _loop(each=lambda step: {"loss": len(sys.argv), "second": float(sys.argv[2])})
+    _loop(each=lambda step: {"loss": 1.0, "count": len(sys.argv), "second": float(sys.argv[2])})
 
 
 def too_short():

@@ -7,8 +7,10 @@ import copy
 import gc
 import pickle
 import random
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -37,6 +39,7 @@ class TestContract(StackContract):
     }
 
     RESIDENT = 0
+    TRAINING = "train_loss"
 
     @pytest.fixture
     def trainable(self):
@@ -134,7 +137,7 @@ def test_who_was_asked_for_is_forgotten_with_a_change(monkeypatch):
     stack.run([1])
     stack.set_hparams([0], lr=[0.25])
     assert stack.asked(0) == set()
-    assert stack.run([2])["loss"][0] == 0.25
+    assert stack.run([2])["lr"][0] == 0.25
     assert stack.asked(0) == {"lr"}
     stack.set_hparams([0], lr=[0.25])  # no change
     assert stack.asked(0) == {"lr"}
@@ -177,9 +180,9 @@ def test_random_numbers_follow_from_the_seed_and_the_steps():
     metrics = [alone.run([1]), alone.run([2])]
     both = [together.run([1, 5]), together.run([2, 9])]
     for one, other in zip(metrics, both, strict=True):
-        assert (one["loss"][0], one["next"][0]) == (other["loss"][0], other["next"][0])
+        assert (one["first"][0], one["next"][0]) == (other["first"][0], other["next"][0])
     assert metrics[0]["next"] != metrics[1]["next"]
-    assert both[0]["loss"][0] != both[0]["loss"][1]
+    assert both[0]["first"][0] != both[0]["first"][1]
 
 
 def test_others_random_numbers_and_arguments_are_left_alone(monkeypatch):
@@ -200,7 +203,7 @@ def test_others_random_numbers_and_arguments_are_left_alone(monkeypatch):
 def test_arguments_are_those_of_the_sweep_file():
     """Numbers are written as on a command line."""
     metrics = stack_of("arguments", arguments=["--epochs", 30]).run([1])
-    assert (metrics["loss"][0], metrics["second"][0]) == (3, 30)
+    assert (metrics["count"][0], metrics["second"][0]) == (3, 30)
 
 
 def test_loops_that_nobody_needs_end_and_clean_up():
@@ -218,6 +221,33 @@ def test_loops_that_nobody_needs_end_and_clean_up():
 
 def training_loops():
     return [thread for thread in threading.enumerate() if thread.name == "training-loop"]
+
+
+def test_what_is_held_out_is_not_told_as_training():
+    """What the sweep was told to expect is of the validation split; all else is of training."""
+    stack = stack_of("asks_while_it_trains")
+    assert set(stack.run([2])) == {"lr"}
+    assert set(stack.evaluate("validation", [0])) == {"loss"}
+
+
+def test_mlflow_is_imported_before_anybody_trains(tmp_path):
+    """scikit-learn looks for what MLflow imports, and finds half a module while another thread is at it."""
+    code = f"""
+import pbt
+from trainables import adapt
+result = pbt.Sweep(
+    trainable=adapt.from_function(
+        "tests.trainables.loops:sees_mlflow", hparams={{"lr": 0.5}}, metrics={{"loss": "max"}}
+    ),
+    space={{"lr": {{"type": "float", "low": 0.1, "high": 1.0}}}},
+    objective="loss",
+    budget={{"members": 2, "generations": 1, "steps": 1}},
+    hosts=pbt.Hosts(kind="local", stacks=2),
+    storage={str(tmp_path)!r},
+).run(progress=False)
+assert result.best.score == 1.0
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=120)
 
 
 # --- loops that go wrong
