@@ -3,7 +3,7 @@
     FOLDER/
       weights.safetensors   parameters and buffers by plain name, without the optimizer's
       winner.json           score, schedule, hyperparameters, sweep, seed, digest, versions, ancestry
-      train.py              trains by the schedule from scratch; needs torch and the package `trainables`, not pbt
+      train_winner.py       trains by the schedule from scratch; needs torch and the package `trainables`, not pbt
 
 Nothing is pickled.
 """
@@ -67,7 +67,7 @@ def export(result: Result, folder: str | Path, *, member: Reference | None = Non
         {
             "weights.safetensors": weights,
             "winner.json": json.dumps(without_nan(facts), indent=1).encode(),
-            "train.py": script(result, segment).encode(),
+            "train_winner.py": script(result, segment).encode(),
         },
     )
     return folder
@@ -171,7 +171,7 @@ def script(result: Result, segment: Segment) -> str:
         "SEED": segment.seed,
         "SHRINK": {step.age_start: asdict(step.shrink) for step in steps if step.shrink is not None},
     }
-    text = (files("pbt.report") / "assets" / "train.py.txt").read_text(encoding="utf-8")
+    text = (files("pbt.report") / "assets" / "train_winner.py.txt").read_text(encoding="utf-8")
     text = text.replace("@TITLE@", f"member {segment.key.member} of {result.run.id}")
     for name, value in values.items():
         text = text.replace(f"@{name}@", pformat(value, width=100, sort_dicts=False))

@@ -17,11 +17,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
+
+import torch
 
 from trainables.base import HparamSpec, MetricSpec
 from trainables.errors import TrainableError
 from trainables.function import Function
+from trainables.module import Module
 from trainables.own.kept import Load, Save
 from trainables.own.loop import Loop, check_asked, current
 from trainables.own.names import name_of
@@ -135,6 +139,92 @@ def from_function(
         resident=resident,
         data=dict(data or {}),
     )
+
+
+def from_module(
+    model: Callable[..., torch.nn.Module] | str,
+    loss: Callable[..., Any] | str,
+    data: Callable[[], Any] | str,
+    *,
+    metrics: Mapping[str, tuple[Callable[..., Any] | str, str]] | None = None,
+    **options: Any,
+) -> Module:
+    """A trainable of somebody's own module, whose members train stacked: one kernel for all of them, where that can be.
+
+    Args:
+        model: Makes the module: a function or a class of a module that hosts can import, or its name.
+        loss: Of what it gives and the targets, such as `torch.nn.functional.cross_entropy`.
+        data: Gives the examples: `{"train": (inputs, targets), "validation": ..., "test": ...}`.
+        metrics: What else is measured, by name: a function like the loss, and `min` or `max`.
+        **options: The others of `trainables.module.Module`, such as `batch`, `optimizer` and `schedule`.
+
+    Raises:
+        TrainableError: One of these makes no sense.
+    """
+    try:
+        return Module(
+            model=_named("model", model),
+            loss=_named("loss", loss),
+            data=_named("data", data),
+            metrics={
+                name: {"function": _named(f"metrics[{name!r}]", measure), "mode": mode}
+                for name, (measure, mode) in (metrics or {}).items()
+            },
+            **options,
+        )
+    except TypeError as error:
+        raise TrainableError(f"from_module: {error}; the options are those of trainables.module.Module") from error
+
+
+def lightning_callback() -> Any:
+    """A callback for a PyTorch Lightning `Trainer`, inside a function that a sweep trains: every epoch is a report.
+
+    It keeps module, optimizers, schedulers and counts; what it reports is `trainer.callback_metrics`. Outside a sweep
+    it does nothing.
+
+    Raises:
+        TrainableError: Lightning is not installed.
+    """
+    return _callback("lightning", "lightning")
+
+
+def trainer_callback() -> Any:
+    """A `TrainerCallback` for Hugging Face's `Trainer`, inside a function that a sweep trains: evaluations are reports.
+
+    It keeps model, optimizer and scheduler; what it reports is what the evaluation gave, such as `eval_loss`. Outside a
+    sweep it does nothing.
+
+    Raises:
+        TrainableError: transformers is not installed.
+    """
+    return _callback("hugging_face", "transformers")
+
+
+def _callback(module: str, package: str) -> Any:
+    try:
+        return import_module(f"trainables.own.{module}").Population()
+    except ImportError as error:
+        mend = f"pip install 'pbt[{package}]'"
+        raise TrainableError(f"{package} is not installed ({error}); {mend}") from error
+
+
+def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Share of examples whose largest output is that of the target's class: a metric for `from_module`.
+
+    Args:
+        output: `[examples, ..., classes]`.
+        target: `[examples, ...]` whole numbers.
+    """
+    return (output.argmax(-1) == target).double().mean()
+
+
+def _named(what: str, given: Any) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, torch.nn.Module):
+        mend = "give the function or class that makes it" if what == "model" else "give a function"
+        raise TrainableError(f"module {what} is a {type(given).__name__}; {mend}")
+    return name_of(given)
 
 
 def _plain(value: Any) -> Any:

@@ -1,383 +1,195 @@
-"""Any torch.nn module, one member at a time, on one process or shared by the ranks of a gang.
-
-What is too large for one device, or too slow on it, is trained by several processes: each sees a part of every batch
-(`ddp`), and holds a part of parameters and moments only (`fsdp`). What is learned does not depend on their number, to
-rounding, nor does a member's state, which any other number of them can take up.
-"""
+"""Somebody's own torch.nn module, whose members train stacked: `trainables.adapt.from_module` is the door to it."""
 
 from __future__ import annotations
 
-import math
-import pkgutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.nn.parallel import DistributedDataParallel
 
-from trainables.base import (
-    Capabilities,
-    Hparams,
-    HparamSpec,
-    HparamValue,
-    Metrics,
-    MetricSpec,
-    Place,
-    Shard,
-    Split,
-    Stack,
-    State,
-)
-from trainables.core.hparams import HparamTable
-from trainables.core.model import Batch, Feed, num_examples, parts
-from trainables.core.options import check_choice
-from trainables.core.rng import Draws, site
-from trainables.core.shards import by_name, copied, fill
-from trainables.errors import TrainableError
+from trainables.base import Capabilities, Hparams, MetricSpec, Place, Stack
+from trainables.core import options
+from trainables.core.model import Program
+from trainables.core.optim import CLIP_NORM, ready
+from trainables.core.schedules import Schedule
+from trainables.core.stack import CoreStack
+from trainables.errors import TrainableError, nearest
 from trainables.own.names import function
+from trainables.own.network import Network, Source, network
+from trainables.own.tensors import Tables, TensorFeed, tables
 
-_BUCKET = "module"
-_DROPOUT = site("module.draws")
-#: Modules draw from random numbers that all threads of a process share: one at a time.
-_DRAWING = threading.Lock()
-_HPARAMS: Mapping[str, HparamSpec] = {
-    "lr": HparamSpec(kind="live", default=1e-3, low=0.0, doc="learning rate"),
-    "weight_decay": HparamSpec(kind="live", default=0.01, low=0.0, doc="decoupled, times the learning rate"),
-    "beta1": HparamSpec(kind="live", default=0.9, low=0.0, high=1.0, doc="decay of the first moment"),
-    "beta2": HparamSpec(kind="live", default=0.999, low=0.0, high=1.0, doc="decay of the second moment"),
-    "clip_norm": HparamSpec(kind="live", default=0.0, low=0.0, doc="largest norm of the gradient; 0 does not clip"),
-}
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MODES = ("min", "max")
+_COUNTS = ("batch", "eval_examples", "schedule_knots", "accumulate")
+_NOT_IN_BUCKETS = {"arguments", "data", "eval_examples", "metrics"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Module:
-    """A module trained with AdamW.
+    """A module, its loss and its data, trained from scratch by the training core.
 
-    The first three are names, `package.module:function`, so that a sweep can be recorded and taken up again.
+    Functions are given by name, `package.module:function`, so that a sweep can be recorded and taken up again.
 
     Attributes:
-        make: Builds the module with fresh weights, drawn from torch's random numbers. Under `fsdp`, each of its
-            children is gathered as a whole when it is its turn; of a child that is a list, each of what it holds. What
-            it draws in training (dropout) follows from seed and steps; stacks of one process train in turns for that.
-        loss: The mean loss of a module on a batch whose tensors have the examples first: `(module, batch)`. It calls
-            the module as a whole: that is how ranks hear of each other.
-        feed: Builds, on a device, what batches come from: `batch` and `evaluation` as `trainables.core.model.Feed` has
-            them; it keeps no buffers.
-        parallel: How the ranks of a gang share a member: `ddp`, each with all of it, or `fsdp`, each with a part.
-        data: Provenance of the data.
+        model: Makes the module, with fresh weights: a function, or the module's class. Parameters that ask for no
+            gradient, or that the loss does not depend on, are left as they are.
+        loss: Of what the module gives and of the targets, `loss(output, target)`: the mean over the examples. Its
+            keyword-only arguments whose defaults are numbers are hyperparameters.
+        data: Gives the examples: `{"train": (inputs, targets), "validation": ..., "test": ...}`, each a tensor or an
+            array with the examples first, or a tuple of them; or a map-style data set of pairs, which is read once. All
+            of it is put on the device. The module is called with the inputs, the loss with its output and the targets.
+        metrics: What else is measured, by name: `{"function": ..., "mode": "min" or "max"}`, a function like the loss.
+        arguments: What `model` is called with, by name.
+        batch: Examples per member and step.
+        eval_examples: Examples of a split that an evaluation reads, at most.
+        schedule: Learning rate over the age of the weights; see `trainables.core.schedules`. It decides which
+            hyperparameters there are beside the optimizer's and the module's, all live.
+        schedule_unit: `steps`, or `tokens` for durations in examples.
+        schedule_knots: Knots of the piecewise schedules.
+        optimizer: Name of the optimizer, one of `trainables.core.optim.REGISTERED`. Weight decay acts on what has two
+            dimensions or more.
+        accumulate: Micro-batches that the examples of a step are split into, to save memory; it divides `batch`.
+        noise_decay: Decay of the noise scale's moving averages by one step.
     """
 
-    make: str
+    model: str
     loss: str
-    feed: str
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    data: Mapping[str, str | int | float] = field(default_factory=dict)
+    data: str
+    metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 64
+    eval_examples: int = 10_000
+    schedule: str = "cosine"
+    schedule_unit: str = "steps"
+    schedule_knots: int = 8
+    optimizer: str = "adamw"
+    accumulate: int = 1
+    noise_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        """Refuse names that name nothing."""
-        for name in ("make", "loss", "feed"):
+        """Refuse options that make no trainable, whatever the module."""
+        for name in ("model", "loss", "data"):
             function(f"module {name}", getattr(self, name))
-        check_choice("module", self, "parallel", ("ddp", "fsdp"))
+        for name, metric in self.metrics.items():
+            _check_metric(name, metric)
+        _text(self.arguments)
+        options.check_counts("module", self, _COUNTS)
+        options.check_divides("module", self, "accumulate", "batch")
+        options.check_share("module", self, "noise_decay")
+        self._schedule()
+        ready(self.optimizer)
 
     def describe(self) -> Capabilities:
-        """`loss`, to be minimised; every hyperparameter live."""
+        """`loss` and the metrics; every hyperparameter live."""
+        program, own = self._program(torch.device("cpu")), self._network()
+        modes: dict[str, Any] = {name: metric["mode"] for name, metric in self.metrics.items()}
         return Capabilities(
-            metrics={"loss": MetricSpec(mode="min", doc="mean over examples")},
-            hparams=_HPARAMS,
-            splits=("train", "validation"),
-            tokens_per_step=num_examples(_tried(self.feed)),
+            metrics={
+                "loss": MetricSpec(mode="min", doc=self.loss),
+                **{name: MetricSpec(mode=mode, doc=self.metrics[name]["function"]) for name, mode in modes.items()},
+            },
+            hparams=program.hparams,
+            splits=tuple(self._tables().columns),
+            tokens_per_step=self.batch,
+            flops_per_step=None if own.flops is None else own.flops * self.batch,
             rng="splitmix64 v1",
-            data=self.data,
-            max_capacity=1,
+            data={"source": self.data, **self._tables().provenance()},
         )
 
     def bucket(self, hparams: Hparams) -> str:
-        """All share one."""
-        return _BUCKET
+        """All members of one `Module` share its bucket: every hyperparameter is live."""
+        unused = set() if self.schedule.startswith("piecewise") else {"schedule_knots"}
+        unused |= {"noise_decay"} if self.accumulate == 1 else set()
+        later = set(self.__dataclass_fields__) - _NOT_IN_BUCKETS - unused - {"model", "loss", "batch"}
+        made = hashlib.sha256(_text(self.arguments).encode()).hexdigest()[:8]
+        model = f"{self.model}.{made}" if self.arguments else self.model
+        return options.bucket("module", self, {"model", "loss", "batch"}, later, model=model).replace(":", ".")
 
     def build(self, bucket: str, capacity: int, place: Place) -> Stack:
-        """Build an empty stack for one member; where there are several ranks, each builds its own, at the same time.
+        """Build an empty stack.
 
         Raises:
-            TrainableError: More than one member is to share it, or ranks are to that are not connected, or that cannot
-                share a batch evenly.
+            TrainableError: The bucket is another's, several processes are to share a member, or a batch is to be split
+                whose examples see each other.
         """
-        if capacity != 1:
-            raise TrainableError(f"a module is trained one member at a time, not {capacity}; give each its own stack")
-        if place.world_size > 1 and not dist.is_initialized():
-            raise TrainableError(f"{place.world_size} ranks need a process group; call init_process_group first")
-        return ModuleStack(self, place)
-
-
-def _tried(name: str) -> Batch:
-    """The first batch of a feed: what is wrong with it can still be told here, before anything is started."""
-    what = f"module feed is {name!r}"
-    try:
-        batch = _first_batch(_feed(name, torch.device("cpu")), torch.device("cpu"))
-    except TrainableError:
-        raise
-    except Exception as error:  # it is the user's
-        raise TrainableError(f"{what}, which raised {type(error).__name__}: {error}; mend it") from error
-    for tensor in (batch,) if isinstance(batch, Tensor) else batch:
-        shape = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-        if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.shape[0] != 1:
-            raise TrainableError(f"{what}, whose batch has {shape}; give tensors [1, examples, ...], 1 for the member")
-    return batch
-
-
-def _first_batch(feed: Feed, device: torch.device) -> Batch:
-    return feed.batch(Draws(*torch.zeros(2, 1, dtype=torch.int64, device=device)))
-
-
-def _feed(name: str, device: torch.device) -> Feed:
-    feed: Feed = pkgutil.resolve_name(name)(device)
-    missing = [method for method in ("batch", "evaluation") if not callable(getattr(feed, method, None))]
-    if missing:
-        lacks = f"which builds a {type(feed).__name__} without {' and '.join(f'{method}()' for method in missing)}"
-        mend = "give a class with batch(draws) and evaluation(split), as in examples/gang.py"
-        raise TrainableError(f"module feed is {name!r}, {lacks}; {mend}")
-    return feed
-
-
-@dataclass(slots=True)
-class _Member:
-    seed: int
-    age: int
-    consumed: int
-
-
-class ModuleStack:
-    """One member; of several ranks, this one's part of it. All ranks are told the same, at the same time."""
-
-    capacity = 1
-
-    def __init__(self, owner: Module, place: Place) -> None:
-        self._owner, self._place = owner, place
-        self._make, self._loss = (pkgutil.resolve_name(name) for name in (owner.make, owner.loss))
-        self._device = torch.device(place.device)
-        self._dtype = getattr(torch, place.dtype)
-        self._feed = _feed(owner.feed, self._device)
-        self._check_shares()
-        self._table = HparamTable(_HPARAMS, 1, torch.device("cpu"), place.fixed)
-        with _DRAWING:
-            module = self._make()
-        self._module = self._shared(module.to(self._device, self._dtype))
-        self._was_called = False
-        self._module.register_forward_pre_hook(self._note_call)
-        self._optimizer = torch.optim.AdamW(self._module.parameters())
-        for parameter in self._module.parameters():  # a member that has not trained yet has moments, too
-            moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
-            self._optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
-        self._member: _Member | None = None
-
-    # ------------------------------------------------------------------------------------------------------- members
-
-    def admit(
-        self, slot: int, hparams: Hparams, seed: int, state: State | None = None, consumed: int | None = None
-    ) -> None:
-        """Put a member in; a state may come from any number of ranks."""
-        self._check(slot)
-        values = self._table.checked(hparams)
-        given = by_name(state) if state is not None else by_name(self._fresh(seed))
-        for name, tensor in self._tensors().items():
-            part = _part(name, tensor)
-            fill(name, part.tensor, part.offset, given.get(name, ()))
-        first, *others = (moments["step"] for moments in self._optimizer.state.values())
-        for step in others:  # torch counts for every parameter, and all have come as far
-            step.copy_(first)
-        self._table.fill(0, values)
-        age, own = (0, 0) if state is None else (state.age, state.consumed)
-        self._member = _Member(seed, age, own if consumed is None else consumed)
-
-    def evict(self, slot: int) -> State:
-        """The member's state, of which this rank gives its part."""
-        state = self.state(slot)
-        self._member = None
-        return state
-
-    def state(self, slot: int) -> State:
-        """The member's state, of which this rank gives its part: together they are all of it, and nothing twice."""
-        member = self._here(slot)
-        rank, size = self._place.rank, self._place.world_size
-        # What every rank has as a whole, one of them gives: each its share.
-        own = tuple(
-            _part(name, tensor)
-            for number, (name, tensor) in enumerate(self._tensors().items())
-            if isinstance(tensor, DTensor) or number % size == rank
-        )
-        return copied(State(own, member.age, member.consumed, member.seed))
-
-    def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
-        """There is nobody to copy from but itself."""
-        for slot in (*src, *dst):
-            self._here(slot)
-
-    def progress(self, slot: int) -> tuple[int, int]:
-        """`(age, consumed)` of the member."""
-        member = self._here(slot)
-        return member.age, member.consumed
-
-    def hparams(self, slot: int) -> dict[str, HparamValue]:
-        """What is in effect."""
-        self._here(slot)
-        return self._table.get(0)
-
-    def set_hparams(self, slots: Sequence[int], **values: Sequence[HparamValue]) -> None:
-        """Change it."""
-        for slot in slots:
-            self._here(slot)
-        self._table.change(slots, values)
-
-    # ------------------------------------------------------------------------------------------------------ training
-
-    def run(self, until: Sequence[int]) -> Metrics:
-        """Train to `until[0]`; the mean loss of the steps, over all ranks."""
-        (goal,) = until
-        if self._member is None or goal <= self._member.consumed:
-            return {"loss": np.full(1, math.nan)}
-        self._put_into_effect()
-        self._module.train()
-        total, first = torch.zeros((), dtype=torch.float64, device=self._device), self._member.consumed
-        while self._member.consumed < goal:
-            total += self._step(self._member)
-        return {"loss": (self._mean(total) / (goal - first)).cpu().numpy().reshape(1)}
-
-    def evaluate(self, split: Split, slots: Sequence[int]) -> Metrics:
-        """The mean loss on a split, of which every rank reads all."""
-        if not slots:
-            return {"loss": np.full(1, math.nan)}
-        self._here(slots[0])
-        self._module.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        with torch.no_grad():
-            for batch, weight in self._feed.evaluation(split):
-                loss = self._loss_on(batch).double()
-                sums += torch.stack([loss * weight, torch.full_like(loss, weight)])
-        return {"loss": (sums[0] / sums[1]).cpu().numpy().reshape(1)}
-
-    def _step(self, member: _Member) -> Tensor:
-        seed, consumed = (torch.tensor([n], device=self._device) for n in (member.seed, member.consumed))
-        draws = Draws(seed, consumed)
-        batch = self._own(self._feed.batch(draws))
-        self._optimizer.zero_grad(set_to_none=True)
-        with _DRAWING:
-            torch.manual_seed(int(draws.key(_DROPOUT)) + self._place.rank)  # others on each rank, the same each time
-            loss = self._loss_on(batch)
-            loss.backward()
-        if self._clip_norm:
-            nn.utils.clip_grad_norm_(self._module.parameters(), self._clip_norm)
-        self._optimizer.step()
-        member.age, member.consumed = member.age + 1, member.consumed + 1
-        return loss.detach().double()
-
-    def _put_into_effect(self) -> None:
-        values: dict[str, Any] = self._table.get(0)
-        (group,) = self._optimizer.param_groups
-        group["lr"], group["weight_decay"] = values["lr"], values["weight_decay"]
-        group["betas"] = values["beta1"], values["beta2"]
-        self._clip_norm: float = values["clip_norm"]
-
-    def _loss_on(self, batch: Batch) -> Tensor:
-        """The loss, where it is one that ranks can share: they hear of each other when the module is called."""
-        self._was_called = False
-        loss: Tensor = self._loss(self._module, batch)
-        if not self._was_called:
-            mend = "call it as a whole, module(...), not its parts"
-            raise TrainableError(f"module loss is {self._owner.loss!r}, which did not call the module; {mend}")
-        if loss.ndim:
-            mend = "give the mean over the batch, a tensor without dimensions"
-            raise TrainableError(f"module loss is {self._owner.loss!r}, which gave {list(loss.shape)} values; {mend}")
-        return loss
-
-    def _note_call(self, *_: object) -> None:
-        self._was_called = True
-
-    def _check_shares(self) -> None:
-        """Otherwise the mean over ranks would not be the mean over examples."""
-        size = self._place.world_size
-        if size > 1 and (found := num_examples(_first_batch(self._feed, self._device))) % size:
-            mend = f"give batches of a multiple of {size}, or other hosts.ranks"
+        if bucket != self.bucket({}):
+            raise TrainableError(f"bucket {bucket!r} is not {self.bucket({})!r}, the only one")
+        if place.world_size > 1:
+            mend = "give 1, or train with `name: gang`"
             raise TrainableError(
-                f"module feed is {self._owner.feed!r}, whose batch of {found} cannot be shared by {size} ranks; {mend}"
+                f"hosts.ranks is {place.world_size}, but a stacked module trains in one process; {mend}"
             )
+        parts = self.accumulate * (1 if place.plan is None else place.plan.accumulate)
+        if parts > 1 and "bn_momentum" in self._network().specs:
+            mend = "give a smaller batch, or another norm"
+            raise TrainableError(
+                f"module {self.model!r} has batch norm, which splitting its batch would change; {mend}"
+            )
+        return CoreStack(self._program(torch.device(place.device)), capacity, place)
 
-    def _own(self, batch: Batch) -> Batch:
-        """This rank's part of the one member's batch."""
-        part = parts(batch, self._place.world_size)[self._place.rank]
-        return part[0] if isinstance(part, Tensor) else tuple(tensor[0] for tensor in part)
-
-    def _mean(self, value: Tensor) -> Tensor:
-        if self._place.world_size > 1:
-            dist.all_reduce(value)
-        return value / self._place.world_size
-
-    # -------------------------------------------------------------------------------------------------------- sharing
-
-    def _shared(self, module: nn.Module) -> nn.Module:
-        if self._place.world_size == 1:
-            return module
-        if self._owner.parallel == "ddp":
-            return DistributedDataParallel(module)
-        for unit in _units(module):
-            fully_shard(unit)
-        fully_shard(module)
-        return module
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Everything that a member is, by name."""
-        found: dict[str, Tensor] = {}
-        for name, parameter in self._module.named_parameters():
-            plain, state = name.removeprefix("module."), self._optimizer.state[parameter]
-            found[f"params.{plain}"] = parameter.detach()
-            found |= {f"adamw.{moment}.{plain}": state[moment] for moment in _MOMENTS}
-            found.setdefault("adamw.step", state["step"])
-        return found | {f"buffers.{name.removeprefix('module.')}": b for name, b in self._module.named_buffers()}
-
-    def _fresh(self, seed: int) -> State:
-        """A whole new member, the same on every rank."""
-        with _DRAWING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % 2**63)
-            module = self._make().to(self._dtype)
-        drawn = {f"params.{name}": parameter.detach() for name, parameter in module.named_parameters()}
-        drawn |= {f"buffers.{name}": buffer for name, buffer in module.named_buffers()}
-        shards = (
-            Shard.whole(name, drawn[name] if name in drawn else torch.zeros(tensor.shape))
-            for name, tensor in self._tensors().items()
+    def _program(self, device: torch.device) -> Program:
+        own, optimizer, schedule = self._network(), ready(self.optimizer), self._schedule()
+        taken = {**optimizer.hparams, **schedule.hparams, "clip_norm": CLIP_NORM}
+        for name in own.specs:
+            if name in taken:
+                raise TrainableError(f"module loss is {self.loss!r}, whose {name!r} is the optimizer's, too; rename it")
+        return Program(
+            model=own,
+            feed=TensorFeed.of(self._tables(), device, self.batch, self.eval_examples),
+            optimizer=optimizer,
+            schedule=schedule,
+            extra_hparams={**own.specs, "clip_norm": replace(CLIP_NORM, default=0.0)},
+            accumulate=self.accumulate,
+            noise_decay=self.noise_decay,
+            fresh=own.fresh,
+            eager=own.eager,
         )
-        return State(tuple(shards), 0, 0, seed)
 
-    def _check(self, slot: int) -> None:
-        if slot != 0:
-            raise TrainableError(f"slot {slot} is not there; this stack has one")
+    def _network(self) -> Network:
+        functions: dict[str, Callable[..., Any]] = {
+            name: function(f"module metrics[{name!r}]", metric["function"]) for name, metric in self.metrics.items()
+        }
+        metrics = {name: metric["function"] for name, metric in self.metrics.items()}
+        source = Source(
+            make=function("module model", self.model),
+            arguments=_text(self.arguments),
+            loss=function("module loss", self.loss),
+            metrics=tuple(functions.items()),
+            names=tuple({"model": self.model, "loss": self.loss, **metrics}.items()),
+        )
+        return network(source, self._tables(), self.batch)
 
-    def _here(self, slot: int) -> _Member:
-        self._check(slot)
-        if self._member is None:
-            raise TrainableError("slot 0 is empty; admit a member first")
-        return self._member
+    def _tables(self) -> Tables:
+        found = tables(f"module data is {self.data!r}", function("module data", self.data))
+        if self.batch > (size := len(found.columns["train"][0])):
+            raise TrainableError(f"module batch is {self.batch}; give at most {size}, as there are to train on")
+        return found
+
+    def _schedule(self) -> Schedule:
+        return options.schedule(self, self.batch)
 
 
-def _units(module: nn.Module) -> Iterator[nn.Module]:
-    """What is gathered as a whole: the children, but of lists and the like, which are never called, what they hold."""
-    for child in module.children():
-        if type(child).forward is nn.Module.forward:
-            yield from _units(child)
-        else:
-            yield child
+def _text(arguments: Mapping[str, Any]) -> str:
+    """Arguments as they are recorded.
+
+    Raises:
+        TrainableError: They cannot be.
+    """
+    try:
+        return json.dumps(dict(arguments), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TrainableError(f"module arguments is {arguments!r}; give numbers, words, lists by name") from error
 
 
-def _part(name: str, tensor: Tensor) -> Shard:
-    """What this rank has of a tensor."""
-    if not isinstance(tensor, DTensor):
-        return Shard.whole(name, tensor)
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return Shard(name, tensor.to_local(), tuple(tensor.shape), tuple(offset))
+def _check_metric(name: str, metric: Any) -> None:
+    what = f"module metrics[{name!r}]"
+    if name == "loss":
+        raise TrainableError(f"{what} is measured already; give the metric another name")
+    mend = "give {'function': 'package.module:function', 'mode': 'max'}"
+    if not isinstance(metric, Mapping) or set(metric) != {"function", "mode"}:
+        raise TrainableError(f"{what} is {metric!r}; {mend}")
+    if metric["mode"] not in _MODES:
+        raise TrainableError(f"{what} has mode {metric['mode']!r}; {nearest(str(metric['mode']), _MODES)}")
+    function(what, metric["function"])

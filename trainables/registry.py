@@ -13,7 +13,9 @@ from trainables.errors import TrainableError, nearest
 #: Ready trainables by the name a sweep file uses.
 REGISTERED: Mapping[str, str] = {
     "function": "trainables.function:Function",
+    "gang": "trainables.gang:Gang",
     "language": "trainables.language:Language",
+    "module": "trainables.module:Module",
     "quadratic": "trainables.quadratic:Quadratic",
     "vision": "trainables.vision:Vision",
 }

@@ -131,7 +131,7 @@ def test_the_exported_script_moves_as_the_member_did(tmp_path: Path, text: str, 
     folder = pbt.export(whole, tmp_path / "winner")
     schedule = [step.hparams["batch_size"] for step in whole.best.schedule]
     done = subprocess.run(
-        [sys.executable, folder / "train.py", "--device", "cpu"], capture_output=True, text=True, check=True
+        [sys.executable, folder / "train_winner.py", "--device", "cpu"], capture_output=True, text=True, check=True
     )
     assert len(done.stdout.splitlines()) == len(schedule)
 
@@ -182,7 +182,7 @@ def test_their_winners_schedule_is_replayed_and_exported(tmp_path: Path, grown: 
     assert compared.result.winner is not None
     assert not compared.result.rows["incidents"]
     done = subprocess.run(
-        [sys.executable, pbt.export(grown, tmp_path / "winner") / "train.py", "--device", "cpu"],
+        [sys.executable, pbt.export(grown, tmp_path / "winner") / "train_winner.py", "--device", "cpu"],
         capture_output=True,
         text=True,
         check=True,

@@ -23,7 +23,7 @@ from searchspaces import Float
 from tests.integration.test_resume import meanwhile, only_run
 from tests.integration.toys import kinds
 from tests.trainables.ranked import module
-from trainables.module import Module
+from trainables.gang import Gang
 
 pytestmark = pytest.mark.ray
 
@@ -31,7 +31,7 @@ GENERATIONS, TRAINABLE = 6, module("fsdp")
 
 
 def sweep(
-    storage: Path, kind: str = "ray", generations: int = GENERATIONS, trainable: Module = TRAINABLE, **hosts: Any
+    storage: Path, kind: str = "ray", generations: int = GENERATIONS, trainable: Gang = TRAINABLE, **hosts: Any
 ) -> Sweep:
     """Three members, of which one is replaced in every generation."""
     return Sweep(

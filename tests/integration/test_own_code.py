@@ -62,7 +62,7 @@ def test_few_lines_have_to_change() -> None:
 
 def test_the_page_shows_the_sweep_file() -> None:
     """As it is, but for the comments it begins with."""
-    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    shown = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     assert (OWN / "digits.yaml").read_text().endswith(shown)
 
 
@@ -134,3 +134,81 @@ def test_what_the_script_does_not_read_is_not_in_effect(importable: Path, tmp_pa
     outcomes = result.rows["outcomes"]
     assert all('"lr"' in row["hparams_in_effect"] for row in outcomes)
     assert not any("weight_decay" in row["hparams_in_effect"] for row in outcomes)
+
+
+# --- a module of one's own
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of `network.yaml`, where Python finds the module."""
+    monkeypatch.syspath_prepend(OWN)
+    monkeypatch.delitem(sys.modules, "network", raising=False)
+    return OWN
+
+
+def train_network(tmp_path: Path, **overrides: Any) -> Result:
+    usual = {"budget.generations": 3, "hosts.kind": "local", "storage": str(tmp_path), "tracking.enabled": False}
+    return Sweep.from_file(OWN / "network.yaml", {**usual, **overrides}).run(progress=False)
+
+
+@pytest.mark.parametrize("strategy", ["pbt", "halving"])
+def test_a_module_trains_as_a_population(network: Path, tmp_path: Path, strategy: str) -> None:
+    """The winner's weights are the module's own, and have the winner's score."""
+    result = train_network(tmp_path, **{"strategy.name": strategy, "objective.metric": "accuracy"})
+    assert result.finished
+    assert [] == result.rows["incidents"]
+    module = sys.modules["network"]
+    net = module.Network().eval()
+    net.load_state_dict(load_file(pbt.export(result, tmp_path / "winner") / "weights.safetensors"))
+    pixels, digits = module.data()["validation"]
+    with torch.no_grad():
+        accuracy = adapt.accuracy(net(pixels), digits)
+    assert float(accuracy) == pytest.approx(result.best.score, abs=1e-9)
+    assert accuracy > 0.9
+
+
+def test_a_module_in_python_is_the_same_sweep(network: Path) -> None:
+    """As in the page's example."""
+    import network as own  # type: ignore[import-not-found]
+
+    trainable = adapt.from_module(
+        own.Network,
+        own.loss,
+        own.data,
+        metrics={"accuracy": (adapt.accuracy, "max")},
+        arguments={"channels": 16},
+        batch=64,
+    )
+    file = Sweep.from_file(OWN / "network.yaml")
+    assert file.resolved.trainable == trainable
+
+
+def test_the_page_shows_the_network() -> None:
+    """The sweep file's trainable, and the module, as they are."""
+    shown = PAGE.read_text()
+    text = (OWN / "network.yaml").read_text()
+    trainable = text[text.index("trainable:") : text.index("\n# What may vary")]
+    assert f"```yaml\n{trainable}```" in shown
+    (code,) = re.findall(r"```python\nclass Network.*?```", shown, re.DOTALL)
+    assert code.removeprefix("```python\n").removesuffix("```") in (OWN / "network.py").read_text()
+
+
+# --- other people's loops
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # both have much to say about small fits
+@pytest.mark.parametrize("name", ["lit", "hf"])
+def test_a_fit_by_a_trainer_trains_as_a_population(
+    name: str, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examples of Lightning and of Hugging Face, as they are, for a few epochs."""
+    monkeypatch.chdir(tmp_path)
+    few = {"budget.members": 4, "budget.generations": 3, "budget.steps": 1, "strategy.name": "pbt"}
+    usual = {"hosts.kind": "local", "storage": str(tmp_path / "runs"), "tracking.enabled": False}
+    result = Sweep.from_file(OWN / f"{name}.yaml", {**few, **usual}).run(progress=False)
+    assert result.finished
+    assert [] == result.rows["incidents"]
+    scores = [row["score"] for row in result.rows["outcomes"]]
+    assert min(scores[-4:]) < min(scores[:4])

@@ -331,7 +331,7 @@ def trained(folder: Path, *arguments: str | int) -> float:
     """The score that an exported script ends with."""
     root = Path(pbt.__file__).parents[1]
     outcome = subprocess.run(
-        [sys.executable, str(folder / "train.py"), *map(str, arguments)],
+        [sys.executable, str(folder / "train_winner.py"), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(root)},
         cwd=folder,
         capture_output=True,
@@ -360,7 +360,7 @@ def test_the_script_gets_the_score_that_was_replayed(words: Result, tmp_path: Pa
 def test_what_is_exported_is_the_winner(words: Result, tmp_path: Path) -> None:
     """Its weights score as announced; beside them, how they came about."""
     folder, best = pbt.export(words, tmp_path / "winner"), words.best
-    assert ["train.py", "weights.safetensors", "winner.json"] == sorted(path.name for path in folder.iterdir())
+    assert ["train_winner.py", "weights.safetensors", "winner.json"] == sorted(path.name for path in folder.iterdir())
     weights = safetensors.torch.load_file(folder / "weights.safetensors")
     assert not [name for name in weights if "adamw" in name or name.startswith("params.")]
     stack = Language(**words.run.info["spec"]["trainable"]["options"])
@@ -372,7 +372,7 @@ def test_what_is_exported_is_the_winner(words: Result, tmp_path: Path) -> None:
     for split in ("validation", "test"):
         score = built.evaluate(split, [0])["bits_per_byte"][0]
         assert best.metrics[f"{split}/bits_per_byte"] == pytest.approx(score, abs=1e-6)
-    text = (folder / "train.py").read_text()
+    text = (folder / "train_winner.py").read_text()
     assert not re.search(r"import pbt|from pbt|pickle", text)
     assert {"__future__", "argparse", "sys", "torch", "trainables", "trainables.buckets", "safetensors.torch"} == set(
         re.findall(r"^ *(?:from|import) (\S+)", text, flags=re.MULTILINE)
@@ -425,7 +425,7 @@ def test_an_export_holds_no_secret(words: Result, tmp_path: Path, monkeypatch: p
     """It is made to be taken elsewhere."""
     monkeypatch.setitem(words.run.info["spec"], "archive", "https://me:hunter2@host/data")
     folder = pbt.export(words, tmp_path / "winner")
-    assert "hunter2" not in (folder / "winner.json").read_text() + (folder / "train.py").read_text()
+    assert "hunter2" not in (folder / "winner.json").read_text() + (folder / "train_winner.py").read_text()
 
 
 def test_exports_that_cannot_be(toy: Result, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainables.base import Split
 from trainables.core.model import NO_HPARAMS, Buffers
 from trainables.core.order import examples
 from trainables.core.rng import Draws, site
-from trainables.module import Module
+from trainables.gang import Gang
 
 _WHERE = site("test.points")
 BATCH = 12
@@ -72,9 +72,9 @@ class Points:
             yield (self._points[half], self._values[half]), 50
 
 
-def module(parallel: Any = "ddp") -> Module:
+def module(parallel: Any = "ddp") -> Gang:
     """What is trained."""
-    return Module(*(f"{__name__}:{function}" for function in ("make", "loss", "Points")), parallel)
+    return Gang(*(f"{__name__}:{function}" for function in ("make", "loss", "Points")), parallel)
 
 
 #: What a stack is told: the name of a method, and its arguments.

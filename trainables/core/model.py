@@ -62,6 +62,9 @@ def initial_values(parameters: Mapping[str, Parameter], seed: int) -> dict[str, 
     return {name: parameter.initial(mix(key + site(f"init.{name}"))) for name, parameter in parameters.items()}
 
 
+_OF_TORCH = (
+    "this optimizer is torch's own and runs eagerly only: training is slower than with a stacked one, such as adamw"
+)
 NO_HPARAMS: Mapping[str, Tensor] = MappingProxyType({})
 #: One tensor, or a tuple of several such as (images, labels). In training `[K, B, ...]` each; B counts examples.
 Batch: TypeAlias = Any
@@ -150,6 +153,9 @@ class Program:
             rounding if the loss is a mean over examples that do not see each other, as batch norm lets them. From 2 on
             the gradient noise scale is measured (`trainables.core.noise`), which needs two batch sizes.
         noise_decay: Decay of the noise scale's moving averages by one step, in [0, 1).
+        fresh: Initial parameters and buffers of one member by name, as a function of its seed, on the CPU; None where
+            each starts from what the model says of it.
+        eager: Why the model cannot be part of a compiled step; empty where it can.
     """
 
     model: Model
@@ -159,6 +165,8 @@ class Program:
     extra_hparams: Mapping[str, HparamSpec]
     accumulate: int = 1
     noise_decay: float = 0.99
+    fresh: Callable[[int], Mapping[str, Tensor]] | None = None
+    eager: str = ""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no step."""
@@ -166,6 +174,11 @@ class Program:
             raise TrainableError(f"accumulate is {self.accumulate!r}; give a whole number >= 1")
         if not isinstance(self.noise_decay, int | float) or not 0.0 <= self.noise_decay < 1.0:
             raise TrainableError(f"noise_decay is {self.noise_decay!r}; give a number in [0, 1)")
+
+    @property
+    def uncompiled(self) -> str:
+        """Why the step cannot be compiled, as a sentence; empty where it can."""
+        return self.eager if self.optimizer.compiles else _OF_TORCH
 
     @property
     def step_metrics(self) -> tuple[str, ...]:

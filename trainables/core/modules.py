@@ -2,14 +2,15 @@
 
 Where every part of it is registered (`layers.LAYERS`, `tracing.FUNCTIONS`), it runs stacked: one kernel for all
 members. Any other module runs as it is under `torch.vmap`, which needs no registration, and may be slower or, for
-operations without a batching rule, impossible. `StackedModule.way` says which, `why` what the vmap is owed to.
+operations without a batching rule, impossible. Then it can run as it is for one member after the other, which is always
+possible and saves nothing. `StackedModule.way` says which, `why` what keeps it from being stacked.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,12 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
+from trainables.core.generators import seeded
 from trainables.core.layers import LAYERS, At, Call
 from trainables.core.model import Parameter, initial_values
-from trainables.core.rng import Draws
+from trainables.core.rng import Draws, site
 from trainables.core.tracing import Steps, Unstackable, trace
 from trainables.errors import TrainableError, nearest
+
+_TURNS = site("modules.turns")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class StackedModule:
     only partly heeds under vmap on the CPU.
 
     Attributes:
-        way: `stacked`: by registered layers; `vmap`: the template itself under torch.vmap.
+        way: `stacked`: by registered layers; `vmap`: the template itself under torch.vmap; `turns`: the template
+            itself, one member after the other.
         why: What kept the template from being stacked: its first part without a stacked form, by name. Empty where
             it is.
         parameters: What each parameter of one member starts from, by the template's names.
@@ -44,7 +50,7 @@ class StackedModule:
         live: Attributes that can be given as `(K,)` tensors in each call, by full name, with the template's values.
     """
 
-    way: Literal["stacked", "vmap"]
+    way: Literal["stacked", "vmap", "turns"]
     why: str
     parameters: Mapping[str, Parameter]
     buffers: Mapping[str, Tensor]
@@ -109,13 +115,15 @@ class StackedModule:
         return self._run(call, inputs), call.buffers
 
 
-def stack_module(template: nn.Module) -> StackedModule:
+def stack_module(template: nn.Module, *, turns: bool = False) -> StackedModule:
     """Prepare a module to run as members side by side.
 
     Args:
         template: Any module; it is copied. Its weights count only where nothing says what they start from: own
             parameters of a module that is neither registered nor has a `reset_parameters` start at the template's
             values in every member. A `reset_parameters` is called with torch's generator seeded by the member.
+        turns: Whether to run it for one member after the other, for what can run neither stacked nor under vmap. It may
+            then draw from torch's generator, which is seeded for each member and step.
 
     Returns:
         The stacked module; its `way` says how it will run.
@@ -124,11 +132,11 @@ def stack_module(template: nn.Module) -> StackedModule:
     names = _names(module)
     why, run = "", None
     try:
-        run = _Stacked({mode: trace(module, names, mode) for mode in (True, False)})
+        run = _Stacked({mode: trace(copy.deepcopy(module), names, mode) for mode in (True, False)})
     except Unstackable as reason:
         why = str(reason)
     return StackedModule(
-        way="vmap" if run is None else "stacked",
+        way="turns" if turns else "vmap" if run is None else "stacked",
         why=why,
         parameters=_parameters(module),
         buffers={name: value.detach().clone() for name, value in module.named_buffers()},
@@ -138,7 +146,7 @@ def stack_module(template: nn.Module) -> StackedModule:
             for name in _live(part)
         },
         _names=names,
-        _run=run or _Vmapped(module, why),
+        _run=_Plain(module, why, turns) if turns or run is None else run,
     )
 
 
@@ -171,16 +179,17 @@ class _Stacked:
         return self.steps[call.training](call, inputs)
 
 
-class _Vmapped:
-    """The template under vmap.
+class _Plain:
+    """The template as it is: under vmap, or for one member after the other.
 
     Layers with live values, random draws or buffers of their own (those with `live` in their entry) run by their
-    entry, as a stack of one within the vmap: torch's own draw from a global generator and know one momentum for all.
+    entry, as a stack of one: torch's own draw from a global generator and know one momentum for all.
     """
 
-    def __init__(self, module: nn.Module, why: str) -> None:
+    def __init__(self, module: nn.Module, why: str, turns: bool) -> None:
         self._module = module
         self._why = why
+        self._run_all = self._in_turns if turns else self._under_vmap
         self._call: Call | None = None
         for path, part in module.named_modules():
             layer = LAYERS.get(type(part))
@@ -192,9 +201,6 @@ class _Vmapped:
         clocks = None if draws is None else (draws.seed, draws.consumed)
         part = 0 if draws is None else draws.part
         self._module.train(call.training)
-        batched = (dict(call.params), dict(call.buffers), dict(call.live), clocks, tuple(inputs))
-        of_inputs = tuple(0 if isinstance(value, Tensor) else None for value in inputs)
-        dims = (0, 0, 0, None if clocks is None else 0, of_inputs)
 
         def member(
             params: dict[str, Tensor],
@@ -213,14 +219,27 @@ class _Vmapped:
                 call.training,
             )
             self._call = alone
-            value = functional_call(self._module, (params, own), inputs)
-            return value, {name: alone.buffers[name][0] for name in own}
+            given, state = dict(alone.buffers), {**params, **own}
+            value = functional_call(self._module, state, inputs)  # puts what was assigned into `state`
+            by_entry = {name: kept[0] for name, kept in alone.buffers.items() if kept is not given[name]}
+            return value, {name: by_entry.get(name, state[name]) for name in own}
 
+        batched = (dict(call.params), dict(call.buffers), dict(call.live), clocks, tuple(inputs))
+        try:
+            output, buffers = self._run_all(member, batched, draws)
+        finally:
+            self._call = None
+        call.buffers.update(buffers)
+        return output
+
+    def _under_vmap(self, member: Callable[..., Any], batched: tuple[Any, ...], draws: Draws | None) -> Any:
+        of_inputs = tuple(0 if isinstance(value, Tensor) else None for value in batched[-1])
+        dims = (0, 0, 0, None if draws is None else 0, of_inputs)
         try:
             # The fused attention kernels have no batching rule; the plain one is made of operations that have.
             with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-                output, buffers = torch.vmap(member, in_dims=dims, randomness="error")(*batched)
+                return torch.vmap(member, in_dims=dims, randomness="error")(*batched)
         except RuntimeError as error:
             if "vmap" not in str(error) and "atching rule" not in str(error):
                 raise
@@ -228,10 +247,15 @@ class _Vmapped:
             if "randomness" in reason:
                 reason = "it draws from torch's generator; draw by nn.Dropout modules only, others set to 0"
             raise TrainableError(f"{self._why}, and torch.vmap cannot run it: {reason}") from error
-        finally:
-            self._call = None
-        call.buffers.update(buffers)
-        return output
+
+    def _in_turns(self, member: Callable[..., Any], batched: tuple[Any, ...], draws: Draws | None) -> Any:
+        seeds = [0] * len(next(iter(batched[0].values()))) if draws is None else draws.key(_TURNS).tolist()
+        found = []
+        for slot, seed in enumerate(seeds):
+            own = tree_map(lambda value: value[slot] if isinstance(value, Tensor) else value, batched)  # noqa: B023
+            with seeded(seed % 2**63):
+                found.append(member(*own))
+        return tree_map(lambda *values: torch.stack(values) if isinstance(values[0], Tensor) else values[0], *found)
 
     def _bridge(self, path: str, module: nn.Module) -> Any:
         run = LAYERS[type(module)].run

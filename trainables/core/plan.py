@@ -93,7 +93,7 @@ def measured(trainable: Trainable, bucket: str, capacity: int, place: Place, ahe
     single = trainable.build(bucket, 1, replace(place, plan=Plan(chunk=1, compiled=False)))
     if not isinstance(single, CoreStack):
         return None
-    search = _Search(trainable, bucket, capacity, place, can_compile=single.program.optimizer.compiles)
+    search = _Search(trainable, bucket, capacity, place, can_compile=not single.program.uncompiled)
     del single  # it would take room from the candidates
     return search.best(ahead)
 

@@ -279,7 +279,7 @@ class CoreStack:
         bound = [(first, self._bind(first, first + size)) for first in range(0, slots, size)]
         step = step_function(
             replace(self._place, compile="always" if plan.compiled else "never"),
-            compiles=self._program.optimizer.compiles,
+            uncompiled=self._program.uncompiled,
             key=structure(
                 (self._program, bound[0][1], self._table.absent, self._place.precision, torch.get_num_threads())
             ),
@@ -380,10 +380,13 @@ class CoreStack:
 
     def _fresh(self, seed: int) -> tuple[_Values, Tensor]:
         """Initial values, drawn on the CPU so that they are the same on every device, and no updates."""
-        values = {"params": initial_values(self._parameters, seed)}
+        fresh = None if self._program.fresh is None else self._program.fresh(seed)
+        own = initial_values(self._parameters, seed) if fresh is None else fresh
+        values = {"params": {name: own[name] for name in self._parameters}}
         for kind, buffer in self._buffers.items():
             if kind in self._starts:
-                values[kind] = self._starts[kind]
+                starts = self._starts[kind]
+                values[kind] = starts if fresh is None else {name: fresh.get(name, starts[name]) for name in starts}
                 continue
             # float64 holds any start exactly; the arena casts it.
             values[kind] = {

@@ -201,7 +201,7 @@ def _advance(tensors: Tensors, metrics: Tensor) -> None:
         counter.add_(tensors.active)
 
 
-def step_function(place: Place, *, compiles: bool = True, key: Hashable = None) -> StepFunction:
+def step_function(place: Place, *, uncompiled: str = "", key: Hashable = None) -> StepFunction:
     """Return the step to use at a place: eager, or compiled where that is asked for or pays.
 
     `auto` means eager on the CPU and compiled on CUDA. Measured on one thread of a shared 2-core EPYC with torch 2.13,
@@ -211,13 +211,13 @@ def step_function(place: Place, *, compiles: bool = True, key: Hashable = None) 
 
     Args:
         place: Where the step runs.
-        compiles: False if the optimizer cannot be compiled; then the step is eager, with one notice.
+        uncompiled: Why the step cannot be compiled, if so; then it is eager, with one notice that says this.
         key: Everything that the step's graph depends on; steps with equal keys share one.
     """
     if not wants_compiling(place):
         return train_step
-    if not compiles:
-        _notice_eager_optimizer()
+    if uncompiled:
+        _notice(uncompiled)
         return train_step
     if compiler() is None:
         warn_if_not_compiled(place)
@@ -251,11 +251,8 @@ def _notice_no_compiler() -> None:
 
 
 @cache
-def _notice_eager_optimizer() -> None:
-    _log.warning(
-        "this optimizer is torch's own and runs eagerly only: training is slower than with a stacked optimizer, "
-        "such as adamw"
-    )
+def _notice(text: str) -> None:
+    _log.warning(text)
 
 
 @cache

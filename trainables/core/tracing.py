@@ -169,7 +169,7 @@ def trace(module: nn.Module, names: Mapping[str, str], training: bool) -> Steps:
     """Find the stacked steps of a module.
 
     Args:
-        module: The template; its `training` flags are set.
+        module: A copy of the template, which is spoilt.
         names: Every full name of a parameter or buffer.
         training: Which mode to trace: a forward may ask.
 
@@ -188,6 +188,7 @@ def trace(module: nn.Module, names: Mapping[str, str], training: bool) -> Steps:
     except Exception as error:  # whatever a user's forward does with a proxy
         first = str(error).partition("\n")[0]
         raise Unstackable(f"{_unregistered(module)} and torch.fx cannot trace it: {first}") from error
+    _check_assignments(module)
     defaults: list[Any] = []
     steps: list[_Step] = []
     place: dict[fx.Node, _Value] = {}
@@ -240,6 +241,14 @@ def _check(path: str, module: nn.Module) -> None:
         raise Unstackable(reason)
 
 
+def _check_assignments(module: nn.Module) -> None:
+    """A graph has no attributes: what a forward assigns to would be lost."""
+    for path, part in module.named_modules():
+        for name, value in {**vars(part), **part._buffers}.items():
+            if isinstance(value, fx.Proxy):
+                raise Unstackable(f"{_named(path, type(part))} assigns to its {name!r}")
+
+
 def _unregistered(module: nn.Module) -> str:
     """The first module without an entry, other than torch's plain containers."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -250,5 +259,8 @@ def _unregistered(module: nn.Module) -> str:
 def _owner(module: nn.Module, node: fx.Node) -> str:
     """The module in whose forward a node arose."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, kind = stack[-1] if stack else ("", type(module))
+    return _named(*(stack[-1] if stack else ("", type(module))))
+
+
+def _named(path: str, kind: type[nn.Module]) -> str:
     return f"module {path!r} ({kind.__name__})" if path else f"the module itself ({kind.__name__})"

@@ -6,7 +6,6 @@ loop of a process trains at a time: all of them share Python's, NumPy's and torc
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from trainables.base import Hparams
+from trainables.core.generators import seeded
 from trainables.errors import TrainableError, nearest
 from trainables.own.kept import Content, Kept, Load, Save
 
@@ -168,7 +167,7 @@ class Loop:
         self._stands.release()
 
     def _turn(self, seed: int, begin: Callable[[], Any]) -> None:
-        with _TURN, _own_randomness(seed), _own_arguments(_name(self._train), self._arguments):
+        with _TURN, seeded(seed), _own_arguments(_name(self._train), self._arguments):
             begin()
             self._stands.acquire()
         if self._is_over:
@@ -199,24 +198,6 @@ def check_asked(names: Collection[str], hparams: Hparams) -> None:
 
 def _name(train: Callable[[], Any]) -> str:
     return f"{getattr(train, '__qualname__', train)}()"
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """All that draw without a generator of their own begin at this seed; others find theirs as they left it."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager
