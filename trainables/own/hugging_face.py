@@ -16,7 +16,7 @@ from trainables.own.loop import current
 _CLOCKS = ("_runtime", "_per_second", "epoch")
 
 
-class Population(TrainerCallback):  # type: ignore[misc]
+class Population(TrainerCallback):
     """Tells the sweep how training goes, and takes it up again. Counts go on; those of the Trainer begin anew."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ def _go_through(loader: Any, before: dict[str, Any], args: Any) -> None:
     """
     from accelerate.data_loader import get_sampler
 
-    sampler = None if loader is None else get_sampler(loader)
+    sampler: Any = None if loader is None else get_sampler(loader)
     if hasattr(sampler, "initial_seed"):
         epochs = float(before["epochs"])
         sampler.initial_seed += int(epochs) if epochs.is_integer() else int(args.num_train_epochs) + before["steps"]

@@ -13,13 +13,13 @@ from trainables.own.loop import Loop, current
 try:
     from lightning.pytorch import Callback
 except ImportError:  # the other package of the same code
-    from pytorch_lightning import Callback  # type: ignore[no-redef, import-not-found]
+    from pytorch_lightning import Callback
 
 #: Where Lightning counts.
 _COUNTED = ("ready", "started", "processed", "completed")
 
 
-class Population(Callback):  # type: ignore[misc]
+class Population(Callback):
     """Tells the sweep how a fit goes, and takes it up again."""
 
     def __init__(self) -> None:
