@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pbt.control import extend, resume, stop
+    from pbt.dropin import tune_scheduler
     from pbt.errors import PbtError
     from pbt.evidence import replay
     from pbt.handover import export
@@ -55,6 +56,7 @@ __all__ = [
     "replay",
     "resume",
     "stop",
+    "tune_scheduler",
     "write_report",
 ]
 
@@ -69,6 +71,7 @@ _HOMES = {
     "stop": "control",
     "replay": "evidence",
     "export": "handover",
+    "tune_scheduler": "dropin",
     "write_report": "report.report_page",
 }
 

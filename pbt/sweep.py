@@ -164,7 +164,7 @@ class Sweep:
 def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOptions | None) -> Resolved:
     space = load_space(spec.space)
     plain = trainable or trainables.load(spec.trainable.name, spec.trainable.options)
-    strategy = strategy or _load_strategy(spec.strategy)
+    strategy = strategy or load_strategy(spec.strategy)
     trainable = with_buckets(plain, space)
     capabilities = trainable.describe()
     _check_space(space, capabilities, options_of(plain))
@@ -295,7 +295,12 @@ def _check_objective(objective: Objective, capabilities: Capabilities) -> None:
     )
 
 
-def _load_strategy(component: Component) -> StrategyOptions:
+def load_strategy(component: Component) -> StrategyOptions:
+    """The options of a strategy, by its name.
+
+    Raises:
+        SpecError: There is none of this name, or an option is unknown or bad.
+    """
     module, _, attribute = STRATEGIES.get(component.name, component.name).partition(":")
     known = nearest(component.name, STRATEGIES)
     require(bool(attribute), "strategy.name", f"{component.name!r} is unknown", known)

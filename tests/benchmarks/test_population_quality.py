@@ -250,6 +250,7 @@ def test_the_default_is_held_against_rays_pbt():
     assert aim == "The default strategy, mf_pb2, beats Ray's PBT on 2 of 2 tasks (aim: 4 of 6, missed)."
 
 
+@pytest.mark.full
 def test_a_record_is_completed_and_not_made_again(tmp_path):
     """What it has is kept, to the last digit; what failed, or is missing, is carried out."""
     file, asked = tmp_path / "record.json", ["--quick", "--tasks", "figure_2", "--methods", "pbt,fixed", "--json"]

@@ -72,6 +72,7 @@ def test_killed_at_a_chosen_moment(tmp_path, processes, expected, kills):
     _assert_unharmed(run, expected)
 
 
+@pytest.mark.full
 def test_killed_from_outside(tmp_path, processes, expected):
     """At any moment after its first decisions are on record."""
     process = processes.Process(target=live, args=(tmp_path, None), kwargs={"again": False})

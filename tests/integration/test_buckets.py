@@ -126,6 +126,7 @@ def test_other_strategies_vary_it_too(tmp_path: Path, text: str, name: str) -> N
     assert len(set(sizes(result).values())) > 3
 
 
+@pytest.mark.full
 def test_the_exported_script_moves_as_the_member_did(tmp_path: Path, text: str, whole: Result) -> None:
     """A schedule with several sizes is trained from scratch."""
     folder = pbt.export(whole, tmp_path / "winner")
@@ -176,6 +177,7 @@ def test_they_go_on_later_as_if_never_interrupted(tmp_path: Path, text: str, gro
     assert [row["score"] for row in _in_order(extended)] == [row["score"] for row in _in_order(grown)]
 
 
+@pytest.mark.full
 def test_their_winners_schedule_is_replayed_and_exported(tmp_path: Path, grown: Result) -> None:
     """With the model that won; random search draws models, too."""
     compared = pbt.replay(grown, seeds=2, progress=False)

@@ -66,6 +66,7 @@ def test_the_page_shows_the_sweep_file() -> None:
     assert (OWN / "digits.yaml").read_text().endswith(shown)
 
 
+@pytest.mark.full
 def test_the_script_still_runs_by_itself(script: Path) -> None:
     """And does what it did before: the same digits."""
     command = [sys.executable, "digits.py", "--epochs", "1", "--checkpoint", "alone.pt"]

@@ -204,6 +204,7 @@ def child(storage: Path) -> subprocess.Popen[str]:
     raise AssertionError(f"the child trained nothing: {process.communicate()[0]}")
 
 
+@pytest.mark.full
 def test_one_interrupt_saves_and_stops(tmp_path: Path) -> None:
     """As Ctrl-C does: the segments under way end, everybody is saved, and the last line says how to go on."""
     process = child(tmp_path)

@@ -27,7 +27,7 @@ class TestContract(SynchronousContract):
 
     @pytest.fixture(
         params=[
-            MFPB2(periods=(1, 2), min_observations=20),
+            pytest.param(MFPB2(periods=(1, 2), min_observations=20), marks=pytest.mark.full),
             MFPB2(periods=(1, 3), min_observations=2),
         ],
         ids=["late", "early"],

@@ -29,7 +29,7 @@ class TestContract(SynchronousContract):
 
     @pytest.fixture(
         params=[
-            PB2(min_observations=20),
+            pytest.param(PB2(min_observations=20), marks=pytest.mark.full),
             PB2(min_observations=2, quantile=0.5),
             PB2(min_observations=3, max_observations=5, burn_in=1),
         ],

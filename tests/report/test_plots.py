@@ -279,6 +279,7 @@ def test_without_matplotlib_the_way_to_get_it_is_named(small: Result, monkeypatc
         schedule_figure(small)
 
 
+@pytest.mark.full
 def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never(small: Result, tmp_path: Path) -> None:
     """pyplot picks a window system and keeps figures: global state that a library has no business with."""
     program = (

@@ -190,7 +190,11 @@ def _tracked(run: Path, **tracking: object) -> Path:
 
 @pytest.mark.parametrize(
     ("end", "status"),
-    [(None, "KILLED"), ("stopped", "KILLED"), ("failed", "FAILED")],
+    [
+        (None, "KILLED"),
+        pytest.param("stopped", "KILLED", marks=pytest.mark.full),
+        pytest.param("failed", "FAILED", marks=pytest.mark.full),
+    ],
     ids=["killed", "stopped", "failed"],
 )
 def test_of_a_run_that_nobody_trains_mlflow_is_told_the_end(

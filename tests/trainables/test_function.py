@@ -230,6 +230,7 @@ def test_what_is_held_out_is_not_told_as_training():
     assert set(stack.evaluate("validation", [0])) == {"loss"}
 
 
+@pytest.mark.full
 def test_mlflow_is_imported_before_anybody_trains(tmp_path):
     """scikit-learn looks for what MLflow imports, and finds half a module while another thread is at it."""
     code = f"""

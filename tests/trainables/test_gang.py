@@ -54,7 +54,7 @@ def values_of(state):
     [
         (1, "ddp"),
         pytest.param(2, "ddp", marks=pytest.mark.full),
-        (2, "fsdp"),
+        pytest.param(2, "fsdp", marks=pytest.mark.full),
         pytest.param(3, "fsdp", marks=pytest.mark.full),
     ],
 )
@@ -182,7 +182,7 @@ def test_the_example_of_the_guide_trains(tmp_path, monkeypatch):
     """As it stands there, on data of the kind it names."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"test_module.py runs it -->\n```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (block,) = re.findall(r"test_gang.py runs it -->\n```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     (tmp_path / "mine.py").write_text(block)
     inputs = np.random.default_rng(0).standard_normal((200, 20), dtype=np.float32)
     np.save("inputs.npy", inputs)

@@ -66,9 +66,17 @@ def test_load(name, options, expected):
     assert load(name, options) == expected
 
 
+GANG = {"make": "make", "loss": "loss", "feed": "Points"}
+MODULE = {"model": "Plain", "loss": "smoothed", "data": "rows"}
+
+
 def test_every_registered_name_loads():
     """No registered name is stale."""
-    options = {"function": {"train": "tests.trainables.loops:plain", "hparams": {}, "metrics": {"loss": "min"}}}
+    options = {
+        "function": {"train": "tests.trainables.loops:plain", "hparams": {}, "metrics": {"loss": "min"}},
+        "gang": {name: f"tests.trainables.ranked:{it}" for name, it in GANG.items()},
+        "module": {name: f"tests.trainables.nets:{it}" for name, it in MODULE.items()},
+    }
     assert {type(load(name, options.get(name))).__name__.lower() for name in REGISTERED} == set(REGISTERED)
 
 

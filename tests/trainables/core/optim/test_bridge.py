@@ -212,7 +212,7 @@ def test_whole_numbers_stay_whole():
 
 def test_it_is_eager_only_and_says_so(caplog):
     """Whatever the place asks for: one notice, and the eager step."""
-    step_module._notice_eager_optimizer.cache_clear()
+    step_module._notice.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             members = stack(CASES["rmsprop"][0], [{}], Place(compile="always"))
