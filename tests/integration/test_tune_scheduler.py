@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Tune has
 SPACE = {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}
 MEMBERS, GENERATIONS, STEPS = 4, 3, 3
 LR = 0.01
+ROOT = Path(__file__).parents[2]
+EXAMPLE, PAGE = ROOT / "examples" / "own" / "tuner.py", ROOT / "docs" / "own-code.md"
 
 
 def hill(config: dict[str, Any]) -> None:
@@ -123,6 +128,18 @@ def test_a_name_in_both_spaces_is_refused(ray_cluster: None, tmp_path: Path) -> 
     """Who says what `h0` is?"""
     with pytest.raises(Exception, match=r"param_space.*'h0', which the scheduler's space varies.*Leave it out of one"):
         fit(tmp_path, config={"h0": 0.5}, members=2)
+
+
+@pytest.mark.full
+def test_the_example_tunes(tmp_path: Path) -> None:
+    """`examples/own/tuner.py`, as its page has it, for two members."""
+    command = [sys.executable, str(EXAMPLE), "--members", "2", "--generations", "2"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
+    loss, config = re.findall(r"^loss ([0-9.]+) with (.*)$", run.stdout, re.MULTILINE)[-1]
+    assert float(loss) < 2.4
+    assert "'lr'" in config
+    shown = re.findall(r"```python\n(        tune_config=.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    assert shown in EXAMPLE.read_text()
 
 
 @pytest.mark.parametrize(
