@@ -1,5 +1,7 @@
 """pbt trains populations of neural networks.
 
+In Python::
+
     import pbt
 
     result = pbt.Sweep(

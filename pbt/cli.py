@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbt import completion
+
 if TYPE_CHECKING:
     from pbt.member import SegmentKey
     from pbt.record.result import Result
@@ -34,6 +36,7 @@ _STORAGE = click.option(
     show_default=True,
     help="Folder that holds the runs.",
 )
+_RUN = click.argument("run", metavar="RUN", shell_complete=completion.runs)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="The same facts as JSON.")
 _CLUSTER = click.option(
     "--address",
@@ -92,6 +95,10 @@ def main() -> None:
     pbt run SWEEP.yaml       your own sweep
     pbt show latest          what it found
     pbt resume latest        go on with it after Ctrl-C, a crash or a power failure
+
+    \b
+    Exit codes: 0 done; 1 it stopped with an error, or no member survived; 2 the input
+    is wrong and nothing was started; 130 stopped (Ctrl-C, SIGTERM or `pbt stop`).
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
 
 
@@ -186,7 +193,7 @@ def _find(
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @_hosts_options
 @_explained
@@ -202,7 +209,7 @@ def resume(run: str, storage: Path, local: bool, address: str | None, ranks: int
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.option("--members", type=int, help="Members, in all. New ones first train as long as the others have.")
 @click.option("--generations", type=int, help="Generations, in all.")
 @click.option("--tokens", type=int, help="Limit on tokens, in all.")
@@ -240,7 +247,7 @@ def extend(
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.option("--no-wait", is_flag=True, help="Return at once.")
 @_STORAGE
 @_CLUSTER
@@ -294,6 +301,19 @@ def demo(folder: Path, data: Path | None, seed: int) -> None:
     run_demo(folder, data, seed)
 
 
+@main.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_(shell: str) -> None:
+    """Print what SHELL has to read so that Tab completes commands, options and runs.
+
+    \b
+    bash:  eval "$(pbt completion bash)"      in ~/.bashrc
+    zsh:   eval "$(pbt completion zsh)"       in ~/.zshrc
+    fish:  pbt completion fish | source       in ~/.config/fish/config.fish
+    """  # noqa: D301 - click's mark for a paragraph not to be wrapped
+    click.echo(completion.script(main, shell))
+
+
 @main.command()
 @_STORAGE
 @click.option("--address", help="Ray cluster to join, for example auto.  [default: start Ray here]")
@@ -333,7 +353,7 @@ def _uncollected() -> Iterator[None]:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @_AS_JSON
 @_explained
@@ -438,7 +458,7 @@ _EXIT_CODES = {"finished": 0, "stopped": 130}
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @_CLUSTER
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for every event, as it happens.")
@@ -462,7 +482,7 @@ def watch(run: str, storage: Path, address: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: RUN/report.html]"
@@ -515,7 +535,7 @@ def _forbidden(error: BaseException) -> str | None:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @click.option("--uri", help="Where MLflow is.  [default: what the sweep says]")
 @click.option("--json", "as_json", is_flag=True, help="What it came to, as JSON.")
@@ -544,7 +564,7 @@ _MEMBER = click.option(
 
 
 @main.command("replay")
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @_MEMBER
 @click.option("--seeds", type=int, help="With how many seeds each is trained.  [default: 5]")
@@ -593,7 +613,7 @@ def replay_(
 
 
 @main.command("export")
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @_MEMBER
 @click.option(
@@ -614,7 +634,7 @@ _ALL = click.option("--all", "everything", is_flag=True, help="All lines of desc
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @_STORAGE
 @click.option("--member", metavar="MEMBER", help="Only what this member descends from, and what descends from it.")
 @click.option("--open", "in_browser", is_flag=True, help="As a page in the browser: RUN's lineage.html, written anew.")
@@ -678,7 +698,7 @@ def _show_page(result: Result, file: Path | None, at: SegmentKey | None, in_brow
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.argument("member", metavar="MEMBER")
 @_STORAGE
 @click.option("--times", is_flag=True, help="Also when each was recorded (UTC).")
@@ -697,7 +717,7 @@ def why(run: str, member: str, storage: Path, times: bool, as_json: bool) -> Non
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.argument("member", metavar="MEMBER")
 @_STORAGE
 @_AS_JSON
@@ -715,7 +735,7 @@ def ancestors(run: str, member: str, storage: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.argument("member", metavar="MEMBER")
 @_STORAGE
 @_ALL
@@ -734,7 +754,7 @@ def descendants(run: str, member: str, storage: Path, everything: bool, as_json:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.argument("member", metavar="MEMBER")
 @_STORAGE
 @_AS_JSON
@@ -752,7 +772,7 @@ def schedule(run: str, member: str, storage: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@_RUN
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @_STORAGE

@@ -1,5 +1,7 @@
 """Doors for people's own training code: a loop of any shape trains as a member of a population.
 
+In a training script::
+
     from trainables import adapt
 
     def main():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,8 @@ def test_the_example_tunes(tmp_path: Path) -> None:
     loss, config = re.findall(r"^loss ([0-9.]+) with (.*)$", run.stdout, re.MULTILINE)[-1]
     assert float(loss) < 2.4
     assert "'lr'" in config
-    shown = re.findall(r"```python\n(        tune_config=.*?)```", PAGE.read_text(), re.DOTALL)[0]
-    assert shown in EXAMPLE.read_text()
+    shown = re.findall(r"```python\n(tuner = .*?)```", PAGE.read_text(), re.DOTALL)[0]
+    assert textwrap.indent(shown, "    ") in EXAMPLE.read_text()
 
 
 @pytest.mark.parametrize(
