@@ -36,7 +36,7 @@ class Module:
         model: Makes the module, with fresh weights: a function, or the module's class. Parameters that ask for no
             gradient, or that the loss does not depend on, are left as they are.
         loss: Of what the module gives and of the targets, `loss(output, target)`: the mean over the examples. Its
-            keyword-only arguments whose defaults are numbers are hyperparameters.
+            keyword-only arguments whose defaults are floats are hyperparameters.
         data: Gives the examples: `{"train": (inputs, targets), "validation": ..., "test": ...}`, each a tensor or an
             array with the examples first, or a tuple of them; or a map-style data set of pairs, which is read once. All
             of it is put on the device. The module is called with the inputs, the loss with its output and the targets.

@@ -28,7 +28,7 @@ class Network(nn.Module):
 
 
 def loss(logits: Tensor, digit: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy. What is keyword-only and has a number as default is a hyperparameter: here `smoothing`."""
+    """Mean cross entropy. What is keyword-only and has a float as default is a hyperparameter: here `smoothing`."""
     right = F.one_hot(digit, 10) * (1.0 - smoothing) + smoothing / 10
     return -(right * logits.log_softmax(-1)).sum(-1).mean()
 

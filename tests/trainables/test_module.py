@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -203,6 +204,32 @@ def test_two_inputs_and_two_targets():
     plain = made.program.model.source.fresh(0).double()
     expected = nets.of_two(plain(x.double(), kind), labels, weight)
     assert made.run([1, 0])["loss"][0] == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_loss_that_takes_floats_only_gets_floats():
+    """Torch's label smoothing is none for tensors: members' losses are computed in turns, and are the same."""
+    losses = []
+    for name in ("smoothed", "by_torch"):
+        trainable = module("Plain", name)
+        assert set(trainable._network().keywords) == {"smoothing"}
+        made = stack(trainable)
+        made.set_hparams([0, 1], smoothing=[0.0, 0.3])
+        losses.append(made.run([5, 5])["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+    assert made.program.model.in_turns == {"loss"}
+
+
+def test_a_shared_weight_is_one():
+    """It is trained once, and kept once."""
+    made = stack(adapt.from_module(nets.Tied, F.cross_entropy, nets.rows, batch=8))
+    made.run([3, 3])
+    assert set(made.params) == {"into.weight"}
+    hparams = {name: made.hparams(1)[name] for name in ("lr", "weight_decay", "beta1", "beta2")}
+    trainable = adapt.from_module(nets.Tied, F.cross_entropy, nets.rows, batch=8)
+    _, losses = _plainly_trained(trainable, 1, {**hparams, "clip_norm": math.inf})
+    again = stack(trainable)
+    found = [again.run([step + 1] * 2)["loss"][1] for step in range(60)]
+    np.testing.assert_allclose(found, losses, rtol=1e-9)
 
 
 def test_layers_that_differ_have_hyperparameters_of_their_own():

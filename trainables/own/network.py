@@ -184,7 +184,8 @@ class Network:
         measure = self.source.loss if name == "loss" else dict(self.source.metrics)[name]
         wide = next((leaf.dtype for leaf in tree_leaves(output) if _is_floating(leaf)), torch.float32)
         targets = tuple(_cast(column, wide) for column in batch[self.num_inputs :])
-        found = _members(measure, output, targets, keywords, turns=name in self.in_turns)
+        given = {keyword: value.to(wide) for keyword, value in keywords.items()}
+        found = _members(measure, output, targets, given, turns=name in self.in_turns)
         return found if found.is_floating_point() else found.to(wide)
 
 
@@ -220,7 +221,7 @@ def network(source: Source, data: Tables, batch: int) -> Network:
         live=live,
         specs={**specs, **keywords},
         keywords=tuple(keywords),
-        in_turns=_in_turns(source, output, targets),
+        in_turns=_in_turns(source, output, targets, keywords),
         flops=None if alone.flops is None else alone.flops / len(rows[0]),
     )
 
@@ -354,7 +355,7 @@ def _quieted(template: nn.Module) -> tuple[dict[str, tuple[str, ...]], dict[str,
 
 
 def _keywords(source: Source, taken: Collection[str]) -> dict[str, HparamSpec]:
-    """Keyword-only arguments of the loss with a number as default: hyperparameters."""
+    """Keyword-only arguments of the loss whose defaults are floats: hyperparameters."""
     try:
         parameters = inspect.signature(source.loss).parameters.values()
     except (TypeError, ValueError):  # of some built-in functions, Python knows nothing
@@ -362,31 +363,29 @@ def _keywords(source: Source, taken: Collection[str]) -> dict[str, HparamSpec]:
     found = {}
     for parameter in parameters:
         default = parameter.default
-        if (
-            parameter.kind is parameter.KEYWORD_ONLY
-            and isinstance(default, float | int)
-            and not isinstance(default, bool)
-        ):
+        if parameter.kind is parameter.KEYWORD_ONLY and isinstance(default, float):
             if parameter.name in taken:
                 raise TrainableError(f"{source.told('loss')}, whose {parameter.name!r} is the model's, too; rename it")
-            found[parameter.name] = HparamSpec(kind="live", default=float(default), doc="of the loss")
+            found[parameter.name] = HparamSpec(kind="live", default=default, doc="of the loss")
     return found
 
 
-def _in_turns(source: Source, output: Any, targets: Sequence[Tensor]) -> frozenset[str]:
+def _in_turns(
+    source: Source, output: Any, targets: Sequence[Tensor], keywords: Mapping[str, HparamSpec]
+) -> frozenset[str]:
     """Names of the loss and metrics that do not run under vmap, or give something else there."""
     both = tuple(torch.stack([t, t.flip(0)]) for t in (_cast(column, torch.float32) for column in targets))
-    return frozenset(
-        name for name, measure in (("loss", source.loss), *source.metrics) if not _is_mapped(measure, output, both)
-    )
+    given = {name: torch.full((2,), float(str(spec.default))) for name, spec in keywords.items()}
+    measures = [("loss", source.loss, given), *((name, metric, {}) for name, metric in source.metrics)]
+    return frozenset(name for name, measure, known in measures if not _is_mapped(measure, output, both, known))
 
 
-def _is_mapped(measure: Measure, output: Any, targets: tuple[Tensor, ...]) -> bool:
+def _is_mapped(measure: Measure, output: Any, targets: tuple[Tensor, ...], keywords: Mapping[str, Tensor]) -> bool:
     try:
-        found = _members(measure, output, targets, {}, turns=False)
+        found = _members(measure, output, targets, keywords, turns=False)
     except Exception:  # torch's, of many kinds; in turns it is known to work
         return False
-    return _is_same(found, _members(measure, output, targets, {}, turns=True))
+    return _is_same(found, _members(measure, output, targets, keywords, turns=True))
 
 
 # --- tensors
@@ -395,18 +394,21 @@ def _is_mapped(measure: Measure, output: Any, targets: tuple[Tensor, ...]) -> bo
 def _members(
     measure: Measure, output: Any, targets: tuple[Tensor, ...], keywords: Mapping[str, Tensor], *, turns: bool
 ) -> Tensor:
-    """`(K,)`: of every member's output and targets."""
+    """`(K,)`: of every member's output and targets. In turns, keywords are plain numbers."""
 
-    def one(output: Any, targets: tuple[Tensor, ...], keywords: Mapping[str, Tensor]) -> Tensor:
+    def one(output: Any, targets: tuple[Tensor, ...], keywords: Mapping[str, Any]) -> Tensor:
         return measure(output, *targets, **keywords)
 
     if not turns:
-        found: Tensor = torch.vmap(one)(output, targets, dict(keywords))
-        return found
+        together: Tensor = torch.vmap(one)(output, targets, dict(keywords))
+        return together
     num = len(next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
-    return torch.stack(
-        [one(*tree_map(lambda t: t[slot], (output, targets, dict(keywords)))) for slot in range(num)]  # noqa: B023
-    )
+    numbers = {name: value.tolist() for name, value in keywords.items()}
+    found = []
+    for slot in range(num):
+        of_output, of_targets = tree_map(lambda t: t[slot], (output, targets))  # noqa: B023
+        found.append(one(of_output, of_targets, {name: values[slot] for name, values in numbers.items()}))
+    return torch.stack(found)
 
 
 def _is_floating(value: Any) -> bool:
