@@ -289,7 +289,7 @@ def test_a_brain_that_cannot_be_built_is_news_at_once(tmp_path):
     before = set(threading.enumerate())
     with pytest.raises(ValueError, match="no such plan"):
         train(tmp_path, Impossible())
-    assert before == set(threading.enumerate())
+    assert set(threading.enumerate()) <= before  # others' may end meanwhile
 
 
 def test_storage_that_takes_nothing_for_a_while_is_waited_for(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from tests.contracts.stack_contract import Change, StackContract
+from tests.contracts.states import assert_same
 from tests.trainables import nets
 from tests.trainables.changes import ADAM, ADAM_SAMPLES, REST
 from trainables import Place, TrainableError, adapt, load
@@ -295,6 +297,19 @@ def test_what_cannot_be_compiled_says_so(caplog):
         made = stack(trainable, place=Place(compile="always"))
     assert not made.plan.compiled
     assert "nets:Attentive' trains eagerly: " in caplog.text
+
+
+@pytest.mark.parametrize(("model", "data"), [("Attentive", "series"), ("Recurrent", "series")], ids=["vmap", "turns"])
+def test_stacks_of_two_threads_do_not_meet(model, data):
+    """As hosts in one process have them: each is what it is alone."""
+    trainable = module(model, "smoothed", data)
+    alone = stack(trainable)
+    alone.run([25, 25])
+    together = [stack(trainable) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda it: it.run([25, 25]), together))
+    for other in together:
+        assert_same(alone.state(1), other.state(1))
 
 
 # --- data

@@ -9,6 +9,7 @@ possible and saves nothing. `StackedModule.way` says which, `why` what keeps it 
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def _names(module: nn.Module) -> dict[str, str]:
     return found
 
 
-# --- two ways to run
+# --- three ways to run
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,12 @@ class _Stacked:
         return self.steps[call.training](call, inputs)
 
 
+#: Held while a module runs as it is: its weights are put into it, and what torch is set to is so for all threads.
+_RUNNING = threading.RLock()
+
+
 class _Plain:
-    """The template as it is: under vmap, or for one member after the other.
+    """The template as it is: under vmap, or for one member after the other. One thread of a process at a time.
 
     Layers with live values, random draws or buffers of their own (those with `live` in their entry) run by their
     entry, as a stack of one: torch's own draw from a global generator and know one momentum for all.
@@ -197,6 +202,10 @@ class _Plain:
                 part.forward = self._bridge(path, part)
 
     def __call__(self, call: Call, inputs: Sequence[Any]) -> Any:
+        with _RUNNING:
+            return self._run(call, inputs)
+
+    def _run(self, call: Call, inputs: Sequence[Any]) -> Any:
         draws = call.draws
         clocks = None if draws is None else (draws.seed, draws.consumed)
         part = 0 if draws is None else draws.part
