@@ -129,7 +129,8 @@ def refused(*arguments: str) -> str:
         return said
     assert said.startswith(("pbt: ", "Usage: ")), said
     told = re.sub(r"'[^']*'", "''", said.splitlines()[-1])
-    assert re.search(r"[.;:?)] \S", told) or "Try 'pbt" in said, f"no mend in: {said}"
+    listed = "Choose from:\n" in said
+    assert re.search(r"[.;:?)] \S", told) or listed or "Try 'pbt" in said, f"no mend in: {said}"
     return said
 
 
