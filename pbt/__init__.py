@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pbt.control import extend, resume, stop
-    from pbt.dropin import tune_scheduler
+    from pbt.dropin import optuna_sampler, tune_scheduler, tune_searcher
     from pbt.errors import PbtError
     from pbt.evidence import replay
     from pbt.handover import export
@@ -55,10 +55,12 @@ __all__ = [
     "export",
     "extend",
     "load",
+    "optuna_sampler",
     "replay",
     "resume",
     "stop",
     "tune_scheduler",
+    "tune_searcher",
     "write_report",
 ]
 
@@ -73,7 +75,7 @@ _HOMES = {
     "stop": "control",
     "replay": "evidence",
     "export": "handover",
-    "tune_scheduler": "dropin",
+    **dict.fromkeys(("optuna_sampler", "tune_scheduler", "tune_searcher"), "dropin"),
     "write_report": "report.report_page",
 }
 

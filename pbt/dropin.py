@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pbt.spec import Budget, Component, Mode, require, usual_strategy
+from pbt.member import Hparams
+from pbt.spec import Budget, Component, Mode, at_least, require, usual_strategy
 from pbt.strategy import StrategyOptions, Task
 from pbt.sweep import load_strategy
 from searchspaces import Space
 
 if TYPE_CHECKING:
     from pbt.runtime.tune_scheduler import PopulationScheduler
+    from pbt.runtime.tune_searcher import CurveSearcher
+    from pbt.search.optuna_sampler import CurveSampler
 
 
 def tune_scheduler(
@@ -61,3 +64,64 @@ def tune_scheduler(
     if check := getattr(options, "check_task", None):
         check(task)
     return PopulationScheduler(options, task, time_attr)
+
+
+def tune_searcher(
+    *,
+    space: Space | Mapping[str, Any] | None = None,
+    initial: Sequence[Hparams] = (),
+    seed: int = 0,
+    startup: int = 10,
+    target: float | None = None,
+    time_attr: str = "training_iteration",
+) -> CurveSearcher:
+    """A Gaussian process over learning curves as the `search_alg` of a `ray.tune.Tuner`.
+
+    It sees every result of every trial, and asks what a new one would come to at the end: what a scheduler such as
+    `ASHAScheduler` stopped early counts for what it was, neither as complete nor not at all. Metric and mode are those
+    of the `TuneConfig`; how many run at once is its `max_concurrent_trials`.
+
+    Args:
+        space: What varies, by name (`optimizer/lr` is `config["optimizer"]["lr"]`); None takes what `param_space`
+            leaves open.
+        initial: Configurations to try first.
+        seed: Source of every random choice.
+        startup: Trials with results before the process is asked; until then configurations are drawn.
+        target: Of `time_attr`, where a trial is trained to the end; None takes the most that any came to.
+        time_attr: What of a result counts steps.
+
+    Raises:
+        SpecError: Something makes no sense.
+    """
+    from pbt.runtime.tune_searcher import CurveSearcher
+
+    _check_search(seed, startup, "startup", target)
+    made = space if space is None or isinstance(space, Space) else Space(space)
+    return CurveSearcher(made, initial, seed, startup, target, time_attr)
+
+
+def optuna_sampler(*, seed: int | None = None, n_startup_trials: int = 10, target: float | None = None) -> CurveSampler:
+    """A Gaussian process over learning curves as the sampler of an Optuna study.
+
+    It learns from every value that trials report, those that were pruned and those that still run included, and
+    suggests what promises most at the end. A trial that completes counts with what it returns. Parameters that not all
+    trials have are drawn at random.
+
+    Args:
+        seed: Source of every random choice; None draws one.
+        n_startup_trials: Trials with values before the process is asked; until then parameters are drawn.
+        target: How many steps trials report that are trained to the end; None takes the most that any reported.
+
+    Raises:
+        SpecError: Something makes no sense.
+    """
+    from pbt.search.optuna_sampler import CurveSampler
+
+    _check_search(seed or 0, n_startup_trials, "n_startup_trials", target)
+    return CurveSampler(seed, n_startup_trials, target)
+
+
+def _check_search(seed: int, startup: int, name: str, target: float | None) -> None:
+    at_least(0, "seed", seed)
+    at_least(1, name, startup)
+    require(target is None or target > 0, "target", f"is {target!r}", "Give a number of steps, or leave it out")

@@ -61,6 +61,6 @@ def test_the_public_names_of_pbt() -> None:
     """A name is added here on purpose, or not at all."""
     expected = """
     Arm Budget Checkpoints Component Fixed Halving Hosts IPBT MFPB2 MFPBT Objective PB2 PBT PbtError Replay Result Sweep
-    SweepSpec Tracking export extend load replay resume stop tune_scheduler
+    SweepSpec Tracking export extend load optuna_sampler replay resume stop tune_scheduler tune_searcher
     write_report"""
     assert sorted(expected.split()) == sorted(pbt.__all__)

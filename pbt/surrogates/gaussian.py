@@ -1,10 +1,5 @@
 """A Gaussian process over segments of training, whose noise is learned.
 
-The process is one of gpytorch's and botorch's; kernel, priors, and how targets are scaled are ours. Every parameter has
-a prior and is fitted to the maximum of the posterior by L-BFGS-B, from fixed starts: the same data give the same model,
-and no generator is asked. (`botorch.fit.fit_gpytorch_mll` draws new starts from torch's global generator when one
-fails.) All in float64.
-
 Without a noise term, the process goes through every observation: two segments with equal hyperparameters and different
 gains then bend it out of shape, and what it recommends is little better than a guess.
 """
@@ -17,28 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from botorch.models.gpytorch import GPyTorchModel
-from botorch.optim.fit import fit_gpytorch_mll_scipy
-from gpytorch.constraints import Positive
-from gpytorch.distributions import MultivariateNormal
-from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.models import ExactGP
-from gpytorch.priors import NormalPrior
 from torch import Tensor
 
 from pbt.surrogates.kernels import SegmentKernel
+from pbt.surrogates.process import KERNEL, NOISE, Process, fit_parameters, winsorised
 from pbt.surrogates.threads import one_thread
-
-#: Targets and scores are cut off so many robust standard deviations from their median: one loss of 1e30 would leave the
-#: others equal to each other.
-_WIDTH = 5.0
-#: Squares of it can still be added up.
-_HUGE = 1e100
-#: Steps of one fit at most; it is seldom half as many.
-_STEPS = 100
-#: Where a process has its parameters.
-_KERNEL, _NOISE = "covar_module.raw", "likelihood.noise_covar.raw_noise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +81,6 @@ class Scale:
         return torch.from_numpy(np.array(columns, dtype=np.float64))
 
 
-class Process(ExactGP, GPyTorchModel):
-    """A Gaussian process with mean 0, the kernel of segments, and noise, as botorch wants its models.
-
-    Args:
-        at: Where observations were made, `(points, 2 + numbers + categories)`.
-        targets: Standardised, `(points,)`.
-        kernel: Of these points.
-    """
-
-    _num_outputs = 1
-
-    def __init__(self, at: Tensor, targets: Tensor, kernel: SegmentKernel) -> None:
-        logarithmic = Positive(transform=torch.exp, inv_transform=torch.log)
-        super().__init__(at, targets, GaussianLikelihood(noise_constraint=logarithmic).double())
-        self.covar_module = kernel
-
-    def forward(self, at: Tensor) -> MultivariateNormal:
-        """What is known of the values at points before anything was observed."""
-        return MultivariateNormal(torch.zeros_like(at[..., 0]), self.covar_module(at))
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """A fitted process: what it expects of segments nobody has trained.
@@ -185,16 +142,9 @@ def fit(points: Points, targets: np.ndarray, noise: float | None = None) -> Mode
         if noise is not None:
             process.likelihood.noise = torch.tensor(noise, dtype=torch.float64)  # a number would be rounded to float32
             process.likelihood.requires_grad_(False)
-        _climb(process, _prior(numbers))
+        prior = _prior(numbers)
+        fit_parameters(process, prior, _starts(prior))
         return Model(process, scale)
-
-
-def winsorised(values: np.ndarray) -> np.ndarray:
-    """The values, those far out brought to the edge of the usual; where most are equal, only what could overflow."""
-    values = np.clip(values, -_HUGE, _HUGE)
-    middle = np.median(values)
-    deviation = 1.4826 * np.median(np.abs(values - middle))
-    return np.clip(values, middle - _WIDTH * deviation, middle + _WIDTH * deviation) if deviation > 0 else values
 
 
 def _scale(points: Points, targets: np.ndarray) -> Scale:
@@ -203,31 +153,10 @@ def _scale(points: Points, targets: np.ndarray) -> Scale:
     return Scale(float(np.mean(targets)), deviation if deviation > 0 else 1.0, float(before.min()), span or 1.0)
 
 
-def _climb(process: Process, prior: Mapping[str, Tensor]) -> None:
-    """Give a process the most probable parameters that are found from two starts.
-
-    These are the middle of the prior, and the same with short scales, where the posterior often has a peak of its own.
-
-    Args:
-        process: Its parameters that need no gradient are left as they are.
-        prior: Of each parameter, as in `_prior`.
-    """
-    parameters = {name: it for name, it in process.named_parameters() if it.requires_grad}
-    for name in parameters:
-        module, _, entry = name.rpartition(".")
-        process.get_submodule(module).register_prior("prior", NormalPrior(*prior[name][:2]), entry)
-    bounds = {name: (it[2], it[3]) for name, it in prior.items()}
-    middle = {name: it[0] for name, it in prior.items()}
-    short = torch.cat([middle[_KERNEL][:3], torch.full_like(middle[_KERNEL][3:], math.log(0.3))])
-    evidence = ExactMarginalLogLikelihood(process.likelihood, process).train()
-    reached = []
-    for start in (middle, {**middle, _KERNEL: short}):
-        _set(parameters, start)
-        options = {"maxiter": _STEPS, "ftol": 1e-7}
-        found = fit_gpytorch_mll_scipy(evidence, parameters, bounds, options=options)
-        reached.append((found.fval, {name: it.detach().clone() for name, it in parameters.items()}))
-    _set(parameters, min(reached, key=lambda it: it[0])[1])
-    process.eval().requires_grad_(False)
+def _starts(prior: Mapping[str, Tensor]) -> list[Tensor]:
+    """The middle of the prior, and the same with short scales, where the posterior often has a peak of its own."""
+    middle = prior[KERNEL][0]
+    return [middle, torch.cat([middle[:3], torch.full_like(middle[3:], math.log(0.3))])]
 
 
 def _prior(numbers: int) -> dict[str, Tensor]:
@@ -243,11 +172,5 @@ def _prior(numbers: int) -> dict[str, Tensor]:
     signal, decay = (0.0, 1.0, -7.0, 4.0), (math.log(0.025), 1.0, -9.0, 3.0)
     mix, noise = (0.0, 1.0, -4.0, 4.0), (-2.5, 1.5, -12.0, 2.0)
     scale = (math.sqrt(2.0) + math.log(numbers) / 2.0, math.sqrt(3.0), math.log(0.02), math.log(200.0))
-    rows = {_KERNEL: [signal, decay, mix, *[scale] * numbers], _NOISE: [noise]}
+    rows = {KERNEL: [signal, decay, mix, *[scale] * numbers], NOISE: [noise]}
     return {name: torch.tensor(it, dtype=torch.float64).T for name, it in rows.items()}
-
-
-def _set(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, it in parameters.items():
-            it.copy_(values[name])

@@ -28,6 +28,9 @@ KILLS = (
     *itertools.starmap(Kill, itertools.product(["replace manifest-copy"], [1, 2, 3], ["before"])),
 )
 
+#: A sweep of a few dozen moments.
+SMALL = {"members": 4, "generations": 3, "stacks": 2}
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
@@ -191,14 +194,16 @@ def test_finished_and_taken_up_again_it_stays_what_it_is(subject, expected):
 
 
 @pytest.mark.full
-def test_dies_at_every_single_moment(tmp_path, expected):
-    """At every operation on the run's files: before and after it, or in the midst of it and with the machine."""
-    log = live(Subject(tmp_path / "first")).log
+def test_dies_at_every_single_moment(tmp_path):
+    """At every operation on a small run's files: before and after it, or in the midst of it and with the machine."""
+    undisturbed = Subject(tmp_path / "first", **SMALL)
+    log = live(undisturbed).log
+    expected = undisturbed.facts()
     counts = Counter(log)
     for number, (what, count) in enumerate(itertools.product(counts, range(1, max(counts.values()) + 1))):
         ways = ("torn", "power") if number % 2 else ("before", "after")
         for how in ways if count <= counts[what] else ():
-            subject = Subject(tmp_path / f"{number}-{how}")
+            subject = Subject(tmp_path / f"{number}-{how}", **SMALL)
             die(subject, Kill(what, count, how))
             live(subject)
             assert_unharmed(subject, expected)

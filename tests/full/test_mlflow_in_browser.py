@@ -46,7 +46,7 @@ class Mirrored:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
-    """Four members in 30 generations. In the tenth the server is killed; some generations later it is back."""
+    """Four members in 20 generations. In the sixth the server is killed; some generations later it is back."""
     folder = tmp_path_factory.mktemp("mlflow")
     server = Server(folder)
     server.start()
@@ -56,7 +56,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
         space={"h0": {"type": "float", "low": 0.0, "high": 1.0}, "h1": {"type": "float", "low": 0.0, "high": 1.0}},
         objective="Q",
         strategy="pbt",
-        budget={"members": 4, "generations": 30, "steps": 4_000},
+        budget={"members": 4, "generations": 20, "steps": 4_000},
         hosts=Hosts(kind="local", stacks=1),
         checkpoints=Checkpoints(every_steps=4_000),
         storage=folder / "runs",
@@ -64,7 +64,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
     )
 
     def befall() -> None:
-        _await(lambda: _generation(folder / "runs") >= 10)
+        _await(lambda: _generation(folder / "runs") >= 6)
         server.kill()
         away = _generation(folder / "runs")
         _await(lambda: _generation(folder / "runs") >= away + 3)
@@ -127,7 +127,7 @@ def test_every_run_tag_and_metric_is_there_exactly_once(mirrored: Mirrored, tmp_
         assert there == found[name]
     assert {"RUNNING"}.isdisjoint(run["times"][2] for run in found.values() if "times" in run)
     members = {f"member {member}" for member in range(4)}
-    segments = {f"member {member} segment {index:02d}" for member in range(4) for index in range(30)}
+    segments = {f"member {member} segment {index:02d}" for member in range(4) for index in range(20)}
     assert {mirrored.result.run.id} | members | segments <= set(found)
 
 

@@ -23,7 +23,7 @@ from searchspaces import Float
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Tune has much to say
 
 SPACE = {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}
-MEMBERS, GENERATIONS, STEPS = 4, 3, 3
+MEMBERS, GENERATIONS, STEPS = 4, 2, 3
 LR = 0.01
 ROOT = Path(__file__).parents[2]
 EXAMPLE, PAGE = ROOT / "examples" / "own" / "tuner.py", ROOT / "docs" / "own-code.md"
@@ -100,21 +100,21 @@ def test_it_decides_as_a_sweep_does(ray_cluster: None, tmp_path: Path) -> None:
         scores = [row["score"] for row in theirs.rows["outcomes"] if row["member"] == number]
         hparams = [json.loads(row["hparams"]) for row in theirs.rows["segments"] if row["member"] == number]
         ends = [reported[STEPS * (generation + 1)] for generation in range(GENERATIONS)]
-        assert [end["Q"] for end in ends] == pytest.approx(scores, rel=1e-5)
+        assert [end["Q"] for end in ends] == pytest.approx(scores, abs=1e-5)  # 1.2 less squares, in float32
         for name in SPACE:
             assert [end[name] for end in ends] == pytest.approx([it[name] for it in hparams], rel=1e-12)
     best = results.get_best_result()
-    assert best.metrics["Q"] == pytest.approx(theirs.best.score, rel=1e-5)
+    assert best.metrics["Q"] == pytest.approx(theirs.best.score, abs=1e-5)
     assert scheduler.best.trial_id == best.metrics["trial_id"]
 
 
 @pytest.mark.full
 def test_a_trial_that_fails_leaves_the_others(ray_cluster: None, tmp_path: Path) -> None:
     """More trials than there are cores for take turns; the population goes on without one, to its end."""
-    breaks_at = tune.grid_search([0, 0, 0, 0, 0, 4])
-    results, _, _ = fit(tmp_path, config={"breaks_at": breaks_at}, members=6, generations=2)
-    assert [result.error is None for result in results] == [True] * 5 + [False]
-    assert [result.metrics["steps"] for result in results][:5] == [2 * STEPS] * 5
+    breaks_at = tune.grid_search([0, 0, 0, 0, 4])
+    results, _, _ = fit(tmp_path, config={"breaks_at": breaks_at}, members=5, generations=2)
+    assert [result.error is None for result in results] == [True] * 4 + [False]
+    assert [result.metrics["steps"] for result in results][:4] == [2 * STEPS] * 4
 
 
 @pytest.mark.full

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from pbt.surrogates.gaussian import Points, fit, winsorised
+from pbt.surrogates.gaussian import Points, fit
 from pbt.surrogates.kernels import SegmentKernel
+from pbt.surrogates.process import winsorised
 
 
 def points(number, *, numbers=1, categories=0, seed=0):

@@ -1,0 +1,1 @@
+"""Search for the configuration that is best once it is trained to the end, with what many shorter runs say of it."""

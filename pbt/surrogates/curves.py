@@ -1,0 +1,207 @@
+"""A Gaussian process over learning curves: what runs that were stopped say about those that were not.
+
+With `d` how far a value was from the target (decades of steps, or of whatever is cheaper), `x` the hyperparameters in
+the unit cube and `r` which run it was,
+
+    k((r, d, x), (r', d', x')) = t^2 k_t(d, d') + s^2 k_x(x, x') k_d(d, d') + [r = r'] c^2 k_c(d, d')
+
+and noise. All four are Matern kernels with nu = 5/2, `k_x` with a scale for each number. The first term is what all
+runs have in common: how values fall as training goes on. It is a term, and not a mean taken off the values of each
+step, because those that were trained further are the better ones. The second is what hyperparameters have to do with
+it, and less so far from the target. The third is the run's own: of two runs with equal hyperparameters one is the
+luckier.
+
+Sources: Swersky, Snoek & Adams 2014, "Freeze-Thaw Bayesian Optimization" (arXiv 1406.3896), of processes over curves
+that share hyperparameters, where a curve's own kernel supposes an exponential decay to a limit; here it is stationary
+in the logarithm of the steps, over which losses fall steadily.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from gpytorch.kernels import Kernel
+from scipy.stats import yeojohnson
+from torch import Tensor
+
+from pbt.surrogates.process import KERNEL, NOISE, Process, fit_parameters, winsorised
+from pbt.surrogates.threads import one_thread
+
+#: The run of a place as such, which nobody has trained: nothing there is a run's own.
+NOBODY = -1
+#: Entries of the kernel's parameters before the scales of the hyperparameters.
+_SHARED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What was seen of runs. A row for each value.
+
+    Attributes:
+        run: Which run, `(values,)` of int, from 0.
+        depth: Decades from the target: 0 at it, 1 with a tenth of its steps, `(values,)`.
+        cube: The run's hyperparameters in the unit cube, `(values, numbers)`.
+        badness: Low is good; infinite or NaN where it diverged, `(values,)`.
+    """
+
+    run: np.ndarray
+    depth: np.ndarray
+    cube: np.ndarray
+    badness: np.ndarray
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.run)
+
+
+class CurveKernel(Kernel):
+    """The module's kernel, of points `(..., points, 2 + numbers)`: run, depth, hyperparameters.
+
+    Its parameters are one vector, `raw`, of logarithms: of `t^2`, the scale of `k_t`, `s^2`, the scale of `k_d`, `c^2`,
+    the scale of `k_c`, and the scales of `k_x`.
+
+    Args:
+        numbers: How many hyperparameters there are.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.register_parameter("raw", torch.nn.Parameter(torch.zeros(_SHARED + numbers, dtype=torch.float64)))
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+        """Covariance `(..., points, points)` of noise-free values; if `diag`, of each point with itself."""
+        trend, trend_scale, signal, fade, own, own_scale = self.raw[:_SHARED].exp()
+        if diag:
+            return trend + signal + own * (x1[..., 0] >= 0)
+        scales = self.raw[_SHARED:].exp()
+        apart = (x1[..., :, None, 1] - x2[..., None, :, 1]).abs()
+        near = _matern(_distance(x1[..., 2:] / scales, x2[..., 2:] / scales))
+        one, other = x1[..., :, None, 0], x2[..., None, :, 0]
+        curves = torch.where((one >= 0) & (one == other), own * _matern(apart / own_scale), 0.0)
+        return trend * _matern(apart / trend_scale) + signal * near * _matern(apart / fade) + curves
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A fitted process over curves.
+
+    What it predicts is in units of its own, those of `evened`: low is good.
+
+    Attributes:
+        process: Of points as its kernel wants them.
+    """
+
+    process: Process
+
+    def predict(self, run: np.ndarray, depth: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is expected, and how sure that is.
+
+        Args:
+            run: Which runs, `(points,)`; `NOBODY` is what could be had with these hyperparameters.
+            depth: How far from the target, `(points,)`.
+            cube: With which hyperparameters, `(points, numbers)`.
+
+        Returns:
+            Mean and standard deviation without noise, `(points,)` each.
+        """
+        with one_thread(), torch.no_grad():
+            known = self.process.posterior(_locate(run, depth, cube))
+            return known.mean[:, 0].numpy(), known.variance[:, 0].clamp_min(1e-12).sqrt().numpy()
+
+    def with_pending(self, run: np.ndarray, depth: np.ndarray, cube: np.ndarray) -> Curves:
+        """The process once these points will have been seen, at what it expects of them.
+
+        Source: Desautels et al. 2014, "Parallelizing Exploration-Exploitation Tradeoffs in Gaussian Process Bandit
+        Optimization" (GP-BUCB).
+        """
+        if not len(run):
+            return self
+        with one_thread(), torch.no_grad():
+            at = _locate(run, depth, cube)
+            expected = self.process.posterior(at).mean
+            return Curves(self.process.condition_on_observations(at, expected))
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of the noise."""
+        return float(self.process.likelihood.noise.sqrt())
+
+
+def fit(values: Values) -> Curves:
+    """Fit the process to what was seen, one value at least."""
+    with one_thread():
+        numbers = values.cube.shape[1]
+        targets = torch.from_numpy(evened(values.badness))
+        process = Process(_locate(values.run, values.depth, values.cube), targets, CurveKernel(numbers))
+        prior = _prior(numbers)
+        fit_parameters(process, prior, _starts(prior))
+        return Curves(process)
+
+
+def evened(badness: np.ndarray) -> np.ndarray:
+    """Values with mean 0 and deviation 1, brought as near to a normal distribution as a power can.
+
+    What diverged is as bad as the worst that did not. How much worse a bad value is than another says little about the
+    good ones, and would otherwise decide the scales of the process; but differences of values that are well spread stay
+    what they are. (Ranks would bend them too: of curves that are a sum of two terms, the process then makes noise.)
+
+    Args:
+        badness: Low is good; infinite or NaN where it diverged.
+
+    Source: Cowen-Rivers et al. 2022, "HEBO: Pushing The Limits of Sample-Efficient Hyperparameter Optimisation" (arXiv
+    2012.03826), section 4.1; Yeo & Johnson 2000, "A new family of power transformations".
+    """
+    is_finite = np.isfinite(badness)
+    worst = badness[is_finite].max() if is_finite.any() else 0.0
+    standard = _standardised(winsorised(np.where(is_finite, badness, worst)))
+    return _standardised(yeojohnson(standard)[0]) if standard.any() else standard
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    deviation = values.std()
+    return (values - values.mean()) / deviation if deviation > 0 else np.zeros_like(values)
+
+
+def _locate(run: np.ndarray, depth: np.ndarray, cube: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.column_stack([run, depth, cube]).astype(np.float64))
+
+
+def _starts(prior: Mapping[str, Tensor]) -> list[Tensor]:
+    """The middle of the prior, and the same with short scales: with long ones, curves can seem all of their own."""
+    middle = prior[KERNEL][0]
+    return [middle, torch.cat([middle[:_SHARED], torch.full_like(middle[_SHARED:], math.log(0.5))])]
+
+
+def _prior(numbers: int) -> Mapping[str, Tensor]:
+    """What is known of the parameters beforehand, as `fit_parameters` wants it.
+
+    Scales of hyperparameters grow with the number of dimensions, as distances do.
+
+    Source: of these scales, Hvarfner et al. 2024, "Vanilla Bayesian Optimization Performs Great in High Dimensions"
+    (arXiv 2402.02229), as in botorch's `get_covar_module_with_dim_scaled_prior`.
+    """
+    decade = (0.0, 0.7, math.log(0.05), math.log(50.0))
+    trend, signal, own = (0.0, 1.0, -9.0, 4.0), (0.0, 1.0, -7.0, 4.0), (-3.0, 1.0, -9.0, 3.0)
+    scale = (math.sqrt(2.0) + math.log(numbers) / 2.0, math.sqrt(3.0), math.log(0.02), math.log(200.0))
+    rows = {KERNEL: [trend, decade, signal, decade, own, decade, *[scale] * numbers], NOISE: [(-4.0, 1.5, -9.0, 2.0)]}
+    return {name: torch.tensor(it, dtype=torch.float64).T for name, it in rows.items()}
+
+
+def _distance(x1: Tensor, x2: Tensor) -> Tensor:
+    """Euclidean, `(..., points, points)`; its gradient is zero where it is."""
+    one, other = x1.square().sum(dim=-1, keepdim=True), x2.square().sum(dim=-1, keepdim=True)
+    ones = torch.ones_like
+    squares = torch.cat([-2.0 * x1, one, ones(one)], dim=-1) @ torch.cat([x2, ones(other), other], dim=-1).mT
+    return squares.clamp_min(1e-12).sqrt()
+
+
+def _matern(distance: Tensor) -> Tensor:
+    """Of nu = 5/2, at distances in units of the scale."""
+    far = math.sqrt(5.0) * distance
+    return (1.0 + far + far.square() / 3.0) * torch.exp(-far)
