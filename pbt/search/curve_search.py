@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pbt.surrogates.curves import Values
 
 #: Values of one process at most: a fit takes time with the cube of their number.
-_MOST = 320
+_MOST = 240
 #: Of a curve, one value is kept in each of these factors of steps; the first that leaves few enough.
 _THINNING = (2.0, 4.0, 16.0, math.inf)
 

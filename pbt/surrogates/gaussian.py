@@ -153,10 +153,10 @@ def _scale(points: Points, targets: np.ndarray) -> Scale:
     return Scale(float(np.mean(targets)), deviation if deviation > 0 else 1.0, float(before.min()), span or 1.0)
 
 
-def _starts(prior: Mapping[str, Tensor]) -> list[Tensor]:
+def _starts(prior: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """The middle of the prior, and the same with short scales, where the posterior often has a peak of its own."""
     middle = prior[KERNEL][0]
-    return [middle, torch.cat([middle[:3], torch.full_like(middle[3:], math.log(0.3))])]
+    return [{}, {KERNEL: torch.cat([middle[:3], torch.full_like(middle[3:], math.log(0.3))])}]
 
 
 def _prior(numbers: int) -> dict[str, Tensor]:

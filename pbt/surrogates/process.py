@@ -54,14 +54,17 @@ class Process(ExactGP, GPyTorchModel):
         return MultivariateNormal(torch.zeros_like(at[..., 0]), self.covar_module(at))
 
 
-def fit_parameters(process: Process, prior: Mapping[str, Tensor], starts: Sequence[Tensor]) -> None:
+def fit_parameters(
+    process: Process, prior: Mapping[str, Tensor], starts: Sequence[Mapping[str, Tensor]], steps: int = _STEPS
+) -> None:
     """Give a process the most probable parameters that are found.
 
     Args:
         process: Its parameters that need no gradient are left as they are.
         prior: Of each parameter, by `KERNEL` and `NOISE`, `(4, entries)`: mean and standard deviation of a normal
             distribution, and bounds.
-        starts: Of the kernel's parameters; the noise always starts from its mean.
+        starts: Of the parameters, by the same names; those that are left out start from their means.
+        steps: At most so many from each start.
     """
     parameters = {name: it for name, it in process.named_parameters() if it.requires_grad}
     for name in parameters:
@@ -71,8 +74,8 @@ def fit_parameters(process: Process, prior: Mapping[str, Tensor], starts: Sequen
     evidence = ExactMarginalLogLikelihood(process.likelihood, process).train()
     reached = []
     for start in starts:
-        _set(parameters, {NOISE: prior[NOISE][0], KERNEL: start})
-        options = {"maxiter": _STEPS, "ftol": 1e-7}
+        _set(parameters, {**{name: it[0] for name, it in prior.items()}, **start})
+        options = {"maxiter": steps, "ftol": 1e-7}
         found = fit_gpytorch_mll_scipy(evidence, parameters, bounds, options=options)
         reached.append((found.fval, {name: it.detach().clone() for name, it in parameters.items()}))
     _set(parameters, min(reached, key=lambda it: it[0])[1])

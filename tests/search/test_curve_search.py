@@ -139,9 +139,9 @@ class TestObserved:
             for number in lengths
         ]
         values = observed(SQUARE, runs)
-        assert len(values) <= 320
+        assert len(values) <= 240
         ends = [it.curve[-1][1] for it in runs]
         assert min(ends) in values.badness
-        assert len(values) >= min(len(runs), 320)
+        assert len(values) >= min(len(runs), 240)
         for number in set(values.run):
             assert ends[number] in values.badness[values.run == number]
