@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pbt.errors import SpecError
 from pbt.member import Hparams
 from pbt.spec import Budget, Component, Mode, at_least, require, usual_strategy
 from pbt.strategy import StrategyOptions, Task
 from pbt.sweep import load_strategy
-from searchspaces import Space
+from searchspaces import Space, SpaceError
 
 if TYPE_CHECKING:
     from pbt.runtime.tune_scheduler import PopulationScheduler
@@ -69,24 +70,28 @@ def tune_scheduler(
 def tune_searcher(
     *,
     space: Space | Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    mode: Mode | None = None,
     initial: Sequence[Hparams] = (),
     seed: int = 0,
-    startup: int = 10,
+    n_startup_trials: int = 10,
     target: float | None = None,
     time_attr: str = "training_iteration",
 ) -> CurveSearcher:
     """A Gaussian process over learning curves as the `search_alg` of a `ray.tune.Tuner`.
 
     It sees every result of every trial, and asks what a new one would come to at the end: what a scheduler such as
-    `ASHAScheduler` stopped early counts for what it was, neither as complete nor not at all. Metric and mode are those
-    of the `TuneConfig`; how many run at once is its `max_concurrent_trials`.
+    `ASHAScheduler` stopped early counts for what it was, neither as complete nor not at all. How many run at once is
+    the `max_concurrent_trials` of the `TuneConfig`.
 
     Args:
         space: What varies, by name (`optimizer/lr` is `config["optimizer"]["lr"]`); None takes what `param_space`
             leaves open.
+        metric: In a trial's results; None takes that of the `TuneConfig`, which Tune hands on with a `param_space`.
+        mode: `min` or `max`, whichever is better; likewise.
         initial: Configurations to try first.
         seed: Source of every random choice.
-        startup: Trials with results before the process is asked; until then configurations are drawn.
+        n_startup_trials: Trials with results before the process is asked; until then configurations are drawn.
         target: Of `time_attr`, where a trial is trained to the end; None takes the most that any came to.
         time_attr: What of a result counts steps.
 
@@ -95,9 +100,15 @@ def tune_searcher(
     """
     from pbt.runtime.tune_searcher import CurveSearcher
 
-    _check_search(seed, startup, "startup", target)
-    made = space if space is None or isinstance(space, Space) else Space(space)
-    return CurveSearcher(made, initial, seed, startup, target, time_attr)
+    _check_search(seed, n_startup_trials, target)
+    require(mode in (None, "min", "max"), "mode", f"is {mode!r}", "Give min or max")
+    require((metric is None) == (mode is None), "metric", "and mode go together", "Give both, or none")
+    try:
+        made = space if space is None or isinstance(space, Space) else Space(space)
+    except SpaceError as error:
+        mend = "Its domains are those of searchspaces; Tune's go into param_space"
+        raise SpecError("space", str(error), mend) from error
+    return CurveSearcher(made, metric, mode, initial, seed, n_startup_trials, target, time_attr)
 
 
 def optuna_sampler(*, seed: int | None = None, n_startup_trials: int = 10, target: float | None = None) -> CurveSampler:
@@ -117,11 +128,12 @@ def optuna_sampler(*, seed: int | None = None, n_startup_trials: int = 10, targe
     """
     from pbt.search.optuna_sampler import CurveSampler
 
-    _check_search(seed or 0, n_startup_trials, "n_startup_trials", target)
+    _check_search(0 if seed is None else seed, n_startup_trials, target)
     return CurveSampler(seed, n_startup_trials, target)
 
 
-def _check_search(seed: int, startup: int, name: str, target: float | None) -> None:
+def _check_search(seed: int, startup: int, target: float | None) -> None:
     at_least(0, "seed", seed)
-    at_least(1, name, startup)
+    require(seed < 2**32, "seed", f"is {seed}", "Give a whole number below 2**32")
+    at_least(1, "n_startup_trials", startup)
     require(target is None or target > 0, "target", f"is {target!r}", "Give a number of steps, or leave it out")

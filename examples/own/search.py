@@ -49,6 +49,7 @@ def main() -> None:
             num_samples=args.trials,
             search_alg=pbt.tune_searcher(),
             scheduler=ASHAScheduler(max_t=9),
+            reuse_actors=True,  # or each trial starts a process of its own
         ),
     )
     best = tuner.fit().get_best_result()

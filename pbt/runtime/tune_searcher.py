@@ -44,6 +44,8 @@ class CurveSearcher(Searcher):
 
     Args:
         space: What may vary; None takes what `param_space` leaves open.
+        metric: In a trial's results; None takes that of the `TuneConfig`.
+        mode: `min` or `max`; likewise.
         initial: Configurations that are tried first.
         seed: Source of every random choice.
         startup: Trials with results before the process is asked.
@@ -54,6 +56,8 @@ class CurveSearcher(Searcher):
     def __init__(
         self,
         space: Space | None,
+        metric: str | None,
+        mode: str | None,
         initial: Sequence[Hparams],
         seed: int,
         startup: int,
@@ -61,46 +65,46 @@ class CurveSearcher(Searcher):
         time_attr: str,
     ) -> None:
         super().__init__()
+        self._metric: str | None = metric
+        self._mode: str | None = mode
         self._space, self._initial = space, [dict(it) for it in initial]
         self._seed, self._startup, self._target, self._time_attr = seed, startup, target, time_attr
-        #: Where options are that are no numbers, texts or flags: what Tune has under the number of each.
+        #: Of choices in a space of Tune's, which are numbered in ours: what the numbers stand for.
         self._options: dict[str, list[Any]] = {}
         self._trials: dict[str, _Trial] = {}
 
     # ------------------------------------------------------------------------------------------- what Tune asks
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Take metric and space of the Tuner.
+        """Take metric and space of the Tuner; where its `param_space` is empty, Tune does not call this.
 
         Raises:
-            SpecError: There is no metric or space, or one too many.
+            SpecError: There is a space too many, or it cannot be searched.
         """
-        if not metric or not mode:
-            raise SpecError("metric", "is not given", "Name it and its mode in the TuneConfig")
-        self._metric, self._mode = metric, mode
+        self._metric, self._mode = metric or self._metric, mode or self._mode
         open_names = _open(config)
-        if self._space is None:
+        if self._space is None and open_names:
             self._space, self._options = _space_of(open_names)
-        elif open_names:
+        elif open_names and not self._trials:  # a search that is restored may be given the same again
             told = f"leaves {', '.join(sorted(open_names))} open, and the searcher has a space of its own"
             raise SpecError("param_space", told, "Leave it out of one of them")
-        if not self._space:
-            mend = "Write some into it, such as tune.loguniform(1e-4, 1e-1), or give the searcher a space"
-            raise SpecError("param_space", "leaves no hyperparameter open", mend)
-        for hparams in self._initial:
-            self._check(hparams)
+        self._check_begun()
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The configuration of a new trial."""
-        assert self._space is not None
+        """The configuration of a new trial.
+
+        Raises:
+            SpecError: Tune has not told what is searched, nor for what.
+        """
+        space = self._check_begun()
         number = len(self._trials)
         if number < len(self._initial):
             chosen: Hparams = {name: self._number(name, value) for name, value in self._initial[number].items()}
         else:
             seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
             runs = [Run(it.hparams, it.curve, it.is_under_way) for it in self._trials.values()]
-            chosen = propose(self._space, runs, seed, startup=self._startup, target=self._target)
+            chosen = propose(space, runs, seed, startup=self._startup, target=self._target)
         self._trials[trial_id] = _Trial(dict(chosen))
         return _nested({name: self._option(name, value) for name, value in chosen.items()})
 
@@ -110,6 +114,7 @@ class CurveSearcher(Searcher):
         Raises:
             SpecError: It lacks the metric or the time.
         """
+        assert self._metric is not None, "a trial was begun without a metric"
         for name in (self._metric, self._time_attr):
             if name not in result:
                 told = f"of trial {trial_id} is missing; it reported {', '.join(sorted(result)[:8])}"
@@ -121,33 +126,53 @@ class CurveSearcher(Searcher):
         curve.append((time, sign * float(result[self._metric])))
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended, or was stopped: its curve says how far it came. One that failed is forgotten."""
+        """A trial has ended, was stopped, or has failed: its curve says how far it came; without one, it diverged."""
         trial = self._trials[trial_id]
         if not error and result and self._metric in result and self._time_attr in result:
             self.on_trial_result(trial_id, result)
         trial.is_under_way = False
-        if error and (not trial.curve or math.isfinite(trial.curve[-1][1])):
-            trial.curve = []
+        if error and not trial.curve:
+            trial.curve = [(1.0, math.nan)]
 
     def save(self, checkpoint_path: str) -> None:
-        """Write what is known of the trials, as JSON."""
+        """Write what is known of the trials, and what is searched, as JSON."""
         trials = {name: [it.hparams, it.curve, it.is_under_way] for name, it in self._trials.items()}
-        Path(checkpoint_path).write_text(json.dumps({"trials": trials}))
+        space = None if self._space is None else self._space.to_json()
+        known = {"trials": trials, "space": space, "options": self._options, "for": [self._metric, self._mode]}
+        try:
+            text = json.dumps(known)
+        except TypeError:  # options that are no plain data: whoever restores gives them again
+            text = json.dumps({**known, "space": None, "options": {}})
+        Path(checkpoint_path).write_text(text)
 
     def restore(self, checkpoint_path: str) -> None:
         """Read it back; trials that were under way go on under Tune."""
-        trials = json.loads(Path(checkpoint_path).read_text())["trials"]
+        known = json.loads(Path(checkpoint_path).read_text())
         self._trials = {
             name: _Trial(hparams, [(time, value) for time, value in curve], is_under_way)
-            for name, (hparams, curve, is_under_way) in trials.items()
+            for name, (hparams, curve, is_under_way) in known["trials"].items()
         }
+        self._metric, self._mode = known["for"]
+        if known["space"] is not None:
+            self._space, self._options = Space.from_json(known["space"]), known["options"]
 
     # ---------------------------------------------------------------------------------------------------- space
 
-    def _check(self, hparams: Hparams) -> None:
-        assert self._space is not None
+    def _check_begun(self) -> Space:
+        if not self._space:
+            mend = "Write tune.loguniform(1e-4, 1e-1) or the like into it (again, for Tuner.restore), or give a space"
+            raise SpecError("param_space", "leaves no hyperparameter open that has bounds", mend)
+        if not self._metric or not self._mode:
+            mend = "Name it and its mode in the TuneConfig; where there is no param_space, which is not handed on, here"
+            raise SpecError("metric", "is not given", mend)
+        if not self._trials:
+            for hparams in self._initial:
+                self._check(self._space, hparams)
+        return self._space
+
+    def _check(self, space: Space, hparams: Hparams) -> None:
         try:
-            self._space.check({name: self._number(name, value) for name, value in hparams.items()})
+            space.check({name: self._number(name, value) for name, value in hparams.items()})
         except (SpaceError, ValueError) as error:
             raise SpecError("initial", str(error), "Name every hyperparameter of the space") from error
 
@@ -168,6 +193,10 @@ def _open(config: Mapping[str, Any]) -> dict[str, Any]:
     if grids:
         name = "/".join(map(str, grids[0][0]))
         raise SpecError("param_space", f"has a grid_search for {name}", "Write tune.choice([...])")
+    for path, _ in domains:
+        if any(isinstance(it, int) for it in path):
+            told = f"has a list of things that vary at {path[0]}"
+            raise SpecError("param_space", told, "Write a mapping, with a name for each")
     return {"/".join(map(str, path)): domain for path, domain in domains}
 
 

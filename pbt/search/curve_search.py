@@ -38,7 +38,7 @@ class Run:
     Attributes:
         hparams: With which hyperparameters.
         curve: After how many steps (or epochs, tokens: whatever counts) it had come to what, low being good; in
-            ascending order. NaN or infinite where it diverged.
+            ascending order. NaN or infinite where it diverged, which is for good.
         is_under_way: Whether it will be trained further, or is.
     """
 
@@ -81,7 +81,7 @@ def observed(space: Space, runs: Sequence[Run], target: float | None = None) -> 
     from pbt.surrogates.curves import Values
 
     target = target or max(step for run in runs for step, _ in run.curve)
-    kept = [_thinned(runs, factor) for factor in _THINNING]
+    kept = [_thinned(runs, target, factor) for factor in _THINNING]
     rows = next((it for it in kept if len(it) <= _MOST), _best_and_latest(kept[-1]))
     cube = np.array([space.encode(run.hparams) for run in runs])
     number, steps, badness = (np.array(column) for column in zip(*rows, strict=True))
@@ -89,14 +89,14 @@ def observed(space: Space, runs: Sequence[Run], target: float | None = None) -> 
     return Values(number, depth, cube[number], badness)
 
 
-def _thinned(runs: Sequence[Run], factor: float) -> list[tuple[int, float, float]]:
+def _thinned(runs: Sequence[Run], target: float, factor: float) -> list[tuple[int, float, float]]:
     """Of every curve the last value, and going back from it those with a `factor` between their steps."""
     rows = []
     for number, run in enumerate(runs):
         below = math.inf
         for step, badness in reversed(run.curve):
             if step <= below:
-                rows.append((number, step, badness))
+                rows.append((number, step if math.isfinite(badness) else target, badness))
                 below = step / factor
     return rows
 

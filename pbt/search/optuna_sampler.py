@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -44,7 +43,6 @@ class CurveSampler(BaseSampler):
     def __init__(self, seed: int | None, n_startup_trials: int, target: float | None) -> None:
         self._seed = secrets.randbits(32) if seed is None else seed
         self._startup, self._target = n_startup_trials, target
-        self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._independent = RandomSampler(seed=seed)
 
     def reseed_rng(self) -> None:
@@ -52,9 +50,14 @@ class CurveSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that all trials so far have in common, and that have a choice."""
-        known = self._intersection.calculate(study).items()
-        return {name: it for name, it in known if not it.single()}
+        """The parameters that all trials so far have in common, within the bounds of the latest."""
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        latest = {name: it for known in ended for name, it in known.distributions.items()}
+        return {
+            name: it
+            for name, it in latest.items()
+            if not it.single() and all(name in known.distributions for known in ended)
+        }
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -108,17 +111,24 @@ def _hparams(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> dict[
     known = dict(trial.system_attrs.get(_SUGGESTED, {}))
     for name, it in space.items():
         if name in trial.params:
-            value = trial.params[name]
-            if not it._contains(it.to_internal_repr(value)):  # the study's bounds have changed since
+            if not _holds(it, trial.params[name]):
                 return None
-            known[name] = _internal(it, value)
+            known[name] = _internal(it, trial.params[name])
     return {name: known[name] for name in space} if all(name in known for name in space) else None
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value can be had, also where bounds or choices have changed since."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _runs(
     trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], is_max: bool, target: float | None
 ) -> list[Run]:
-    """Trials as runs; those that lack a parameter, or have failed without having diverged, are left out."""
+    """Trials as runs; those that lack a parameter are left out, and those that failed before any value diverged."""
     steps = [step for trial in trials for step in trial.intermediate_values]
     first = 1 - min(min(steps, default=1), 1)  # many count from 0; what counts is how many there were
     last = float(target or max((step + first for step in steps), default=1))
@@ -129,8 +139,9 @@ def _runs(
         if trial.state == TrialState.COMPLETE:  # whatever it reported: this is what it is judged by
             assert trial.value is not None
             curve = [(step, value) for step, value in curve if step < last] + [(last, sign * trial.value)]
-        has_diverged = bool(curve) and not math.isfinite(curve[-1][1])
+        if trial.state == TrialState.FAIL and not curve:  # it returned NaN, or had no memory: Optuna does not say
+            curve = [(last, math.nan)]
         hparams = _hparams(trial, space)
-        if hparams is not None and (trial.state != TrialState.FAIL or has_diverged):
+        if hparams is not None:
             found.append(Run(hparams, curve, is_under_way=trial.state == TrialState.RUNNING))
     return found

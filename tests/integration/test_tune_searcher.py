@@ -18,7 +18,7 @@ EXAMPLE, PAGE = ROOT / "examples" / "own" / "search.py", ROOT / "docs" / "own-co
 
 def test_the_example_searches(tmp_path: Path) -> None:
     """`examples/own/search.py`, as its page has it."""
-    command = [sys.executable, str(EXAMPLE), "--trials", "13"]
+    command = [sys.executable, str(EXAMPLE), "--trials", "11"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300)
     loss, config = re.findall(r"^loss ([0-9.]+) with (.*)$", run.stdout, re.MULTILINE)[-1]
     assert float(loss) < 1.0

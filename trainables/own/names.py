@@ -51,4 +51,6 @@ def name_of(found: Callable[..., Any]) -> str:
 def _mend(error: Exception) -> str:
     if isinstance(error, AttributeError) and inspect.ismodule(error.obj):
         return nearest(str(error.name), (name for name, found in vars(error.obj).items() if callable(found)))
+    if isinstance(error, ModuleNotFoundError):
+        return "give package.module:function, of a file beside the sweep file or of a package that is installed"
     return "give package.module:function"

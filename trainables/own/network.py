@@ -76,7 +76,8 @@ class Source:
             try:
                 made = self.make(**json.loads(self.arguments))
             except Exception as error:  # it is the user's
-                raise TrainableError(f"{self.told('model')}, which raised {_told(error)}; mend it") from error
+                mend = "mend it" if self.arguments == "{}" else f"mend it, or its arguments, {self.arguments}"
+                raise TrainableError(f"{self.told('model')}, which raised {_told(error)}; {mend}") from error
         if not isinstance(made, nn.Module):
             raise TrainableError(f"{self.told('model')}, which gave a {type(made).__name__}; return a torch.nn.Module")
         return made
