@@ -82,7 +82,7 @@ def observed(space: Space, runs: Sequence[Run], target: float | None = None) -> 
 
     target = target or max(step for run in runs for step, _ in run.curve)
     kept = [_thinned(runs, target, factor) for factor in _THINNING]
-    rows = next((it for it in kept if len(it) <= _MOST), _best_and_latest(kept[-1]))
+    rows = next((it for it in kept if len(it) <= _MOST), None) or _best_and_latest(kept[-1])
     cube = np.array([space.encode(run.hparams) for run in runs])
     number, steps, badness = (np.array(column) for column in zip(*rows, strict=True))
     depth = np.log10(target / np.maximum(steps, 1e-9))
@@ -90,13 +90,19 @@ def observed(space: Space, runs: Sequence[Run], target: float | None = None) -> 
 
 
 def _thinned(runs: Sequence[Run], target: float, factor: float) -> list[tuple[int, float, float]]:
-    """Of every curve the last value, and going back from it those with a `factor` between their steps."""
+    """Of every curve the last value, and going back from it those with a `factor` between their steps.
+
+    Who has diverged has done so at the target too, and only there: what it was before says nothing about where it went.
+    """
     rows = []
     for number, run in enumerate(runs):
+        if not math.isfinite(run.curve[-1][1]):
+            rows.append((number, target, run.curve[-1][1]))
+            continue
         below = math.inf
         for step, badness in reversed(run.curve):
-            if step <= below:
-                rows.append((number, step if math.isfinite(badness) else target, badness))
+            if step <= below and math.isfinite(badness):
+                rows.append((number, step, badness))
                 below = step / factor
     return rows
 

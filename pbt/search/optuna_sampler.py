@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,11 +44,6 @@ class CurveSampler(BaseSampler):
     def __init__(self, seed: int | None, n_startup_trials: int, target: float | None) -> None:
         self._seed = secrets.randbits(32) if seed is None else seed
         self._startup, self._target = n_startup_trials, target
-        self._independent = RandomSampler(seed=seed)
-
-    def reseed_rng(self) -> None:
-        """For the parameters that not all trials have; others depend on the trial's number, which no two share."""
-        self._independent.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all trials so far have in common, within the bounds of the latest."""
@@ -75,7 +71,7 @@ class CurveSampler(BaseSampler):
             runs = _runs(trials, search_space, study.direction == StudyDirection.MAXIMIZE, self._target)
             if not search_space or sum(bool(run.curve) for run in runs) < self._startup:
                 return {}
-            seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+            seed = self._seed_of(trial)
             chosen = propose(_space(search_space), runs, seed, startup=self._startup, target=self._target)
             # Optuna's own samplers share what they suggest in this way too; it has no documented one.
             study._storage.set_trial_system_attr(trial._trial_id, _SUGGESTED, dict(chosen))
@@ -85,7 +81,12 @@ class CurveSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A value drawn at random."""
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+        drawn = RandomSampler(seed=self._seed_of(trial, zlib.crc32(param_name.encode())))
+        return drawn.sample_independent(study, trial, param_name, param_distribution)
+
+    def _seed_of(self, trial: FrozenTrial, *more: int) -> int:
+        """No two trials share their numbers: so no worker repeats what another has drawn, nor what it did before."""
+        return int(np.random.SeedSequence([self._seed, trial.number, *more]).generate_state(1)[0])
 
 
 def _space(distributions: Mapping[str, BaseDistribution]) -> Space:

@@ -129,6 +129,15 @@ class TestObserved:
         values = observed(SQUARE, [Run({"x": 0.1, "y": 0.2}, curve)])
         assert sorted(100 / 10**values.depth) == pytest.approx([1, 3, 6, 12, 25, 50, 100])
 
+    def test_who_diverged_has_done_so_at_the_target(self):
+        diverged = Run({"x": 0.1, "y": 0.2}, [(1, 5.0), (2, math.nan), (4, math.inf)])
+        recovered = Run({"x": 0.3, "y": 0.2}, [(1, math.nan), (2, 4.0), (8, 3.0)])
+        values = observed(SQUARE, [diverged, recovered])
+        assert list(values.run) == [0, 1, 1]
+        np.testing.assert_allclose(values.depth, [0.0, 0.0, math.log10(4)])
+        assert not math.isfinite(values.badness[0])
+        assert list(values.badness[1:]) == [3.0, 4.0]
+
     @given(st.lists(st.integers(1, 60), min_size=1, max_size=700))
     @settings(max_examples=20)
     def test_is_never_more_than_a_fit_can_bear(self, lengths):

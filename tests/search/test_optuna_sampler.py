@@ -96,6 +96,17 @@ def test_the_same_study_seed_and_number_give_the_same_suggestion(tmp_path):
     assert suggested == objective_params
 
 
+def test_a_study_that_is_taken_up_again_draws_what_it_would_have_drawn(tmp_path):
+    """And not what its first trials were again, as a generator of its own would."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    for _ in range(3):
+        study(storage=storage).optimize(objective, n_trials=3)
+    whole = study()
+    whole.optimize(objective, n_trials=9)
+    assert [it.params for it in study(storage=storage).trials] == [it.params for it in whole.trials]
+    assert len({it.params["lr"] for it in whole.trials}) == 9
+
+
 def test_workers_share_a_study(tmp_path):
     """Threads, and no two trials alike."""
     made = study(pruner=SuccessiveHalvingPruner())
