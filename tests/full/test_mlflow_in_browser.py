@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full
 
 EXPERIMENT = "browse"
+MEMBERS, GENERATIONS = 4, 20
 #: Of a page of the UI, to be there, on a slow machine.
 PATIENCE_MS = 60_000
 
@@ -46,7 +47,7 @@ class Mirrored:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
-    """Four members in 20 generations. In the sixth the server is killed; some generations later it is back."""
+    """A sweep in whose third generation the server is killed; some generations later it is back."""
     folder = tmp_path_factory.mktemp("mlflow")
     server = Server(folder)
     server.start()
@@ -56,18 +57,18 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
         space={"h0": {"type": "float", "low": 0.0, "high": 1.0}, "h1": {"type": "float", "low": 0.0, "high": 1.0}},
         objective="Q",
         strategy="pbt",
-        budget={"members": 4, "generations": 20, "steps": 4_000},
+        budget={"members": MEMBERS, "generations": GENERATIONS, "steps": 6_000},
         hosts=Hosts(kind="local", stacks=1),
-        checkpoints=Checkpoints(every_steps=4_000),
+        checkpoints=Checkpoints(every_steps=6_000),
         storage=folder / "runs",
         tracking=Tracking(uri=server.uri, experiment=EXPERIMENT),
     )
 
     def befall() -> None:
-        _await(lambda: _generation(folder / "runs") >= 6)
+        _await(lambda: _generation(folder / "runs") >= 3)
         server.kill()
         away = _generation(folder / "runs")
-        _await(lambda: _generation(folder / "runs") >= away + 3)
+        _await(lambda: _generation(folder / "runs") >= away + 2)
         server.start()
 
     accident = threading.Thread(target=befall, daemon=True)
@@ -126,8 +127,8 @@ def test_every_run_tag_and_metric_is_there_exactly_once(mirrored: Mirrored, tmp_
     for name, there in wanted.items():
         assert there == found[name]
     assert {"RUNNING"}.isdisjoint(run["times"][2] for run in found.values() if "times" in run)
-    members = {f"member {member}" for member in range(4)}
-    segments = {f"member {member} segment {index:02d}" for member in range(4) for index in range(20)}
+    members = {f"member {member}" for member in range(MEMBERS)}
+    segments = {f"member {member} segment {index:02d}" for member in range(MEMBERS) for index in range(GENERATIONS)}
     assert {mirrored.result.run.id} | members | segments <= set(found)
 
 
@@ -139,10 +140,11 @@ def test_the_experiment_shows_the_sweep_with_its_members_below_it(mirrored: Mirr
     page.goto(mirrored.page("runs"))
     sweep = page.get_by_role("link", name=mirrored.result.run.id)
     sweep.wait_for()
-    assert page.get_by_text("125 matching runs").count() == 1
+    runs = 1 + MEMBERS + MEMBERS * GENERATIONS
+    page.get_by_text(f"{runs} matching runs").wait_for()
     assert page.get_by_role("link", name="member 0", exact=True).count() == 0
     _expand(page, mirrored.result.run.id)
-    for member in range(4):
+    for member in range(MEMBERS):
         page.get_by_role("link", name=f"member {member}", exact=True).wait_for()
     _expand(page, "member 0")
     page.get_by_role("link", name="member 0 segment 00", exact=True).wait_for()
