@@ -114,10 +114,10 @@ def test_a_sweep_of_gangs_goes_on_in_this_process(ray_cluster: None, tmp_path: P
 @pytest.mark.full
 def test_gangs_copy_from_each_other(tmp_path: Path, alone: Result) -> None:
     """Three at once, each with processes of its own, in a Ray that believes in six cores."""
-    subprocess.run([sys.executable, "-m", "tests.integration.gangs", str(tmp_path)], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "tests.integration.gangs", str(tmp_path)], check=True, timeout=600)
     result = pbt.load(only_run(tmp_path))
     assert alone.digest() == result.digest()
-    assert set(kinds(result)) <= {"moved"}  # where three are too many at once for this machine
+    assert set(kinds(result)) <= {"moved", "recovered"}  # where three are too many at once for this machine
 
 
 def test_without_gangs_every_member_has_a_stack_of_its_own_too(tmp_path: Path) -> None:
