@@ -75,7 +75,7 @@ def test_the_driver_is_killed(ray_cluster: None, tmp_path: Path, undisturbed: Re
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen([sys.executable, "-m", "tests.integration.driver", str(tmp_path), address])
     with meanwhile(tmp_path, 8, lambda run: driver.kill()):
-        assert driver.wait(timeout=120) == -signal.SIGKILL
+        assert driver.wait(timeout=300) == -signal.SIGKILL
     assert not pbt.load(only_run(tmp_path)).finished
     result = pbt.resume(only_run(tmp_path), progress=False)
     assert result.finished

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
     """What was on it is taken over by those that are left; the new one is given a part of that."""
     command = [sys.executable, "-m", "tests.integration.nodes", str(tmp_path)]
-    subprocess.run(command, check=True, timeout=400)
+    subprocess.run(command, check=True, timeout=900)
     result = pbt.load(only_run(tmp_path))
     assert result.finished
     assert sweep(tmp_path / "alone", "local", GENERATIONS).run(progress=False).digest() == result.digest()
@@ -109,8 +109,8 @@ def nodes(network: Network) -> Iterator[Callable[[str], dict[str, str]]]:
         ray = f"{Path(sys.executable).with_name('ray')} start --num-cpus=1 --object-store-memory=100000000"
         head = f"--head --node-ip-address={network.head} --port=6379 --include-dashboard=false --temp-dir={folder}"
         other = f"--node-ip-address={network.other} --address={network.head}:6379"
-        assert 0 == network.begin(network.ours, "sh", "-c", f"{ray} {head}", **environment).wait(120)
-        assert 0 == network.begin(network.theirs, "sh", "-c", f"{first} && {ray} {other}", **environment).wait(120)
+        assert 0 == network.begin(network.ours, "sh", "-c", f"{ray} {head}", **environment).wait(300)
+        assert 0 == network.begin(network.theirs, "sh", "-c", f"{first} && {ray} {other}", **environment).wait(300)
         return environment
 
     yield start
@@ -124,7 +124,7 @@ def test_a_node_is_cut_off(tmp_path: Path, network: Network, nodes: Callable[...
     command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
     driver = network.begin(network.ours, *command, **environment)
     with meanwhile(tmp_path, 8, lambda run: network.cut()):
-        assert 0 == driver.wait(400)
+        assert 0 == driver.wait(900)
     result = pbt.load(only_run(tmp_path))
     assert result.finished
     assert sweep(tmp_path / "alone", "local").run(progress=False).digest() == result.digest()
@@ -138,7 +138,7 @@ def test_storage_that_another_node_does_not_see_is_refused(
     """Before anything is begun: it would be lost with its node."""
     environment = nodes(f"mount -t tmpfs none {tmp_path}")  # seen on that side only
     command = [sys.executable, "-m", "tests.integration.driver", str(tmp_path), f"{network.head}:6379"]
-    assert 1 == network.begin(network.ours, *command, **environment).wait(120)
+    assert 1 == network.begin(network.ours, *command, **environment).wait(300)
     said = f"storage: node {network.other} does not see {tmp_path}, which would be lost with this node. Name a folder"
     assert said in capfd.readouterr().err
     assert [] == list(tmp_path.glob("toy-*"))
