@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from pbt.population import IPBT, MFPB2, MFPBT, PB2, PBT, Arm, Fixed, Halving, Replay
     from pbt.record.result import Result, load
     from pbt.report.report_page import write_report
+    from pbt.search import ASHA, FreezeThaw, MedianRule, RandomSearch
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
 __all__ = [
+    "ASHA",
     "IPBT",
     "MFPB2",
     "MFPBT",
@@ -43,10 +45,13 @@ __all__ = [
     "Checkpoints",
     "Component",
     "Fixed",
+    "FreezeThaw",
     "Halving",
     "Hosts",
+    "MedianRule",
     "Objective",
     "PbtError",
+    "RandomSearch",
     "Replay",
     "Result",
     "Sweep",
@@ -67,6 +72,7 @@ __all__ = [
 _HOMES = {
     "Sweep": "sweep",
     **dict.fromkeys(("PBT", "PB2", "MFPB2", "MFPBT", "IPBT", "Fixed", "Halving", "Replay", "Arm"), "population"),
+    **dict.fromkeys(("ASHA", "FreezeThaw", "MedianRule", "RandomSearch"), "search"),
     "Result": "record.result",
     "load": "record.result",
     "PbtError": "errors",

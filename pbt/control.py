@@ -178,7 +178,8 @@ def _take_up(
         if reason == "extend":
             usage = read_usage(reader)
             _check_limits_left(usage, changes.get("budget", {}))
-            _check_room(reader, usage, in_force, most_tokens(resolved.capabilities, resolved.space))
+            is_search = "target_steps" in run.info
+            _check_room(reader, usage, in_force, is_search, most_tokens(resolved.capabilities, resolved.space))
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
             run = _remember(run, in_force)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
@@ -262,7 +263,7 @@ def _check_limits_left(usage: Usage, changed: Mapping[str, Any]) -> None:
             raise SpecError(f"budget.{name}", reason, "Write more than that, or leave it out")
 
 
-def _check_room(reader: LedgerReader, usage: Usage, spec: SweepSpec, tokens_per_step: int) -> None:
+def _check_room(reader: LedgerReader, usage: Usage, spec: SweepSpec, is_search: bool, tokens_per_step: int) -> None:
     """Refuse an extension of which not even the first round fits into the budget."""
     budget, full = spec.budget, spec.budget.generations * spec.budget.steps
     outcomes = reader.rows(("outcomes",))["outcomes"]
@@ -272,6 +273,8 @@ def _check_room(reader: LedgerReader, usage: Usage, spec: SweepSpec, tokens_per_
     newcomers = [member for member in range(budget.members) if member not in consumed]
     steps = sum(min(budget.steps, full - consumed[member]) for member in consumed.keys() - failed)
     steps += len(newcomers) * min(full, reached + budget.steps)
+    if is_search:  # members come and go; slots train a generation each
+        steps = budget.members * budget.steps
     reason = exceeded(Limits.of(budget), usage, Usage(tokens=steps * tokens_per_step))
     if steps and reason is not None:
         raise SpecError("budget", reason, "Raise that limit as well, for example with --tokens or --wall-minutes")

@@ -255,6 +255,7 @@ def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str,
     """What `run.json` keeps besides the ledger."""
     capabilities = resolved.capabilities
     varied = resolved.space.to_json()
+    target = getattr(resolved.strategy, "target_steps", None)  # of a search, where members are configurations
     return {
         "spec": to_dict(spec),
         "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},
@@ -263,6 +264,7 @@ def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str,
         "fixed": {name: value for name, value in live_defaults(capabilities).items() if name not in varied},
         "data": dict(capabilities.data),
         "tokens_per_step": capabilities.tokens_per_step,
+        **({} if target is None else {"target_steps": target(spec.budget)}),
         "versions": software(),
         "device": place.device,
     }

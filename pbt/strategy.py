@@ -170,7 +170,10 @@ Event: TypeAlias = SweepStarted | Report | Together | EvaluationEnded | BudgetEn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Put a fresh member into a slot; on an occupied slot, begin again from new weights. `reason` is for people."""
+    """Put a fresh member into a slot; on its own slot, it begins again from new weights. `reason` is for people.
+
+    Whoever else sits there has a slot no more: unless it was frozen before, it is given up, and its state with it.
+    """
 
     cause: str
     member: int
@@ -238,6 +241,25 @@ class ContinueUntil:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """A member at rest leaves its slot. Its state is kept, so that it can go on later. `reason` is for people."""
+
+    cause: str
+    member: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thaw:
+    """A frozen member takes a slot, as it was when it left its own; on an occupied one as with `Start`."""
+
+    cause: str
+    member: int
+    slot: Slot
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decline:
     """An exploit that was considered and not done, and why. Recorded, never carried out."""
 
@@ -264,7 +286,7 @@ class Finish:
     reason: str
 
 
-Action: TypeAlias = Start | Copy | Set | Shrink | ContinueUntil | Decline | Evaluate | Finish
+Action: TypeAlias = Start | Copy | Set | Shrink | ContinueUntil | Freeze | Thaw | Decline | Evaluate | Finish
 
 # ------------------------------------------------------------------------------------------------------ the machine
 

@@ -50,6 +50,10 @@ STRATEGIES: Mapping[str, str] = {
     "fixed": "pbt.population:Fixed",
     "halving": "pbt.population:Halving",
     "replay": "pbt.population:Replay",
+    "freeze_thaw": "pbt.search:FreezeThaw",
+    "asha": "pbt.search:ASHA",
+    "median_rule": "pbt.search:MedianRule",
+    "random_search": "pbt.search:RandomSearch",
 }
 
 
@@ -173,7 +177,7 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     _check_hosts(spec.hosts)
     if spec.tracking.enabled:
         check_tracking(spec.tracking)
-    _check_initial(getattr(strategy, "initial", ()), space, spec.budget)
+    _check_initial(strategy, space, spec.budget)
     if check := getattr(strategy, "check", None):
         check(spec.budget)
     task = make_task(capabilities, spec)
@@ -182,10 +186,11 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     return Resolved(trainable, capabilities, space, strategy, task)
 
 
-def _check_initial(initial: Sequence[Mapping[str, Any]], space: Space, budget: Budget) -> None:
-    field = "strategy.options.initial"
-    too_many = f"names {len(initial)} configurations for {budget.members} members"
-    require(len(initial) <= budget.members, field, too_many, "Raise budget.members, or name fewer")
+def _check_initial(strategy: StrategyOptions, space: Space, budget: Budget) -> None:
+    field, initial = "strategy.options.initial", getattr(strategy, "initial", ())
+    most = strategy.most_initial(budget) if hasattr(strategy, "most_initial") else budget.members
+    too_many = f"names {len(initial)} configurations, but there can be {most} at most"
+    require(len(initial) <= most, field, too_many, "Raise the budget, or name fewer")
     for index, hparams in enumerate(initial):
         try:
             space.check(hparams)

@@ -23,6 +23,8 @@ Kind: TypeAlias = Literal[
     "copy",  # on another member's weights
     "set",  # on its own weights with other hyperparameters
     "shrink",  # its own weights were shrunk and perturbed
+    "freeze",  # it left its slot
+    "thaw",  # it took one again
     "ended",  # a segment ended and was scored
     "failed",  # a segment ended in an error
     "running",  # a segment is under way
@@ -260,7 +262,7 @@ def _decisions(lineage: Lineage, rows: Rows, track: _Track, member: int) -> Iter
     """Decisions that open no segment: about this member, or about the whole sweep."""
     for row in rows["decisions"]:
         kind, whose = row["kind"], row.get("member")
-        concerns = whose == member if kind in ("decline", "evaluate") else track.has_begun(row["at"])
+        concerns = whose == member if kind in ("decline", "evaluate", "freeze", "thaw") else track.has_begun(row["at"])
         if kind in _OPENING or not concerns or not _is_of_its_stack(row, track):
             continue
         if kind != "finish" or whose is None:

@@ -244,12 +244,17 @@ def _checkpoints(book: _Book, is_readable: Callable[[str], bool]) -> Iterator[st
 
 
 def _over_budget(book: _Book, budget: Budget) -> Iterator[str]:
+    slots = {(row["stack"], row["slot"]) for row in book["segments"]}
+    if len(slots) > budget.members:
+        yield f"{len(slots)} slots were used, but the budget has {budget.members} members"
+    ends = [(book.segments[_key(row)], row["consumed_end"]) for row in book["outcomes"] if _key(row) in book.segments]
+    trained = sum(end - row["consumed_start"] for row, end in ends)
+    if trained > budget.member_steps:
+        yield f"{trained} steps were trained, but the budget has {budget.member_steps}"
     steps = budget.generations * budget.steps
     for member, own in book.by_member.items():
         ends = [book.outcomes[_key(row)]["consumed_end"] for row in own if _key(row) in book.outcomes]
         ran = max([row["until"] for row in own] + ends)
-        if member >= budget.members:
-            yield f"member {member} is one too many: the budget has {budget.members} members"
         if ran > steps:
             yield f"member {member} was to run {ran} steps, but the budget has {steps} for each member"
     for name, used, limit in _used(book, budget):

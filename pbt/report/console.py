@@ -25,6 +25,8 @@ from pbt.report.throughput import together
 _FRAME_LINES = 8
 #: Seconds after which plain lines say how far training is, if there is nothing else to say.
 _SIGN_OF_LIFE_S = 60.0
+#: Plain lines of a search: one in so many of its training.
+_TENTHS = 10
 #: Share of the training that must be done before the rest is guessed at.
 _GUESS_FROM = 0.02
 
@@ -51,6 +53,7 @@ class Progress:
         self._clock = clock
         self._population = Population(info)
         self._told_generations = 0
+        self._told_tenths = 0
         self._told: set[str] = set()
         self._failed: dict[int, Row] = {}
         self._said_at = clock()
@@ -70,6 +73,7 @@ class Progress:
         self._population.apply(rows)
         done = list(self._population.ended(after=0))
         self._told_generations = done[-1].generation if done else 0
+        self._told_tenths = self._tenths
         self._failed = dict(self._population.failures)
         self._told.update(_tell(row) for row in self._population.incidents)
         self._say(f"Going on: {100 * self._population.trained:.0f}% was trained before.")
@@ -108,7 +112,11 @@ class Progress:
         incidents = {_tell(row): row["at"] for row in reversed(self._population.incidents)}
         news += [(at, line, "yellow") for line, at in incidents.items() if line not in self._told]
         self._told.update(incidents)
-        if not self._live:
+        if not self._live and self._population.target_steps is not None:
+            if self._told_tenths < self._tenths < _TENTHS:
+                self._told_tenths = self._tenths
+                news.append((self._population.last_at, self._search_line(), ""))
+        elif not self._live:
             for row in self._population.ended(after=self._told_generations):
                 self._told_generations = row.generation
                 news.append((row.at, _line(row, self._population), ""))
@@ -125,6 +133,19 @@ class Progress:
                 alike.setdefault((row.get("consumed_end"), row.get("reason")), {})[member] = row
         self._failed = dict(self._population.failures)
         return [(min(row["at"] for row in rows.values()), _failure(rows), "red") for rows in alike.values()]
+
+    @property
+    def _tenths(self) -> int:
+        return int(_TENTHS * self._population.trained)
+
+    def _search_line(self) -> str:
+        """How far a search is."""
+        population, best = self._population, self._population.best
+        said = [f"{100 * population.trained:.0f}% trained", _begun(population)]
+        if best is not None:
+            after = text.count(best.consumed, "step")
+            said.append(f"best {text.score(best.score)} after {after} (member {best.member})")
+        return "  ".join([*said, text.duration(population.elapsed_at(population.last_at))])
 
     def _give_sign_of_life(self, is_news: bool) -> None:
         """A log in which nothing happens for long is told how far training is."""
@@ -164,8 +185,9 @@ class Progress:
         population = self._population
         share = population.share
         grid = Table.grid(padding=(0, 1))
+        generation = f"generation {min(population.generation, population.generations)}/{population.generations}"
         grid.add_row(
-            f"generation {min(population.generation, population.generations)}/{population.generations}",
+            generation if population.target_steps is None else _begun(population),
             ProgressBar(total=1.0, completed=share, width=max(10, min(40, self._console.width - 60))),
             f"{100 * share:3.0f}%",
             self._times(),
@@ -251,10 +273,13 @@ def _opening(info: Mapping[str, Any]) -> str:
     spec, objective = info["spec"], info["objective"]
     budget = spec["budget"]
     direction = "lower" if objective["mode"] == "min" else "higher"
+    target = info.get("target_steps")
+    search = "" if target is None else f", a run to the end takes {text.count(target, 'step')}"
     return (
         f"{info['run_id']}: {spec['trainable']['name']} under {spec['strategy']['name']}, "
         f"{text.count(budget['members'], 'member')} x {text.count(budget['generations'], 'generation')} "
-        f"of {text.count(budget['steps'], 'step')}; {objective['split']} {objective['metric']}, {direction} is better"
+        f"of {text.count(budget['steps'], 'step')}{search}; "
+        f"{objective['split']} {objective['metric']}, {direction} is better"
     )
 
 
@@ -267,6 +292,11 @@ def _line(row: GenerationRow, population: Population) -> str:
     said += [f"{row.num_declined} considered and kept"] if row.num_declined else []
     said += [f"{row.num_diverged} diverged"] if row.num_diverged else []
     return "  ".join([*said, text.duration(population.elapsed_at(row.at))])
+
+
+def _begun(population: Population) -> str:
+    """Of a search: how many configurations, and how many of them to the end."""
+    return f"{text.count(population.num_begun, 'configuration')}, {population.num_complete} trained to the end"
 
 
 def _failure(rows: Mapping[int, Row]) -> str:
@@ -283,7 +313,7 @@ def _tell(incident: Row) -> str:
 
 def _closing(info: Mapping[str, Any], population: Population) -> str:
     took, best = text.duration(population.elapsed), population.best
-    done = text.count(population.num_exploits, "exploit")
+    done = text.count(population.num_exploits, "exploit") if population.target_steps is None else _begun(population)
     if population.diverged:
         done += f", {len(population.diverged):,} diverged"
     done += f", {text.count(len(population.failures), 'failure')}"

@@ -133,6 +133,8 @@ _SENTENCES: Mapping[str, Callable[[Entry, Sequence[str]], str]] = {
     "running": _running,
     "decline": _plain("kept its weights"),
     "donate": _donated,
+    "freeze": _plain("left its slot"),
+    "thaw": _plain("took a slot again, with its own weights"),
     "evaluate": _plain("to be evaluated"),
     "evaluated": _evaluated,
     "saved": _checkpoint("saved"),

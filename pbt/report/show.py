@@ -203,6 +203,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "nodes": node_facts(result.rows["nodes"]),
         "place": _place(result.rows["stacks"]),
         "plans": _plans(result.rows["decisions"]),
+        "search": _search(population),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
         "diverged": {
@@ -231,6 +232,13 @@ def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 data["stack"]
             )
     return list(found.values())
+
+
+def _search(population: Population) -> dict[str, int] | None:
+    """Of a search: what was begun, and trained to the end; None of any other sweep."""
+    if population.target_steps is None:
+        return None
+    return {"begun": population.num_begun, "complete": population.num_complete, "steps": population.target_steps}
 
 
 def _system(result: Result, population: Population) -> dict[str, Any]:
@@ -345,8 +353,12 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     for number, plan in enumerate(facts["plans"]):
         stacks = f"stack{'s' if len(plan['stacks']) > 1 else ''} {', '.join(map(str, plan['stacks']))}"
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
-    kept = f", {facts['declined']} considered and kept" if facts["declined"] else ""
-    lines["exploits"] = f"{facts['exploits']}{kept}"
+    if search := facts["search"]:
+        complete = f"{search['complete']} of them trained to the end, which is {text.count(search['steps'], 'step')}"
+        lines["tried"] = f"{text.count(search['begun'], 'configuration')}, {complete}"
+    else:
+        kept = f", {facts['declined']} considered and kept" if facts["declined"] else ""
+        lines["exploits"] = f"{facts['exploits']}{kept}"
     lines |= _session_lines(facts["sessions"])
     if facts["ended_early"]:
         lines["ended early"] = facts["end"] or facts["ended_early"]

@@ -148,6 +148,7 @@ class Population:
         members: Size of the population.
         generations: How many there will be.
         steps: Training steps of a member in each.
+        target_steps: In a search, the steps of a configuration that is trained to the end; None in any other sweep.
         mode: Whether small or large scores are better.
         generation: The newest generation under way, counted from 1.
         finish: The decision that ended the sweep, once there is one.
@@ -162,6 +163,7 @@ class Population:
         self.members: int = budget["members"]
         self.generations: int = budget["generations"]
         self.steps: int = budget["steps"]
+        self.target_steps: int | None = info.get("target_steps")
         self.mode: str = info["objective"]["mode"]
         self.created: float = info["created"]
         self.finish: Row | None = None
@@ -282,8 +284,20 @@ class Population:
     def trained(self) -> float:
         """Share of the steps that has been trained, whether or not the sweep is over."""
         whole = self.generations * self.steps
-        done = sum(whole if m in self._failures else own.consumed for m, own in self._own.items())
+        done = sum(own.consumed for own in self._own.values())
+        if self.target_steps is None:  # in a search, others take the place of those that failed
+            done += sum(whole - self._own[member].consumed for member in self._failures)
         return min(1.0, done / (whole * self.members))
+
+    @property
+    def num_begun(self) -> int:
+        """Members, or configurations, that have begun."""
+        return len(self._own)
+
+    @property
+    def num_complete(self) -> int:
+        """Configurations of a search that were trained to the end."""
+        return sum(own.outcome is not None and own.consumed == self.target_steps for own in self._own.values())
 
     @property
     def num_exploits(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -67,12 +67,14 @@ from pbt.strategy import (
     Event,
     Extended,
     Finish,
+    Freeze,
     SegmentReported,
     Set,
     Shrink,
     Start,
     Strategy,
     SweepStarted,
+    Thaw,
     Together,
 )
 
@@ -85,14 +87,18 @@ class _Member:
     """What the brain knows of a member.
 
     Attributes:
+        slot: Where it sits, or sat last.
+        is_seated: Whether it sits there.
         segment: The last segment begun; -1 before the first.
         ended: The last segment that ended, `age` and `consumed` at its end, and what it was `trained` with.
         start: How the next segment starts, from which `parent`, at which age, and what becomes of the weights first.
         until: Value of `consumed` at which the segment under way ends; None between two segments.
         lends: Whether the state at the last report may be asked for while that segment is under way.
+        alive: Whether it can be trained on: it has neither failed nor been given up.
     """
 
     slot: Slot
+    is_seated: bool = False
     seed: int = 0
     hparams: Hparams = field(default_factory=dict)
     segment: int = -1
@@ -137,9 +143,11 @@ class Brain:
         self._clock = clock
         self._tokens = Tokens(states.drop)
         self._slots = plan.slots
+        self._capacities = Counter(slot.stack for slot in plan.slots)
         self._members: dict[int, _Member] = {}
-        self._in_stack: dict[int, list[int]] = {}
-        self._sit(range(len(plan.slots)))
+        self._seats: dict[int, dict[int, int]] = {slot.stack: {} for slot in plan.slots}  # who sits in which slot
+        self._frozen: set[int] = set()  # of whom it is not sure yet that they are saved
+        self._thawed: set[SegmentKey] = set()  # states of whom it is not sure yet that they are at hand
         self._drafts: defaultdict[int, Draft] = defaultdict(Draft)
         self._closing: defaultdict[int, Draft] = defaultdict(Draft)
         self._outstanding = Outstanding()
@@ -164,7 +172,7 @@ class Brain:
     @property
     def num_stacks(self) -> int:
         """Number of stacks the sweep is laid out on."""
-        return len(self._in_stack)
+        return len(self._seats)
 
     @property
     def done(self) -> bool:
@@ -173,7 +181,7 @@ class Brain:
 
     def capacity(self, stack: int) -> int:
         """Number of slots of a stack."""
-        return len(self._in_stack[stack])
+        return self._capacities[stack]
 
     def start(self) -> None:
         """Begin the sweep, or go on with it.
@@ -192,6 +200,7 @@ class Brain:
         self._tell((Told(SweepStarted(id="start", slots=self._plan.slots)),))
         extensions = self._tell_again(history)
         self._minutes.close()
+        self._secure()
         self._recover(range(self.num_stacks))
         self._is_coming_back = self._rescue is not None
         self._extend(extensions)
@@ -268,6 +277,7 @@ class Brain:
                 self._went_well(report, known)
         self._ledger.commit()
         self._tell_all(happened)
+        self._provide()
         for report, known in answered:
             if report.trouble is not None:
                 self._broke_off(report, known, report.trouble)
@@ -276,6 +286,7 @@ class Brain:
     def _tell_all(self, happened: Sequence[Happening]) -> None:
         for moment in self._as_told(moments(happened)):  # as when they are told again
             self._tell(moment)
+        self._secure()
         self._ledger.commit()  # before anyone can ask for the orders
 
     def _answered(self, report: StackReport) -> AtWork | None:
@@ -288,6 +299,7 @@ class Brain:
     def _went_well(self, report: StackReport, known: AtWork) -> None:
         for item in known.order.fetch:
             self._tokens.read(item.token, _reader(Slot(report.stack, item.slot)))
+            self._thawed.discard(key_of(item.token))
         if report.segments:
             self.num_trained += len(report.segments)
             self._suspects.trained(report.stack)
@@ -551,7 +563,9 @@ class Brain:
         under_way, following = 0.0, 0
         for number, member in self._members.items():
             result = results.get(number)
-            if not member.alive or (result is not None and (result.failure or self._results.unreported(result))):
+            if not (member.alive and member.is_seated):
+                continue
+            if result is not None and (result.failure or self._results.unreported(result)):
                 continue
             reached = result.consumed if result else member.until or member.consumed
             under_way += 0 if result else (reached - member.consumed) * self._plan.share(member.hparams)
@@ -619,10 +633,9 @@ class Brain:
         self._was_cut |= self._plan.synchronous and is_short  # the others of its generation may not have reported yet
         slot = member.slot
         draft = self._draft(slot)
-        if slot.index in draft.fetch:
-            self._tokens.read(draft.fetch[slot.index].token, _reader(slot))
+        self._fetched_before(slot)
         draft.forget(slot.index)
-        for receiver in self._in_stack[slot.stack]:  # who was to be copied from it then must have it as it was
+        for receiver in self._seats[slot.stack].values():  # who was to be copied from it then must have it as it was
             index = self._members[receiver].slot.index
             if draft.copy.get(index) == slot.index:
                 del draft.copy[index]
@@ -635,6 +648,14 @@ class Brain:
             return
         member = self._members[event.member]  # type: ignore[union-attr]
         self._draft(member.slot).examine.pop(member.slot.index, None)
+        if not self._is_there(event.member):  # type: ignore[union-attr]  # it was thawed to be evaluated
+            self._fetched_before(member.slot)
+
+    def _fetched_before(self, slot: Slot) -> None:
+        item = self._draft(slot).fetch.pop(slot.index, None)
+        if item is not None:
+            self._tokens.read(item.token, _reader(slot))
+            self._thawed.discard(key_of(item.token))
 
     def _extend(self, extensions: int) -> None:
         """Extend the sweep, if this session is for that and has not done so yet."""
@@ -646,19 +667,14 @@ class Brain:
         self._tell((Extension(data),), number)
         self._ledger.commit()
 
-    def _sit(self, members: Iterable[int]) -> None:
-        """New members take their slots."""
-        for member in members:
-            self._members[member] = _Member(self._slots[member])
-            self._in_stack.setdefault(self._slots[member].stack, []).append(member)
-
     def _extended(self, number: int, data: str) -> Event:
         told = json.loads(data)
         assert self._plan.extend is not None
         task = self._plan.extend(told["spec"])
         self._slots = tuple(Slot(stack, index) for stack, index in told["slots"])
         was_alone = self.num_stacks == 1
-        self._sit(range(len(self._members), len(self._slots)))
+        self._capacities = Counter(slot.stack for slot in self._slots)
+        self._seats = {stack: self._seats.get(stack, {}) for stack in self._capacities}
         if was_alone and self.num_stacks > 1:  # members elsewhere may ask from now on
             for member in [member for member, known in self._members.items() if known.until is not None]:
                 self._hold(member)
@@ -679,8 +695,10 @@ class Brain:
         targets = {
             member.slot: SegmentKey(number, member.ended)
             for number, member in self._members.items()
-            if member.slot.stack in lost and member.alive and member.ended >= 0
+            if member.is_seated and member.slot.stack in lost and member.alive and self._is_there(number)
         }
+        for key, slot in self._leaving(lost):
+            targets[slot] = key
         extra = self._unpublished()
         self._rescue = None
         if not lost or not (targets or extra):
@@ -696,9 +714,22 @@ class Brain:
             else:
                 self._give_up_checkpoint(*broken)
 
+    def _leaving(self, stacks: Iterable[int]) -> Iterator[tuple[SegmentKey, Slot]]:
+        """Frozen members whose states are in their slots until they have been published."""
+        for stack in stacks:
+            for index, token in self._drafts[stack].publish.items() if stack in self._drafts else ():
+                if self._seats[stack].get(index) != key_of(token).member:
+                    yield key_of(token), Slot(stack, index)
+
+    def _is_there(self, number: int) -> bool:
+        """Whether a seated member's slot holds its state, or would if its stack had not been lost."""
+        ended = self._members[number].ended
+        return ended >= 0 and SegmentKey(number, ended) not in self._thawed
+
     def _unpublished(self) -> set[SegmentKey]:
-        """States to be fetched that nobody publishes any more; that some have been by now, nobody here can know."""
+        """States to be read that nobody publishes any more; that some have been by now, nobody here can know."""
         read = self._outstanding.fetched | {token for draft in self._drafts.values() for token in draft.fetched}
+        read |= {token_of(key) for key in self._saving.pending if not self._members[key.member].is_seated}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
         return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
@@ -782,6 +813,10 @@ class Brain:
                 self._shrink(action)
             case ContinueUntil():
                 self._continue(action)
+            case Freeze():
+                self._freeze(action)
+            case Thaw():
+                self._thaw(action)
             case Decline():
                 self._decide("decline", action.cause, action.member, reason=action.reason)
             case Evaluate():
@@ -793,13 +828,61 @@ class Brain:
                 self.finished, self.best = True, action.best
 
     def _start(self, action: Start) -> None:
-        member = self._members[action.member]
+        member = self._members.setdefault(action.member, _Member(action.slot))
         hparams = self._full(action.hparams)
         self._decide("start", action.cause, action.member, hparams=hparams, reason=action.reason or None)
-        member.slot, member.seed, member.hparams = action.slot, action.seed, hparams
+        self._seat(action.member, action.slot)
+        member.seed, member.hparams = action.seed, hparams
         member.start, member.parent, member.start_age = "fresh", None, 0
         slot = member.slot.index
         self._draft(member.slot).admit[slot] = Admit(slot, hparams, member.seed, member.consumed)
+
+    def _freeze(self, action: Freeze) -> None:
+        """The member's state is published before anything is changed in its slot, and saved: nothing else has it."""
+        self._decide("freeze", action.cause, action.member, reason=action.reason or None)
+        member = self._members[action.member]
+        key = SegmentKey(action.member, member.ended)
+        if not self._saving.is_safe(key):
+            self._draft(member.slot).publish[member.slot.index] = token_of(key)
+            self._frozen.add(action.member)
+        del self._seats[member.slot.stack][member.slot.index]
+        member.is_seated = False
+
+    def _secure(self) -> None:
+        """Those that were frozen are saved."""
+        for number in sorted(self._frozen):
+            self._begin_to_save(SegmentKey(number, self._members[number].ended), self._members[number].trained)
+        self._frozen.clear()
+
+    def _thaw(self, action: Thaw) -> None:
+        place = canonical({"stack": action.slot.stack, "slot": action.slot.index})
+        self._decide("thaw", action.cause, action.member, reason=action.reason or None, data=place)
+        self._seat(action.member, action.slot)
+        self._fetch(action.member)
+        self._frozen.discard(action.member)
+        self._thawed.add(SegmentKey(action.member, self._members[action.member].ended))
+
+    def _provide(self) -> None:
+        """States of those that were thawed are offered from where they were saved, or else trained again."""
+        if not self._thawed:
+            return
+        for key in sorted(self._thawed & self._unpublished() & self._saving.saved.keys()):
+            try:
+                self._states.offer(token_of(key), self._saving.saved[key])
+                self._tokens.published_all([token_of(key)])
+            except StorageError as error:
+                self._give_up_checkpoint(key, str(error))
+        if self._rescue is None and (lost := self._thawed & self._unpublished()):
+            self._bring_back({self._members[key.member].slot.stack for key in lost})
+
+    def _seat(self, number: int, slot: Slot) -> None:
+        """A member takes a slot; who sat there, and was not frozen, is given up."""
+        seats = self._seats[slot.stack]
+        if (other := seats.get(slot.index, number)) != number:
+            self._members[other].alive = self._members[other].is_seated = False
+        seats[slot.index] = number
+        member = self._members[number]
+        member.slot, member.is_seated = slot, True
 
     def _copy(self, action: Copy) -> None:
         donor, receiver = self._members[action.donor], self._members[action.receiver]
@@ -961,7 +1044,7 @@ class Brain:
 
     def _apart(self, stack: int, draft: Draft, slots: frozenset[int]) -> tuple[Draft, Draft]:
         """What is to be done with these slots of a draft, and the rest."""
-        for member in self._in_stack[stack]:
+        for member in self._seats[stack].values():
             receiver = self._members[member].slot.index
             if receiver not in slots and receiver in draft.copy:  # its donor will have trained on by then
                 donor, parent = draft.copy.pop(receiver), self._members[member].parent
@@ -1037,8 +1120,8 @@ class Brain:
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""
-        members = [(number, self._members[number]) for number in self._in_stack.get(stack, ())]
-        keys = [SegmentKey(number, member.ended) for number, member in members if member.alive and member.ended >= 0]
+        members = [(number, self._members[number]) for number in self._seats.get(stack, {}).values()]
+        keys = [SegmentKey(number, it.ended) for number, it in members if it.alive and self._is_there(number)]
         return [key for key in keys if not self._saving.is_safe(key)]
 
     # --------------------------------------------------------------------------------------------------- checkpoints
@@ -1067,7 +1150,10 @@ class Brain:
         """What was to be saved, was lost before it was read, and is not published again: nobody is to wait for it."""
         drafts = (*self._drafts.values(), *self._closing.values())
         drafted = {token for draft in drafts for token in draft.publish.values()}
-        for token in sorted(map(token_of, self._saving.pending)):
+        for key in sorted(self._saving.pending, key=token_of):
+            token, is_frozen = token_of(key), not self._members[key.member].is_seated
+            if is_frozen and self._rescue is not None:  # which publishes it: nothing else has it
+                continue
             if token not in drafted and not self._is_coming(token):
                 self._states.withdraw(token)
 

@@ -129,30 +129,81 @@ class Curves:
             expected = self.process.posterior(at).mean
             return Curves(self.process.condition_on_observations(at, expected))
 
+    def joint(self, run: np.ndarray, depth: np.ndarray, cube: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What is expected of each run at several depths, and how that hangs together.
+
+        Args:
+            run: Which runs, `(runs,)`.
+            depth: How far from the target, `(depths,)`.
+            cube: With which hyperparameters, `(runs, numbers)`.
+
+        Returns:
+            Mean `(runs, depths)`, and covariance `(runs, depths, depths)` of the values without noise.
+        """
+        with one_thread(), torch.no_grad():
+            runs, depths = len(run), len(depth)
+            flat = _locate(np.repeat(run, depths), np.tile(depth, runs), np.repeat(cube, depths, axis=0))
+            kernel: CurveKernel = self.process.covar_module
+            at = self.process.train_inputs[0]
+            root, weights = self._solved
+            cross = kernel.forward(flat, at)
+            rest = torch.linalg.solve_triangular(root, cross.mT, upper=False).mT.reshape(runs, depths, -1)
+            points = flat.reshape(runs, depths, -1)
+            return (cross @ weights).reshape(runs, depths), kernel.forward(points, points) - rest @ rest.mT
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What was fitted, by name."""
+        return {name: it.detach().clone() for name, it in self.process.named_parameters()}
+
+    @cached_property
+    def _solved(self) -> tuple[Tensor, Tensor]:
+        """The Cholesky factor of the covariance of what was seen, and what targets are weighted with."""
+        at, targets = self.process.train_inputs[0], self.process.train_targets
+        covariance = self.process.covar_module.forward(at, at)
+        noise = self.process.likelihood.noise
+        root = torch.linalg.cholesky(covariance + (noise + 1e-8) * torch.eye(len(at), dtype=at.dtype))
+        return root, torch.cholesky_solve(targets[:, None], root)[:, 0]
+
     @cached_property
     def noise(self) -> float:
         """Standard deviation of the noise."""
         return float(self.process.likelihood.noise.sqrt())
 
 
-def fit(values: Values) -> Curves:
+def fit(values: Values, targets: np.ndarray | None = None, fade: float = 1.0) -> Curves:
     """Fit the process to what was seen, one value at least.
+
+    Args:
+        values: What was seen.
+        targets: What the process is of, `(values,)`; None takes `evened` values.
+        fade: Decades over which what hyperparameters have to do with it stays the same, before anything is known.
 
     Where that is much, parameters are sought by the curves of some of the runs first, from two starts, and then by all
     for a few steps: what they are is told by a part nearly as well, in a small part of the time.
     """
     with one_thread():
-        targets = evened(values.badness)
+        targets = evened(values.badness) if targets is None else targets
         every = math.ceil(len(values) / _ENOUGH)
         some = values.run % every == 0
         numbers = values.cube.shape[1]
-        prior = _prior(numbers)
+        prior = _prior(numbers, fade)
         process = _process(values, targets, some)
         fit_parameters(process, prior, _starts(prior))
         if every > 1:
             start = {name: it.detach().clone() for name, it in process.named_parameters()}
             process = _process(values, targets, np.ones(len(values), dtype=bool))
             fit_parameters(process, prior, [start], _LAST_STEPS)
+        return Curves(process)
+
+
+def with_parameters(values: Values, targets: np.ndarray, parameters: Mapping[str, Tensor]) -> Curves:
+    """The process of what was seen, with parameters that were found before: see `fit` and `Curves.parameters`."""
+    with one_thread():
+        process = _process(values, targets, np.ones(len(values), dtype=bool))
+        for name, it in process.named_parameters():
+            it.data.copy_(parameters[name])
+        process.eval().requires_grad_(False)
         return Curves(process)
 
 
@@ -180,6 +231,30 @@ def evened(badness: np.ndarray) -> np.ndarray:
     return _standardised(yeojohnson(standard)[0]) if standard.any() else standard
 
 
+def leveled(values: Values, persistence: float = 0.9) -> np.ndarray:
+    """Values of every rung on one scale: how a run stands among all runs, also those that did not come so far.
+
+    At the lowest rung values are evened. Those who reach the next are not just anybody: their mean and deviation there
+    are what they would be if standings of neighbouring rungs were jointly normal with correlation `persistence`.
+    """
+    found = np.zeros(len(values))
+    before: dict[int, float] = {}
+    for depth in np.unique(values.depth)[::-1]:
+        here = np.flatnonzero(values.depth == depth)
+        known = np.array([before.get(int(run), np.nan) for run in values.run[here]])
+        known = known[np.isfinite(known)]
+        within = evened(values.badness[here]) * np.sqrt((len(here) - 1) / len(here))
+        middle = persistence * known.mean() if len(known) else 0.0
+        variance = persistence**2 * known.var() + 1.0 - persistence**2 if len(known) else 1.0
+        if len(known) and len(known) < len(here):  # the others are anybody
+            part = len(known) / len(here)
+            variance = part * variance + (1 - part) + part * (1 - part) * middle**2
+            middle = part * middle
+        found[here] = middle + math.sqrt(variance) * within
+        before |= dict(zip(values.run[here].tolist(), found[here].tolist(), strict=True))
+    return found
+
+
 def _standardised(values: np.ndarray) -> np.ndarray:
     deviation = values.std()
     return (values - values.mean()) / deviation if deviation > 0 else np.zeros_like(values)
@@ -195,7 +270,7 @@ def _starts(prior: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return [{}, {KERNEL: torch.cat([middle[:_SHARED], torch.full_like(middle[_SHARED:], math.log(0.5))])}]
 
 
-def _prior(numbers: int) -> Mapping[str, Tensor]:
+def _prior(numbers: int, fade: float = 1.0) -> Mapping[str, Tensor]:
     """What is known of the parameters beforehand, as `fit_parameters` wants it.
 
     Scales of hyperparameters grow with the number of dimensions, as distances do.
@@ -206,7 +281,8 @@ def _prior(numbers: int) -> Mapping[str, Tensor]:
     decade = (0.0, 0.7, math.log(0.05), math.log(50.0))
     trend, signal, own = (0.0, 1.0, -9.0, 4.0), (0.0, 1.0, -7.0, 4.0), (-3.0, 1.0, -9.0, 3.0)
     scale = (math.sqrt(2.0) + math.log(numbers) / 2.0, math.sqrt(3.0), math.log(0.02), math.log(200.0))
-    rows = {KERNEL: [trend, decade, signal, decade, own, decade, *[scale] * numbers], NOISE: [(-4.0, 1.5, -9.0, 2.0)]}
+    faded = (math.log(fade), *decade[1:])
+    rows = {KERNEL: [trend, decade, signal, faded, own, decade, *[scale] * numbers], NOISE: [(-4.0, 1.5, -9.0, 2.0)]}
     return {name: torch.tensor(it, dtype=torch.float64).T for name, it in rows.items()}
 
 

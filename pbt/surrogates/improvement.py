@@ -83,6 +83,52 @@ def most_promising(
         return reached[np.argmax(of(reached))]
 
 
+def most_per_cost(
+    model: Curves,
+    best_first: np.ndarray,
+    goal: float,
+    log_cost: Callable[[np.ndarray], np.ndarray],
+    rng: np.random.Generator,
+    snap: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """The place in the cube with the highest improvement that is expected at the target over a goal, per cost.
+
+    Sought among places all over and around the best, and then twice more around those that promise most.
+
+    Args:
+        model: With what is pending.
+        best_first: Places that were tried, `(places, numbers)`.
+        goal: What is to be improved on, in the model's units.
+        log_cost: Of places `(places, numbers)`: the logarithm of their cost, `(places,)`.
+        rng: Of the places that are considered.
+        snap: Takes places `(places, numbers)` to the nearest that can be had.
+    """
+
+    def of(places: np.ndarray) -> np.ndarray:
+        mean, covariance = model.joint(np.full(len(places), NOBODY), np.zeros(1), places)
+        deviation = covariance[:, 0, 0].clamp_min(_KNOWN**2).sqrt()
+        gain = deviation.log() + log_h((goal - mean[:, 0]) / deviation)
+        return gain.numpy() - log_cost(places)
+
+    numbers = best_first.shape[1]
+    pool = np.concatenate([rng.random((_POOL // 2, numbers)), _around(best_first[:_BEST], 24, _NEAR, rng)])
+    places = _others(snap(pool), best_first)
+    for near in (_NEAR / 2, _NEAR / 6, None):
+        order = np.argsort(-of(places), kind="stable")
+        if near is None:
+            break
+        top = places[order[:8]]
+        places = np.concatenate([top, _others(snap(_around(top, 12, near, rng)), best_first)])
+    return places[order[0]]
+
+
+def _around(places: np.ndarray, number: int, near: float, rng: np.random.Generator) -> np.ndarray:
+    """So many places around each, some of whose numbers are moved."""
+    here = np.repeat(places, number, axis=0)
+    moves = rng.random(here.shape) < max(0.5, 2.0 / here.shape[1])
+    return np.clip(here + moves * rng.normal(0.0, near, here.shape), 0.0, 1.0)
+
+
 def log_h(u: Tensor) -> Tensor:
     """Logarithm of `phi(u) + u Phi(u)`, also where that is too small for a number."""
     near = u.clamp_min(-1.0)

@@ -32,9 +32,14 @@ def test_a_node_is_killed_and_another_added(tmp_path: Path) -> None:
     assert sweep(tmp_path / "alone", "local", GENERATIONS).run(progress=False).digest() == result.digest()
     # On a busy machine the host that is started in its place may be lost as well.
     assert ["host_lost", "moved"] == [it for it in dict.fromkeys(kinds(result)) if it in ("host_lost", "moved")]
-    assert kinds(result)[-1] == "recovered"
+    assert without_checkpoints(kinds(result))[-1] == "recovered"
     told = {row["node"] for row in result.rows["nodes"]}
     assert {0, 1} <= told <= {0, 1, 2}, "the first two; the one that was added, if there was time for it"
+
+
+def without_checkpoints(told: list[str]) -> list[str]:
+    """That a state was lost with its node, before it was saved, may be told at any time."""
+    return [kind for kind in told if kind != "checkpoint_failed"]
 
 
 # --- two nodes in network namespaces of their own, a cable between them
@@ -129,7 +134,7 @@ def test_a_node_is_cut_off(tmp_path: Path, network: Network, nodes: Callable[...
     assert result.finished
     assert sweep(tmp_path / "alone", "local").run(progress=False).digest() == result.digest()
     assert "host_lost" in kinds(result)  # twice, where the machine is so busy that the other is given up for a while
-    assert kinds(result)[-1] == "recovered"
+    assert without_checkpoints(kinds(result))[-1] == "recovered"
 
 
 def test_storage_that_another_node_does_not_see_is_refused(

@@ -114,7 +114,8 @@ SPOILT = [
     ),
     # the budget
     (change("segments", at(1, 3), until=500), "member 1 was to run 500 steps, but the budget has 400 for each member"),
-    (add("segments", at(5, 0), member=6), "member 6 is one too many: the budget has 6 members"),
+    (add("segments", at(5, 0), member=6, slot=99), "7 slots were used, but the budget has 6 members"),
+    (change("outcomes", at(5, 3), consumed_end=9000, age_end=9000), "steps were trained, but the budget has 2400"),
     # orders
     (
         change("orders", {"order": "order:0"}, segments="[[7, 0]]"),

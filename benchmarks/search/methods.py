@@ -1,0 +1,55 @@
+"""Who searches: ours, what everybody compares with, and Optuna's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import GPSampler, TPESampler
+
+from benchmarks.search.optunas import OptunaPolicy
+from benchmarks.search.world import Snap
+from pbt.member import Hparams
+from pbt.search.freeze_thaw import FreezeThawPolicy
+from pbt.search.policy import Book, Ladder, Policy
+from pbt.search.promotion import Halving, MedianStopping, Proposer, Straight
+from searchspaces import Simplex, Space
+
+#: Builds a policy for a space, given what becomes of proposals, the ladder and a seed.
+Method = Callable[[Space, Snap, Ladder, int], Policy]
+
+
+def uniform(space: Space) -> Proposer:
+    """Configurations drawn from the space."""
+
+    def propose(book: Book, seed: int) -> Hparams:
+        return space.sample(np.random.default_rng(seed))
+
+    return propose
+
+
+def _hyperband(ladder: Ladder) -> HyperbandPruner:
+    return HyperbandPruner(min_resource=int(ladder.rungs[0]), max_resource=int(ladder.target), reduction_factor=3)
+
+
+METHODS: dict[str, Method] = {
+    "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(space=space),
+    "random": lambda space, snap, ladder, seed: Straight(uniform(space)),
+    "asha": lambda space, snap, ladder, seed: Halving(uniform(space)),
+    "hyperband": lambda space, snap, ladder, seed: Halving(uniform(space), brackets=3),
+    "median": lambda space, snap, ladder, seed: MedianStopping(uniform(space)),
+    "tpe": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, TPESampler(seed=seed)),
+    "tpe_hyperband": lambda space, snap, ladder, seed: OptunaPolicy(
+        space, snap, TPESampler(seed=seed), _hyperband(ladder)
+    ),
+    "gp": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, GPSampler(seed=seed)),
+}
+
+#: Those that know nothing like a mixture.
+OPTUNAS = frozenset({"tpe", "tpe_hyperband", "gp"})
+
+
+def can_search(method: str, space: Space) -> bool:
+    """Whether a method has a word for everything in a space."""
+    return method not in OPTUNAS or not any(isinstance(it, Simplex) for it in space.values())

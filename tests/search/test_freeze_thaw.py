@@ -1,0 +1,142 @@
+"""Freeze and thaw: what is begun, and who goes on."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from pbt.search.freeze_thaw import FreezeThawPolicy
+from pbt.search.policy import Begin, Book, GoOn, Ladder, Value
+from pbt.search.promotion import Halving
+from searchspaces import Choice, Float, Int, Simplex, Space
+
+SQUARE = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
+MIXED = Space(
+    {
+        "optimizer": Choice(["sgd", "adam"]),
+        "lr": Float(1e-5, 1.0, log=True),
+        "momentum": Float(0.0, 0.99, when={"optimizer": "sgd"}),
+        "layers": Int(1, 8),
+        "mixture": Simplex(["web", "code", "books"]),
+    }
+)
+LADDER = Ladder((1.0, 3.0, 9.0, 27.0))
+
+
+def bowl(hparams):
+    return (hparams["x"] - 0.7) ** 2 + (hparams["y"] - 0.2) ** 2
+
+
+def curve(hparams, steps, loss=bowl):
+    """Falls to a loss; those with a high `x` faster."""
+    return loss(hparams) + 0.5 / math.sqrt(steps) * (2.0 - hparams.get("x", 0.0))
+
+
+def search(policy, loss=curve, decisions=60, slots=2, seed=0, cost=lambda hparams: 1.0):
+    """Play so many decisions: of the slots, the one that was taken first ends first."""
+    book, going = Book(LADDER), []
+    for step in range(decisions):
+        while len(going) < slots:
+            (order,) = policy.choose(book, seed * 1000 + step)
+            going.append(book.take(order))
+        run = going.pop(0)
+        until = book.runs[run].until
+        hparams = book.runs[run].hparams
+        book.saw(Value(run, until, loss(hparams, until), until * cost(hparams)))
+    return book
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return search(FreezeThawPolicy(space=SQUARE))
+
+
+def test_it_comes_nearer_to_the_best_than_halving_at_random():
+    """In the mean of four draws, with no more training; though those that begin best do not end best."""
+
+    def mean_loss(policy_for):
+        found = []
+        for seed in range(4):
+            policy = policy_for()
+            book = search(policy, seed=seed)
+            found.append(curve(book.runs[policy.recommend(book)].hparams, 27.0))
+        return np.mean(found)
+
+    def drawn(book, seed):
+        return SQUARE.sample(np.random.default_rng(seed))
+
+    least = min(curve({"x": x, "y": 0.2}, 27.0) for x in np.linspace(0.0, 1.0, 1001))
+    by_model = mean_loss(lambda: FreezeThawPolicy(space=SQUARE)) - least
+    assert by_model < 0.01
+    assert by_model < mean_loss(lambda: Halving(drawn)) - least
+
+
+def test_no_rung_is_left_behind(searched):
+    """A third of a rung goes on, as far as that is a whole number, and who is under way is counted."""
+    for rung in LADDER.rungs[:-1]:
+        been = [run for run in searched.runs if run.steps >= rung]
+        gone = [run for run in been if run.steps > rung or run.until is not None]
+        assert abs(len(gone) - len(been) // 3) <= 1
+
+
+def test_it_decides_by_the_book_alone(searched):
+    """One that has lived through it all, and one that was made just now."""
+    lived = FreezeThawPolicy(space=SQUARE)
+    search(lived)
+    for seed in (2, 3, 5):
+        assert lived.choose(searched, seed) == FreezeThawPolicy(space=SQUARE).choose(copy.deepcopy(searched), seed)
+
+
+def test_what_is_begun_at_once_differs(searched):
+    before = copy.deepcopy(searched)
+    orders = FreezeThawPolicy(space=SQUARE, random=0.0).choose(searched, 7, number=4)
+    begun = [tuple(order.hparams.values()) for order in orders if isinstance(order, Begin)]
+    assert len(set(begun)) == len(begun)
+    going_on = [order.run for order in orders if isinstance(order, GoOn)]
+    assert len(set(going_on)) == len(going_on)
+    assert len(orders) == 4
+    assert before == searched
+
+
+def test_dear_configurations_are_begun_less_often():
+    """Where `y` has nothing to do with the loss, but a hundredfold with the cost."""
+
+    def loss(hparams, steps):
+        return (hparams["x"] - 0.7) ** 2 + 0.1 / steps
+
+    def mean_y(cost):
+        book = search(FreezeThawPolicy(space=SQUARE, random=0.0), loss, decisions=40, cost=cost)
+        return np.mean([run.hparams["y"] for run in book.runs[8:]])
+
+    assert mean_y(lambda hparams: 100.0 ** hparams["y"]) < mean_y(lambda hparams: 100.0 ** -hparams["y"]) - 0.2
+
+
+def test_those_that_diverge_are_kept_away_from():
+    def loss(hparams, steps):
+        return math.nan if hparams["x"] > 0.75 else curve(hparams, steps)
+
+    book = search(FreezeThawPolicy(space=SQUARE, random=0.0), loss)
+    diverged = [run.is_over for run in book.runs]
+    assert sum(diverged[:8]) >= 1
+    assert np.mean(diverged[12:]) < 0.25
+
+
+@pytest.mark.parametrize("value", [math.nan, 1.0])
+def test_values_that_say_nothing_are_borne(value):
+    book = search(FreezeThawPolicy(space=MIXED), lambda hparams, steps: value, decisions=30)
+    for run in book.runs:
+        MIXED.check(run.hparams)
+    recommended = FreezeThawPolicy(space=MIXED).recommend(book)
+    assert (recommended is None) == math.isnan(value)
+
+
+def test_configurations_of_every_kind_are_begun():
+    def loss(hparams, steps):
+        return abs(math.log10(hparams["lr"]) + 3.0) + (hparams["optimizer"] == "sgd") - hparams["mixture"]["code"]
+
+    book = search(FreezeThawPolicy(space=MIXED), loss, decisions=50)
+    found = book.runs[FreezeThawPolicy(space=MIXED).recommend(book)].hparams
+    MIXED.check(found)
+    assert found["optimizer"] == "adam"
+    assert abs(math.log10(found["lr"]) + 3.0) < 1.0
