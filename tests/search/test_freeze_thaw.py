@@ -29,8 +29,8 @@ def bowl(hparams):
 
 
 def curve(hparams, steps, loss=bowl):
-    """Falls to a loss; those with a high `x` faster."""
-    return loss(hparams) + 0.5 / math.sqrt(steps) * (2.0 - hparams.get("x", 0.0))
+    """Falls to a loss; those with a high `x` begin lower, and fall less."""
+    return loss(hparams) + 0.5 / math.sqrt(steps) * (2.0 - 0.5 * hparams.get("x", 0.0))
 
 
 def search(policy, loss=curve, decisions=60, slots=2, seed=0, cost=lambda hparams: 1.0):
@@ -68,8 +68,8 @@ def test_it_comes_nearer_to_the_best_than_halving_at_random():
 
     least = min(curve({"x": x, "y": 0.2}, 27.0) for x in np.linspace(0.0, 1.0, 1001))
     by_model = mean_loss(lambda: FreezeThawPolicy(space=SQUARE)) - least
-    assert by_model < 0.01
-    assert by_model < mean_loss(lambda: Halving(drawn)) - least
+    assert by_model < 0.004
+    assert by_model < 0.5 * (mean_loss(lambda: Halving(drawn)) - least)
 
 
 def test_no_rung_is_left_behind(searched):
