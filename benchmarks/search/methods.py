@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from optuna.pruners import HyperbandPruner
-from optuna.samplers import GPSampler, TPESampler
+from optuna.samplers import CmaEsSampler, GPSampler, TPESampler
 
+from benchmarks.search.bohb import bohb
 from benchmarks.search.optunas import OptunaPolicy
 from benchmarks.search.world import Snap
-from pbt.member import Hparams
+from pbt.search.curve_model import CurveModel
+from pbt.search.ensemble_search import EnsembleSearch
+from pbt.search.entropy_search import EntropySearch
 from pbt.search.freeze_thaw import FreezeThawPolicy
-from pbt.search.policy import Book, Ladder, Policy
-from pbt.search.promotion import Halving, MedianStopping, Proposer, Straight
+from pbt.search.policy import Ladder, Policy
+from pbt.search.promotion import Halving, MedianStopping, Straight
+from pbt.search.proposers import sobol, uniform
 from searchspaces import Simplex, Space
 
 #: Builds a policy for a space, given what becomes of proposals, the ladder and a seed.
 Method = Callable[[Space, Snap, Ladder, int], Policy]
-
-
-def uniform(space: Space) -> Proposer:
-    """Configurations drawn from the space."""
-
-    def propose(book: Book, seed: int) -> Hparams:
-        return space.sample(np.random.default_rng(seed))
-
-    return propose
 
 
 def _hyperband(ladder: Ladder) -> HyperbandPruner:
@@ -34,20 +28,25 @@ def _hyperband(ladder: Ladder) -> HyperbandPruner:
 
 
 METHODS: dict[str, Method] = {
-    "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(space=space),
+    "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(space=space, model=CurveModel(space)),
+    "entropy": lambda space, snap, ladder, seed: EntropySearch(space=space, model=CurveModel(space)),
+    "ensemble": lambda space, snap, ladder, seed: EnsembleSearch(space=space),
     "random": lambda space, snap, ladder, seed: Straight(uniform(space)),
+    "sobol": lambda space, snap, ladder, seed: Straight(sobol(space, seed)),
     "asha": lambda space, snap, ladder, seed: Halving(uniform(space)),
     "hyperband": lambda space, snap, ladder, seed: Halving(uniform(space), brackets=3),
+    "bohb": lambda space, snap, ladder, seed: Halving(bohb(space), brackets=3),
     "median": lambda space, snap, ladder, seed: MedianStopping(uniform(space)),
     "tpe": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, TPESampler(seed=seed)),
     "tpe_hyperband": lambda space, snap, ladder, seed: OptunaPolicy(
         space, snap, TPESampler(seed=seed), _hyperband(ladder)
     ),
     "gp": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, GPSampler(seed=seed)),
+    "cma_es": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, CmaEsSampler(seed=seed)),
 }
 
 #: Those that know nothing like a mixture.
-OPTUNAS = frozenset({"tpe", "tpe_hyperband", "gp"})
+OPTUNAS = frozenset({"tpe", "tpe_hyperband", "gp", "cma_es"})
 
 
 def can_search(method: str, space: Space) -> bool:

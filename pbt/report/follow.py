@@ -128,8 +128,9 @@ class Events:
         self._population = Population(run.info)
         self._generations = 0
         self._failed: dict[int, Row] = {}
-        self._incidents = 0
+        self._incidents = self._completed = 0
         budget = {name: run.info["spec"]["budget"][name] for name in ("members", "generations", "steps")}
+        budget |= _chosen(run.info, ("target_steps",)) if "target_steps" in run.info else {}
         self._tell("run", run.info["created"], run=run.id, objective=dict(run.info["objective"]), **budget)
 
     def update(self, rows: Iterable[tuple[str, Row]]) -> None:
@@ -149,10 +150,15 @@ class Events:
         )
 
     def _news(self) -> Iterator[tuple[float, str, dict[str, Any]]]:
-        for row in self._population.ended(after=self._generations):
-            self._generations = row.generation
-            facts = generation_facts(row)
-            yield facts.pop("at"), "generation", facts
+        if self._population.target_steps is None:  # in a search everybody is in a generation of its own
+            for row in self._population.ended(after=self._generations):
+                self._generations = row.generation
+                facts = generation_facts(row)
+                yield facts.pop("at"), "generation", facts
+        for outcome in self._population.completed[self._completed :]:
+            hparams = dict(self._population.row(outcome["member"]).hparams)
+            yield outcome["at"], "complete", {**_chosen(outcome, ("member", "score")), "hparams": hparams}
+        self._completed = len(self._population.completed)
         for member, failure in self._population.failures.items():
             if self._failed.get(member) is not failure:
                 yield (

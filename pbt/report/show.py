@@ -117,7 +117,7 @@ def as_json(result: Result) -> str:
         "summary": _summary(result, population),
         "members": [asdict(row) for row in population.ranked()],
         "schedule": [asdict(step) for step in lineage.schedule(best.member)] if best else [],
-        "generations": [generation_facts(row) for row in population.ended()],
+        "generations": [] if population.target_steps else [generation_facts(row) for row in population.ended()],
         "exploits": [asdict(row) for row in exploit_rows(lineage, result.rows["decisions"])],
         "files": _files(result.path),
         "mlflow": _page(result.path),

@@ -155,6 +155,7 @@ class Population:
         budget_end: Why the budget ended it before its last generation, if it did.
         incidents: What went wrong, newest last; what was only loaded again is left out.
         diverged: Segments whose score is NaN, in the order in which they ended.
+        completed: In a search, the outcomes of those that were trained to the end, likewise.
         throughput: How fast its stacks train.
     """
 
@@ -170,6 +171,7 @@ class Population:
         self.budget_end: str | None = None
         self.incidents: list[Row] = []
         self.diverged: list[SegmentKey] = []
+        self.completed: list[Row] = []
         self.throughput = Throughput()
         self.last_at: float = self.created
         self._pauses: list[tuple[float, float]] = []  # when each ended, seconds
@@ -229,6 +231,8 @@ class Population:
         if row["status"] == "failed":
             self._failures[row["member"]] = row
             return
+        if row.get("consumed_end") == self.target_steps:
+            self.completed.append(row)
         generation = self._generations[self._generation_of[row["member"], row["segment"]]]
         score = math.nan if row["score"] is None else row["score"]
         generation.scores[row["member"]] = score
@@ -297,7 +301,7 @@ class Population:
     @property
     def num_complete(self) -> int:
         """Configurations of a search that were trained to the end."""
-        return sum(own.outcome is not None and own.consumed == self.target_steps for own in self._own.values())
+        return len(self.completed)
 
     @property
     def num_exploits(self) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pbt.errors import SpecError
 from pbt.member import Hparams, generator
+from pbt.search.curve_model import CurveModel
 from pbt.search.freeze_thaw import FreezeThawPolicy
 from pbt.search.policy import Ladder, Policy
 from pbt.search.promotion import Halving, MedianStopping, Proposer, Straight
@@ -72,7 +73,9 @@ class FreezeThaw:
         factor = float(self.reduction_factor)
 
         def policy_for(space: Space) -> Policy:
-            return FreezeThawPolicy(space=space, eta=factor, startup=self.startup, random=self.random)
+            return FreezeThawPolicy(
+                space=space, model=CurveModel(space), eta=factor, startup=self.startup, random=self.random
+            )
 
         return Search(task, policy_for, _rungs(self, task.budget), self.synchronous, self.initial)
 

@@ -61,6 +61,10 @@ class Values:
         """How many there are."""
         return len(self.run)
 
+    def first(self, number: int) -> Values:
+        """The first so many of them."""
+        return Values(self.run[:number], self.depth[:number], self.cube[:number], self.badness[:number])
+
 
 class CurveKernel(Kernel):
     """The module's kernel, of points `(..., points, 2 + numbers)`: run, depth, hyperparameters.

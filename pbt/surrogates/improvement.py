@@ -106,24 +106,47 @@ def most_per_cost(
 
     def of(places: np.ndarray) -> np.ndarray:
         mean, covariance = model.joint(np.full(len(places), NOBODY), np.zeros(1), places)
-        deviation = covariance[:, 0, 0].clamp_min(_KNOWN**2).sqrt()
-        gain = deviation.log() + log_h((goal - mean[:, 0]) / deviation)
-        return gain.numpy() - log_cost(places)
+        return log_improvement(goal - mean[:, 0].numpy(), covariance[:, 0, 0].sqrt().numpy()) - log_cost(places)
 
+    return best_place(of, best_first, rng, snap)
+
+
+def best_place(
+    of: Callable[[np.ndarray], np.ndarray],
+    best_first: np.ndarray,
+    rng: np.random.Generator,
+    snap: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """The place in the cube, not tried yet, where a function is highest, `(numbers,)`.
+
+    Args:
+        of: Takes places `(places, numbers)`, gives `(places,)`.
+        best_first: Places that were tried, `(places, numbers)`.
+        rng: Of the places that are considered: all over and around the best, and then twice more around the highest.
+        snap: Takes places `(places, numbers)` to the nearest that can be had.
+    """
     numbers = best_first.shape[1]
-    pool = np.concatenate([rng.random((_POOL // 2, numbers)), _around(best_first[:_BEST], 24, _NEAR, rng)])
+    pool = np.concatenate([rng.random((_POOL // 2, numbers)), around(best_first[:_BEST], 24, _NEAR, rng)])
     places = _others(snap(pool), best_first)
-    for near in (_NEAR / 2, _NEAR / 6, None):
-        order = np.argsort(-of(places), kind="stable")
-        if near is None:
-            break
-        top = places[order[:8]]
-        places = np.concatenate([top, _others(snap(_around(top, 12, near, rng)), best_first)])
-    return places[order[0]]
+    for near in (_NEAR / 2, _NEAR / 6):
+        top = places[np.argsort(-of(places), kind="stable")[:8]]
+        places = np.concatenate([top, _others(snap(around(top, 12, near, rng)), best_first)])
+    return np.asarray(places[of(places).argmax()])
 
 
-def _around(places: np.ndarray, number: int, near: float, rng: np.random.Generator) -> np.ndarray:
-    """So many places around each, some of whose numbers are moved."""
+def log_improvement(gain: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Logarithm of the improvement that is expected: of gains that are normal, what of them is above 0.
+
+    Args:
+        gain: How much is expected, `(places,)`.
+        deviation: How sure that is, `(places,)`.
+    """
+    known = torch.from_numpy(np.maximum(deviation, _KNOWN))
+    return np.asarray((known.log() + log_h(torch.from_numpy(gain) / known)).numpy())
+
+
+def around(places: np.ndarray, number: int, near: float, rng: np.random.Generator) -> np.ndarray:
+    """So many places around each, in the cube: some of their numbers are moved, by `near` in the mean square."""
     here = np.repeat(places, number, axis=0)
     moves = rng.random(here.shape) < max(0.5, 2.0 / here.shape[1])
     return np.clip(here + moves * rng.normal(0.0, near, here.shape), 0.0, 1.0)

@@ -17,6 +17,7 @@ from pbt.report.plots.importance import importance_figure
 from pbt.report.plots.parallel import parallel_figure
 from pbt.report.plots.schedules import schedule_figure
 from pbt.report.plots.scores import scores_figure
+from pbt.report.plots.search import search_figure
 from pbt.report.plots.subject import best_member, unit
 from pbt.report.plots.timeline import timeline_figure
 
@@ -35,12 +36,13 @@ __all__ = [
     "parallel_figure",
     "schedule_figure",
     "scores_figure",
+    "search_figure",
     "timeline_figure",
     "write_plots",
 ]
 
-#: The pictures that every sweep ends with, however short.
-FIRST = ("lineage", "curves", "schedules")
+#: The pictures that every sweep ends with, however short; that of a search, if it is one.
+FIRST = ("search", "lineage", "curves", "schedules")
 
 
 def figures(result: Result, baseline: Result | None = None) -> Mapping[str, Callable[[], Figure]]:
@@ -50,7 +52,8 @@ def figures(result: Result, baseline: Result | None = None) -> Mapping[str, Call
         result: The run.
         baseline: A run to compare with; its best member is drawn among the learning curves.
     """
-    return {
+    search = {"search": lambda: search_figure(result)} if "target_steps" in result.run.info else {}
+    return search | {
         "lineage": lambda: _lineage(result),
         "curves": lambda: curves_figure(result, baseline),
         "schedules": lambda: schedule_figure(result),

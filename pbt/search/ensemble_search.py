@@ -1,0 +1,79 @@
+"""Promotions by rank, and beginnings by an ensemble: a process for each rung, weighed by how well it ranks.
+
+Who goes on is decided as in asynchronous successive halving; what is begun has the highest improvement that an ensemble
+of processes (`pbt.surrogates.ensemble`) expects over the best so far, per cost. It takes nothing for granted about how
+rungs hang together: where a model of all curves is wrong, this is what is left.
+
+Source: Li, Y. et al. 2022, "Hyper-Tune: Towards Efficient Hyper-parameter Tuning at Scale" (arXiv 2201.06834).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pbt.member import Hparams, generator
+from pbt.search.curve_model import CurveModel, milestone
+from pbt.search.policy import Book, Order
+from pbt.search.promotion import Halving, lowest
+from searchspaces import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSearch:
+    """The search.
+
+    Attributes:
+        space: What may vary.
+        eta: One in so many goes on from a rung.
+        startup: Configurations drawn at random before the ensemble is asked.
+        random: Share of beginnings that are drawn at random.
+    """
+
+    space: Space
+    eta: float = 3.0
+    startup: int = 8
+    random: float = 0.1
+    _found: dict[tuple[float, int], Mapping[str, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+        """What so many free slots do."""
+        return Halving(self._propose, self.eta).choose(book, seed, number)
+
+    def recommend(self, book: Book) -> int | None:
+        """The best of those that came furthest."""
+        return lowest(book)
+
+    def _propose(self, book: Book, seed: int) -> Hparams:
+        from pbt.surrogates.ensemble import ensemble, found_parameters, rungs_of
+        from pbt.surrogates.improvement import best_place, log_improvement
+
+        rng = generator(seed, "ensemble")
+        if len(book.runs) < self.startup or rng.random() < self.random or not (rungs := rungs_of(self._known(book))):
+            return self.space.sample(rng)
+
+        def parameters(number: int) -> Mapping[str, Any]:
+            values, size = rungs[number], milestone(len(rungs[number]))
+            if (number, size) not in self._found:
+                self._found[number, size] = found_parameters(values.first(size))
+            return self._found[number, size]
+
+        model = ensemble(rungs, parameters)
+        cube = CurveModel(self.space).cube(book)
+        expected, _ = model.predict(cube)
+        best_first = cube[np.argsort(expected, kind="stable")]
+        log_cost = CurveModel(self.space).log_cost(book)
+
+        def of(places: np.ndarray) -> np.ndarray:
+            mean, deviation = model.predict(places)
+            return log_improvement(expected.min() - mean, deviation) - log_cost(places)
+
+        return self.space.decode(best_place(of, best_first, rng, CurveModel(self.space).snapped))
+
+    def _known(self, book: Book) -> Any:
+        return CurveModel(self.space).values(book)

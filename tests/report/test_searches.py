@@ -1,0 +1,137 @@
+"""A search as people see it: in the terminal, as events, as a picture; numbers counted again from the ledger."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import pbt
+from pbt.record.ledger import LedgerReader, Tail
+from pbt.report.console import Progress
+from pbt.report.follow import Events
+from pbt.report.plots import figures
+from pbt.report.plots.search import Effort, effort, search_figure
+from pbt.report.sentences import sentence
+from pbt.report.show import as_json, show
+from searchspaces import Float, Space
+from tests.report.drawn import drawn, illegible, words
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Twelve generations in each of three slots; a run to the end takes four."""
+    return pbt.Sweep(
+        trainable="quadratic",
+        space=Space({"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}),
+        objective="Q",
+        budget={"members": 3, "generations": 12, "steps": 5},
+        strategy=pbt.ASHA(target_generations=4, reduction_factor=2),
+        hosts={"kind": "local"},
+        storage=tmp_path_factory.mktemp("searched"),
+        tracking=False,
+    ).run(progress=False)
+
+
+def test_effort_is_what_was_trained(searched):
+    found = effort(searched)
+    rows = sorted(searched.rows["outcomes"], key=lambda row: row["at"])
+    assert [row["member"] for row in rows] == found.member.tolist()
+    assert [row["consumed_end"] for row in rows] == found.reached.tolist()
+    assert found.spent[-1] == pytest.approx(sum(found.steps) / 20)
+    complete = [row["score"] for row in rows if row["consumed_end"] == 20]
+    assert found.best[-1] == max(complete)
+    first = next(index for index, row in enumerate(rows) if row["consumed_end"] == 20)
+    assert np.isnan(found.best[:first]).all()
+    assert found.best[first] == complete[0]
+
+
+def test_shares_are_of_all_steps():
+    """One that came to 30 in steps of 10, one that came to 10."""
+    found = Effort(
+        member=np.array([0, 1, 0, 0]),
+        spent=np.arange(4.0),
+        reached=np.array([10.0, 10.0, 20.0, 30.0]),
+        steps=np.full(4, 10.0),
+        score=np.zeros(4),
+        best=np.zeros(4),
+        target=30,
+    )
+    np.testing.assert_allclose(found.share_between(np.array([0.0, 10.0, 30.0])), [0.5, 0.5])
+    np.testing.assert_allclose(found.share_between(np.array([0.0, 5.0, 15.0, 30.0])), [0.25, 0.375, 0.375])
+
+
+def test_it_is_drawn_and_can_be_read(searched):
+    figure = search_figure(searched)
+    assert illegible(figure) == []
+    begun = len(searched.lineage.members)
+    assert any(f"{begun} configurations" in word for word in words(figure))
+    assert len(drawn(figure, "segments").get_offsets()) == len(searched.rows["outcomes"])
+
+
+def test_it_is_the_first_picture_of_a_search(searched):
+    assert next(iter(figures(searched))) == "search"
+    assert (searched.run.path / "plots" / "search.png").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------------- words
+
+
+def printed_by(show):
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    show(console)
+    return console.file.getvalue()
+
+
+def test_plain_progress_counts_configurations(searched):
+    """A line for each tenth, as far as rows come in pieces; generations mean nothing here."""
+
+    def follow(console):
+        rows = list(Tail(LedgerReader(searched.run.path)).poll())
+        with Progress(searched.run.info, console) as progress:
+            for number in range(0, len(rows), 20):
+                progress.update(rows[number : number + 20])
+
+    said = printed_by(follow)
+    assert "3 members x 12 generations of 5 steps, a run to the end takes 20 steps" in said
+    assert " generation " not in said
+    tenths = [line for line in said.splitlines() if "% trained" in line]
+    assert 5 <= len(tenths) <= 9
+    assert "configurations, 0 trained to the end" in tenths[0]
+    begun, complete = len(searched.lineage.members), len([it for it in effort(searched).reached if it == 20])
+    assert f"; {begun} configurations, {complete} trained to the end, 0 failures" in said
+
+
+def test_events_tell_who_was_trained_to_the_end(searched):
+    def follow(console):
+        events = Events(searched.run, console)
+        events.update(Tail(LedgerReader(searched.run.path)).poll())
+        events.end(searched)
+
+    told = [json.loads(line) for line in printed_by(follow).splitlines()]
+    assert told[0]["target_steps"] == 20
+    complete = [event for event in told if event["event"] == "complete"]
+    assert {event["member"] for event in complete} == {
+        row["member"] for row in searched.rows["outcomes"] if row["consumed_end"] == 20
+    }
+    assert searched.best.member in {event["member"] for event in complete}
+    assert "generation" not in {event["event"] for event in told}
+    assert told[-1]["share"] == 1.0
+
+
+def test_show_tells_how_many_were_tried(searched):
+    facts = json.loads(as_json(searched))["summary"]["search"]
+    assert (20, len(searched.lineage.members)) == (facts["steps"], facts["begun"])
+    assert "tried" in printed_by(lambda console: show(searched, console))
+
+
+def test_why_tells_when_a_slot_was_left_and_taken(searched):
+    """Of the member itself, and not of all others."""
+    thawed = next(row["member"] for row in searched.rows["decisions"] if row["kind"] == "thaw")
+    own = [row["kind"] for row in searched.rows["decisions"] if row["member"] == thawed]
+    entries = searched.story(thawed)
+    kinds = [entry.kind for entry in entries]
+    assert (kinds.count("freeze"), kinds.count("thaw")) == (own.count("freeze"), own.count("thaw"))
+    words_ = [sentence(entry, ["h0", "h1"]) for entry in entries if entry.kind == "thaw"]
+    assert words_[0].startswith("took a slot again, with its own weights: rank ")
