@@ -46,7 +46,7 @@ def _live(processes, storage, kill=None, *, again):
     """The exit code of a life."""
     process = processes.Process(target=live, args=(storage, kill), kwargs={"again": again})
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=300)
     return process.exitcode
 
 

@@ -111,7 +111,7 @@ def test_its_whole_group_is_told_to_end(tmp_path, undisturbed, number):
     with running(tmp_path) as (driver, told):
         found = family(driver.pid)
         os.killpg(driver.pid, number)
-        assert 130 == driver.wait(timeout=60), told.read_text()
+        assert 130 == driver.wait(timeout=180), told.read_text()
     assert "stopped; every member is saved. Go on with `pbt resume" in told.read_text()
     assert not session_folder(found).exists()
     assert_gone(found, seconds=10)

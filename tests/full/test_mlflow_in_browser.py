@@ -74,7 +74,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirrored]:
     accident = threading.Thread(target=befall, daemon=True)
     accident.start()
     result = sweep.run(progress=False)
-    accident.join(timeout=120)
+    accident.join(timeout=300)
     assert not accident.is_alive()
     with quiet():
         store = Store(server.uri, connect(server.uri))

@@ -209,7 +209,7 @@ def test_one_interrupt_saves_and_stops(tmp_path: Path) -> None:
     """As Ctrl-C does: the segments under way end, everybody is saved, and the last line says how to go on."""
     process = child(tmp_path)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=180)
     assert "stopped; every member is saved. Go on with `pbt resume" in printed
     result = pbt.load(only_run(tmp_path))
     assert result.status == "stopped"

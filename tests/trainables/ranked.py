@@ -101,7 +101,7 @@ def together(calls: Calls, folder: Path, ranks: int, parallel: str) -> list[list
     meeting = folder / f"meeting-{len(list(folder.iterdir()))}"
     with ProcessPoolExecutor(ranks, mp_context=get_context("spawn")) as pool:
         lives = [pool.submit(live, calls, replace(place, rank=r), parallel, str(meeting)) for r in range(ranks)]
-        return [life.result(timeout=120) for life in lives]
+        return [life.result(timeout=300) for life in lives]
 
 
 def merged(states: Sequence[State]) -> State:
