@@ -32,7 +32,7 @@ from pbt.runtime.meter import can_measure
 from pbt.runtime.plan import PerExample, Plan, Session
 from pbt.runtime.states import States
 from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
-from pbt.strategy import StrategyOptions, Task
+from pbt.strategy import SearchOptions, StrategyOptions, Task
 from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
 from trainables.core.plan import Ahead
@@ -255,7 +255,8 @@ def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str,
     """What `run.json` keeps besides the ledger."""
     capabilities = resolved.capabilities
     varied = resolved.space.to_json()
-    target = getattr(resolved.strategy, "target_steps", None)  # of a search, where members are configurations
+    strategy = resolved.strategy
+    search = {"target_steps": strategy.target_steps(spec.budget)} if isinstance(strategy, SearchOptions) else {}
     return {
         "spec": to_dict(spec),
         "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},
@@ -264,7 +265,7 @@ def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str,
         "fixed": {name: value for name, value in live_defaults(capabilities).items() if name not in varied},
         "data": dict(capabilities.data),
         "tokens_per_step": capabilities.tokens_per_step,
-        **({} if target is None else {"target_steps": target(spec.budget)}),
+        **search,
         "versions": software(),
         "device": place.device,
     }

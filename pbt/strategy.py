@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from pbt.member import Hparams, Shrinkage, Slot
 from pbt.spec import Budget, Mode
@@ -316,3 +316,14 @@ class StrategyOptions(Protocol):
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
+
+
+@runtime_checkable
+class SearchOptions(Protocol):
+    """What the options of a search have besides: its members are configurations, of which it begins many."""
+
+    def target_steps(self, budget: Budget) -> int:
+        """Of a configuration that is trained to the end."""
+
+    def most_initial(self, budget: Budget) -> int:
+        """How many configurations can be named."""

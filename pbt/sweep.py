@@ -30,7 +30,7 @@ from pbt.record.result import Result
 from pbt.record.runs import make_run, prepare_storage
 from pbt.report.watch import check_tracking
 from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
-from pbt.strategy import StrategyOptions
+from pbt.strategy import SearchOptions, StrategyOptions
 from searchspaces import Choice, Int, Simplex, Space
 from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Trainable
@@ -188,9 +188,12 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
 
 def _check_initial(strategy: StrategyOptions, space: Space, budget: Budget) -> None:
     field, initial = "strategy.options.initial", getattr(strategy, "initial", ())
-    most = strategy.most_initial(budget) if hasattr(strategy, "most_initial") else budget.members
-    too_many = f"names {len(initial)} configurations, but there can be {most} at most"
-    require(len(initial) <= most, field, too_many, "Raise the budget, or name fewer")
+    most, room = budget.members, f"{budget.members} members"
+    if isinstance(strategy, SearchOptions):
+        most = strategy.most_initial(budget)
+        room = f"a budget in which {most} can begin"
+    told = f"names {len(initial)} configurations for {room}"
+    require(len(initial) <= most, field, told, "Raise budget.members, or name fewer")
     for index, hparams in enumerate(initial):
         try:
             space.check(hparams)
