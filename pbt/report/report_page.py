@@ -142,11 +142,10 @@ def _moving(result: Result) -> Iterator[str]:
 
 def _pictures(result: Result) -> Iterator[str]:
     yield "<section>\n<h2>Pictures</h2>"
-    drawn = figures(result)
-    for name, caption in _CAPTIONS.items():
-        data = base64.b64encode(canvas.as_png(drawn[name](), _DPI)).decode()
+    for name, draw in figures(result).items():
+        data = base64.b64encode(canvas.as_png(draw(), _DPI)).decode()
         yield f'<figure><img alt="{name}" src="data:image/png;base64,{data}">'
-        yield f"<figcaption>{caption}</figcaption></figure>"
+        yield f"<figcaption>{_CAPTIONS[name]}</figcaption></figure>"
     yield "</section>"
 
 

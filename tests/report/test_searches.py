@@ -13,6 +13,7 @@ from pbt.report.console import Progress
 from pbt.report.follow import Events
 from pbt.report.plots import figures
 from pbt.report.plots.search import Effort, effort, search_figure
+from pbt.report.report_page import write_report
 from pbt.report.sentences import sentence
 from pbt.report.show import as_json, show
 from searchspaces import Float, Space
@@ -68,6 +69,11 @@ def test_it_is_drawn_and_can_be_read(searched):
     begun = len(searched.lineage.members)
     assert any(f"{begun} configurations" in word for word in words(figure))
     assert len(drawn(figure, "segments").get_offsets()) == len(searched.rows["outcomes"])
+
+
+def test_a_report_of_a_search_has_it(searched, tmp_path):
+    page = write_report(searched, tmp_path / "report.html").read_text()
+    assert page.count("How far each configuration was trained") == 1
 
 
 def test_it_is_the_first_picture_of_a_search(searched):
