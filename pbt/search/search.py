@@ -51,6 +51,8 @@ class _Course:
         until: Steps at the end of the segment under way, or of the one that was cut short.
         is_under_way: Whether that segment has yet to be reported.
         has_failed: Whether it ended with an error.
+        badness: At its last report.
+        is_new: Whether that has yet to be entered in the book.
         slot: Where it sits; None if nowhere.
     """
 
@@ -59,6 +61,8 @@ class _Course:
     until: int = 0
     is_under_way: bool = False
     has_failed: bool = False
+    badness: float = math.nan
+    is_new: bool = False
     slot: Slot | None = None
 
 
@@ -161,13 +165,9 @@ class Search:
 
     def _go_on(self, reports: Sequence[Report]) -> list[Action]:
         entered = [report.member for report in reports if self._enter(report)]
-        for member in entered:
-            if self._book.runs[member].until is None:
-                slot = self._courses[member].slot
-                assert slot is not None
-                self._free[slot] = self._report_of(member)
         if not entered or (self._synchronous and self._num_under_way):
             return []
+        self._close()
         return self._train_on() if self._stopped is None else self._end_if_idle(reports[-1].id)
 
     def _train_on(self, cause: str | None = None) -> list[Action]:
@@ -177,25 +177,35 @@ class Search:
         return actions or self._end_if_idle(cause)
 
     def _enter(self, report: Report) -> bool:
-        """Enter a report in the book; False if it is no news."""
+        """Note how far a member has come; False if that is no news."""
         member = report.member
         if not 0 <= member < len(self._courses) or not self._courses[member].is_under_way:
             return False
-        course, run = self._courses[member], self._book.runs[member]
+        course = self._courses[member]
         if isinstance(report, MemberFailed):
-            course.is_under_way, course.has_failed = False, True
+            course.has_failed, course.badness = True, math.inf
             course.consumed = course.until  # how far it came is not known: it has cost as much at most
-            self._book.saw(Value(member, float(course.consumed), math.inf, float(course.consumed)))
-            return True
-        if report.segment != course.segment:
+        elif report.segment != course.segment:
             return False
-        course.is_under_way, course.consumed = False, report.consumed
-        score = report.metrics[self._task.metric]
-        badness = math.inf if math.isnan(score) else score if self._task.mode == "min" else -score
-        assert run.until is not None
-        if course.consumed >= run.until or (math.isinf(badness) and course.consumed == course.until):
-            self._book.saw(Value(member, float(course.consumed), badness, float(course.consumed)))
+        else:
+            score = report.metrics[self._task.metric]
+            course.badness = math.inf if math.isnan(score) else score if self._task.mode == "min" else -score
+            course.consumed = report.consumed
+        course.is_under_way, course.is_new = False, True
         return True
+
+    def _close(self) -> None:
+        """What is new is entered in the book, in member order: who reported first is to make no difference."""
+        for member, course in enumerate(self._courses):
+            if not course.is_new:
+                continue
+            course.is_new, until = False, self._book.runs[member].until
+            assert until is not None
+            assert course.slot is not None
+            is_lost = math.isinf(course.badness) and course.consumed == course.until
+            if course.consumed >= until or is_lost:
+                self._book.saw(Value(member, float(course.consumed), course.badness, float(course.consumed)))
+                self._free[course.slot] = self._report_of(member)
 
     def _extend(self, event: Extended) -> list[Action]:
         self._task, self._policy = event.task, self._policy_for(event.task.space)

@@ -291,6 +291,13 @@ def test_in_synchronous_mode_time_and_stacks_make_no_difference(case, takes):
     assert World(**case).play().actions == World(**{**case, "takes": takes}).play().actions
 
 
+def test_a_model_is_told_in_an_order_that_time_has_no_part_in():
+    """It would see the same values, but not the same first ones, and add them up in another order."""
+    task = make_task(members=4, generations=16)
+    worlds = [World(FreezeThaw(startup=4), task, stacks=4, takes=takes).play() for takes in ((1,), (5, 2, 3))]
+    assert worlds[0].actions == worlds[1].actions
+
+
 @pytest.mark.parametrize("options", SEARCHES, ids=repr)
 def test_the_budget_is_used_up(options):
     """But for what would not bring anybody to the next rung; and the winner was trained to the end."""
