@@ -7,6 +7,7 @@ in the simulator. Every action carries the id of the event that caused it (after
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -52,6 +53,13 @@ def task_from_dict(data: Mapping[str, Any]) -> Task:
     """Build a task from what `task_to_dict` gave."""
     parts = {"space": Space.from_json(data["space"]), "budget": Budget(**data["budget"])}
     return Task(**{**data, **parts, "structural": tuple(data["structural"])})
+
+
+def badness(score: float, mode: Mode) -> float:
+    """The score as a number that is smaller where it is better; infinity for NaN."""
+    if math.isnan(score):
+        return math.inf
+    return score if mode == "min" else -score
 
 
 # --------------------------------------------------------------------------------------------------------- events

@@ -28,8 +28,8 @@ def _hyperband(ladder: Ladder) -> HyperbandPruner:
 
 
 METHODS: dict[str, Method] = {
-    "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(space=space, model=CurveModel(space)),
-    "entropy": lambda space, snap, ladder, seed: EntropySearch(space=space, model=CurveModel(space)),
+    "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(model=CurveModel(space)),
+    "entropy": lambda space, snap, ladder, seed: EntropySearch(model=CurveModel(space)),
     "ensemble": lambda space, snap, ladder, seed: EnsembleSearch(space=space),
     "random": lambda space, snap, ladder, seed: Straight(uniform(space)),
     "sobol": lambda space, snap, ladder, seed: Straight(sobol(space, seed)),

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pbt.member import Hparams
-from pbt.population.verdicts import Standing, badness
-from pbt.strategy import Task
+from pbt.population.verdicts import Standing
+from pbt.strategy import Task, badness
 
 #: Of a normal distribution, 80 % lie within so many standard deviations.
 _EIGHTY = 1.2815515655446004

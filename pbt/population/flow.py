@@ -36,9 +36,9 @@ from typing import Any, TypeAlias
 from pbt.population.gates import spread_of
 from pbt.population.ordered import Ordered
 from pbt.population.roster import Roster
-from pbt.population.verdicts import Standing, Verdict, badness
+from pbt.population.verdicts import Standing, Verdict
 from pbt.spec import Mode
-from pbt.strategy import Action, MemberFailed, Report, SegmentReported, Task
+from pbt.strategy import Action, MemberFailed, Report, SegmentReported, Task, badness
 
 
 @dataclass(frozen=True, slots=True)

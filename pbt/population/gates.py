@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from pbt.population.verdicts import Standing, badness
+from pbt.population.verdicts import Standing
 from pbt.spec import Mode, is_number, require
+from pbt.strategy import badness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

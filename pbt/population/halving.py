@@ -48,9 +48,9 @@ from pbt.population.draws import restart
 from pbt.population.evolution import Evolution
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Standing, Verdict, badness
+from pbt.population.verdicts import Keep, Standing, Verdict
 from pbt.spec import Budget, at_least
-from pbt.strategy import Strategy, Task
+from pbt.strategy import Strategy, Task, badness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

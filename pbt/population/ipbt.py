@@ -38,9 +38,9 @@ from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.stagnation import has_improved, is_too_slow
 from pbt.population.truncation import check_quantile, compared, pairs, places_of, share_of
-from pbt.population.verdicts import Keep, Renew, Replace, Restart, Standing, Verdict, badness
+from pbt.population.verdicts import Keep, Renew, Replace, Restart, Standing, Verdict
 from pbt.spec import at_least, is_number, require
-from pbt.strategy import Strategy, Task
+from pbt.strategy import Strategy, Task, badness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,9 +28,9 @@ from pbt.population.evolution import Evolution
 from pbt.population.explore import check_explore, fitted, perturbed
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
-from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, rank
 from pbt.spec import Budget, require
-from pbt.strategy import Strategy, Task
+from pbt.strategy import Strategy, Task, badness
 
 #: Members of a sub-population: one in each quarter at least.
 _QUARTERS = 4

@@ -33,9 +33,9 @@ from pbt.population.gates import Gates, spread_of
 from pbt.population.roster import check_initial
 from pbt.population.rounds import Rounds
 from pbt.population.truncation import check_quantile, compared, pairs, places_of, share_of
-from pbt.population.verdicts import Keep, Replace, Standing, Verdict, badness, rank
+from pbt.population.verdicts import Keep, Replace, Standing, Verdict, rank
 from pbt.spec import Budget, at_least, require
-from pbt.strategy import Strategy, Task
+from pbt.strategy import Strategy, Task, badness
 
 Select = Literal["truncation", "tournament", "t_test"]
 Explore = Literal["perturb", "resample"]

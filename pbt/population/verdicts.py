@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from pbt.member import Hparams, Shrinkage
 from pbt.spec import Mode
+from pbt.strategy import badness
 
 #: Reports that a standing goes back: as many as Jaderberg et al. 2017 (arXiv 1711.09846, section 4.1.1) compare.
 RECENT = 10
@@ -81,13 +82,6 @@ class Renew:
 
 
 Verdict: TypeAlias = Replace | Restart | Keep | Adopt | Renew
-
-
-def badness(score: float, mode: Mode) -> float:
-    """The score as a number that is smaller where it is better; infinity for NaN."""
-    if math.isnan(score):
-        return math.inf
-    return score if mode == "min" else -score
 
 
 def rank(standings: Iterable[Standing], mode: Mode) -> list[Standing]:

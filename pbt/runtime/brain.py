@@ -88,7 +88,6 @@ class _Member:
 
     Attributes:
         slot: Where it sits, or sat last.
-        is_seated: Whether it sits there.
         segment: The last segment begun; -1 before the first.
         ended: The last segment that ended, `age` and `consumed` at its end, and what it was `trained` with.
         start: How the next segment starts, from which `parent`, at which age, and what becomes of the weights first.
@@ -98,7 +97,6 @@ class _Member:
     """
 
     slot: Slot
-    is_seated: bool = False
     seed: int = 0
     hparams: Hparams = field(default_factory=dict)
     segment: int = -1
@@ -561,11 +559,9 @@ class Brain:
         if not results or not self._purse.is_limited:
             return []
         under_way, following = 0.0, 0
-        for number, member in self._members.items():
-            result = results.get(number)
-            if not (member.alive and member.is_seated):
-                continue
-            if result is not None and (result.failure or self._results.unreported(result)):
+        for number in self._seated(self._seats):
+            member, result = self._members[number], results.get(number)
+            if not member.alive or (result is not None and (result.failure or self._results.unreported(result))):
                 continue
             reached = result.consumed if result else member.until or member.consumed
             under_way += 0 if result else (reached - member.consumed) * self._plan.share(member.hparams)
@@ -692,11 +688,7 @@ class Brain:
     def _recover(self, stacks: Iterable[int]) -> None:
         """Have the states trained again that these stacks must hold before they can go on."""
         lost = set(stacks)
-        targets = {
-            member.slot: SegmentKey(number, member.ended)
-            for number, member in self._members.items()
-            if member.is_seated and member.slot.stack in lost and member.alive and self._is_there(number)
-        }
+        targets = {self._members[key.member].slot: key for key in self._there(sorted(lost))}
         for key, slot in self._leaving(lost):
             targets[slot] = key
         extra = self._unpublished()
@@ -721,6 +713,20 @@ class Brain:
                 if self._seats[stack].get(index) != key_of(token).member:
                     yield key_of(token), Slot(stack, index)
 
+    def _seated(self, stacks: Iterable[int]) -> Iterator[int]:
+        """Members that have a slot in one of these stacks."""
+        for stack in stacks:
+            yield from self._seats.get(stack, {}).values()
+
+    def _is_seated(self, number: int) -> bool:
+        slot = self._members[number].slot
+        return self._seats[slot.stack].get(slot.index) == number
+
+    def _there(self, stacks: Iterable[int]) -> list[SegmentKey]:
+        """End states of the living that the slots of these stacks hold, or would if they had not been lost."""
+        living = (number for number in self._seated(stacks) if self._members[number].alive)
+        return [SegmentKey(number, self._members[number].ended) for number in living if self._is_there(number)]
+
     def _is_there(self, number: int) -> bool:
         """Whether a seated member's slot holds its state, or would if its stack had not been lost."""
         ended = self._members[number].ended
@@ -729,7 +735,7 @@ class Brain:
     def _unpublished(self) -> set[SegmentKey]:
         """States to be read that nobody publishes any more; that some have been by now, nobody here can know."""
         read = self._outstanding.fetched | {token for draft in self._drafts.values() for token in draft.fetched}
-        read |= {token_of(key) for key in self._saving.pending if not self._members[key.member].is_seated}
+        read |= {token_of(key) for key in self._saving.pending if not self._is_seated(key.member)}
         drafted = {token for draft in self._drafts.values() for token in draft.publish.values()}
         return {key_of(token) for token in read - drafted if not self._is_coming(token)}
 
@@ -846,7 +852,6 @@ class Brain:
             self._draft(member.slot).publish[member.slot.index] = token_of(key)
             self._frozen.add(action.member)
         del self._seats[member.slot.stack][member.slot.index]
-        member.is_seated = False
 
     def _secure(self) -> None:
         """Those that were frozen are saved."""
@@ -879,10 +884,9 @@ class Brain:
         """A member takes a slot; who sat there, and was not frozen, is given up."""
         seats = self._seats[slot.stack]
         if (other := seats.get(slot.index, number)) != number:
-            self._members[other].alive = self._members[other].is_seated = False
+            self._members[other].alive = False
         seats[slot.index] = number
-        member = self._members[number]
-        member.slot, member.is_seated = slot, True
+        self._members[number].slot = slot
 
     def _copy(self, action: Copy) -> None:
         donor, receiver = self._members[action.donor], self._members[action.receiver]
@@ -1120,9 +1124,7 @@ class Brain:
 
     def _unsafe(self, stack: int) -> list[SegmentKey]:
         """End states of a stack's living members that are not saved."""
-        members = [(number, self._members[number]) for number in self._seats.get(stack, {}).values()]
-        keys = [SegmentKey(number, it.ended) for number, it in members if it.alive and self._is_there(number)]
-        return [key for key in keys if not self._saving.is_safe(key)]
+        return [key for key in self._there([stack]) if not self._saving.is_safe(key)]
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
@@ -1151,9 +1153,9 @@ class Brain:
         drafts = (*self._drafts.values(), *self._closing.values())
         drafted = {token for draft in drafts for token in draft.publish.values()}
         for key in sorted(self._saving.pending, key=token_of):
-            token, is_frozen = token_of(key), not self._members[key.member].is_seated
-            if is_frozen and self._rescue is not None:  # which publishes it: nothing else has it
+            if self._rescue is not None and not self._is_seated(key.member):  # it is frozen: the rescue publishes it
                 continue
+            token = token_of(key)
             if token not in drafted and not self._is_coming(token):
                 self._states.withdraw(token)
 

@@ -48,6 +48,11 @@ class CurveModel:
         """Whether there is enough to go by."""
         return len(book.values) >= _FEWEST and lowest(book) is not None
 
+    def is_to_draw(self, book: Book, rng: np.random.Generator, startup: int, share: float) -> bool:
+        """Whether a configuration is to be drawn without asking: one of the first, or of a share of the others."""
+        is_random = rng.random() < share
+        return len(book.runs) < startup or is_random or not self.is_ready(book)
+
     def best(self, book: Book) -> int | None:
         """The run that is expected to be the best at the target."""
         if not self.is_ready(book):

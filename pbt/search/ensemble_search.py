@@ -53,8 +53,8 @@ class EnsembleSearch:
         from pbt.surrogates.ensemble import ensemble, found_parameters, rungs_of
         from pbt.surrogates.improvement import best_place, log_improvement
 
-        rng = generator(seed, "ensemble")
-        if len(book.runs) < self.startup or rng.random() < self.random or not (rungs := rungs_of(self._known(book))):
+        rng, known = generator(seed, "ensemble"), CurveModel(self.space)
+        if len(book.runs) < self.startup or rng.random() < self.random or not (rungs := rungs_of(known.values(book))):
             return self.space.sample(rng)
 
         def parameters(number: int) -> Mapping[str, Any]:
@@ -64,16 +64,13 @@ class EnsembleSearch:
             return self._found[number, size]
 
         model = ensemble(rungs, parameters)
-        cube = CurveModel(self.space).cube(book)
+        cube = known.cube(book)
         expected, _ = model.predict(cube)
         best_first = cube[np.argsort(expected, kind="stable")]
-        log_cost = CurveModel(self.space).log_cost(book)
+        log_cost = known.log_cost(book)
 
         def of(places: np.ndarray) -> np.ndarray:
             mean, deviation = model.predict(places)
             return log_improvement(expected.min() - mean, deviation) - log_cost(places)
 
-        return self.space.decode(best_place(of, best_first, rng, CurveModel(self.space).snapped))
-
-    def _known(self, book: Book) -> Any:
-        return CurveModel(self.space).values(book)
+        return self.space.decode(best_place(of, best_first, rng, known.snapped))

@@ -23,7 +23,6 @@ import numpy as np
 from pbt.member import generator
 from pbt.search.curve_model import CurveModel
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
-from searchspaces import Space
 
 if TYPE_CHECKING:
     from pbt.surrogates.curves import Curves
@@ -37,14 +36,12 @@ class EntropySearch:
     """The search.
 
     Attributes:
-        space: What may vary.
-        model: What is known of curves.
+        model: What is known of curves, and what may vary.
         resumable: Whether runs can go on from where they are.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts.
     """
 
-    space: Space
     model: CurveModel
     resumable: bool = True
     startup: int = 8
@@ -60,10 +57,8 @@ class EntropySearch:
 
     def _choose(self, book: Book, seed: int) -> Order:
         rng = generator(seed, "entropy")
-        is_random = rng.random() < self.random
-        first = book.ladder.rungs[0]
-        if len(book.runs) < self.startup or is_random or not self.model.is_ready(book):
-            return Begin(self.space.sample(rng), first, "drawn at random")
+        if self.model.is_to_draw(book, rng, self.startup, self.random):
+            return Begin(self.model.space.sample(rng), book.ladder.rungs[0], "drawn at random")
         return self._most_telling(self.model.with_pending(book), book, rng)
 
     def _most_telling(self, model: Curves, book: Book, rng: np.random.Generator) -> Order:
@@ -78,7 +73,7 @@ class EntropySearch:
         until = book.ladder.rungs[int(rung)]
         if best < len(resting):
             return GoOn(resting[int(best)], until, "tells most of the best, for its cost")
-        return Begin(self.space.decode(cube[best]), until, "tells most of the best, for its cost")
+        return Begin(self.model.space.decode(cube[best]), until, "tells most of the best, for its cost")
 
     def _places(self, model: Curves, book: Book, rng: np.random.Generator) -> np.ndarray:
         """All over the space, and around those that are expected to be the best."""
@@ -86,7 +81,7 @@ class EntropySearch:
 
         expected = self.model.expected(model, book)
         best = sorted(expected, key=lambda it: (expected[it], it))[:6]
-        drawn = np.array([self.space.encode(self.space.sample(rng)) for _ in range(_EVERYWHERE)])
+        drawn = np.array([self.model.space.encode(self.model.space.sample(rng)) for _ in range(_EVERYWHERE)])
         near = [around(self.model.cube(book)[best], _AROUND, scale, rng) for scale in (0.1, 0.03)]
         return self.model.snapped(np.concatenate([drawn, *near]))
 

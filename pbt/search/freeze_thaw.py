@@ -26,7 +26,6 @@ import numpy as np
 from pbt.member import Hparams, generator
 from pbt.search.curve_model import CurveModel
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
-from searchspaces import Space
 
 if TYPE_CHECKING:
     from pbt.surrogates.curves import Curves
@@ -37,14 +36,12 @@ class FreezeThawPolicy:
     """The search.
 
     Attributes:
-        space: What may vary.
-        model: What is known of curves.
+        model: What is known of curves, and what may vary.
         eta: One in so many goes on from a rung.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts.
     """
 
-    space: Space
     model: CurveModel
     eta: float = 3.0
     startup: int = 8
@@ -60,14 +57,12 @@ class FreezeThawPolicy:
 
     def _choose(self, book: Book, seed: int) -> Order:
         rng = generator(seed, "freeze-thaw")
-        is_random = rng.random() < self.random
-        first = book.ladder.rungs[0]
-        if len(book.runs) < self.startup or is_random or not self.model.is_ready(book):
-            return Begin(self.space.sample(rng), first, "drawn at random")
+        if self.model.is_to_draw(book, rng, self.startup, self.random):
+            return Begin(self.model.space.sample(rng), book.ladder.rungs[0], "drawn at random")
         model = self.model.with_pending(book)
         expected = self.model.expected(model, book)
         begun = "most improvement expected at the target, for its cost"
-        return self._due(book, expected) or Begin(self._begun(model, book, expected, rng), first, begun)
+        return self._due(book, expected) or Begin(self._begun(model, book, expected, rng), book.ladder.rungs[0], begun)
 
     # ------------------------------------------------------------------------------------------------ who goes on
 
@@ -98,4 +93,4 @@ class FreezeThawPolicy:
             rng,
             self.model.snapped,
         )
-        return self.space.decode(here)
+        return self.model.space.decode(here)

@@ -35,6 +35,7 @@ from pbt.strategy import (
     Task,
     Thaw,
     Together,
+    badness,
     task_from_dict,
     task_to_dict,
 )
@@ -188,8 +189,7 @@ class Search:
         elif report.segment != course.segment:
             return False
         else:
-            score = report.metrics[self._task.metric]
-            course.badness = math.inf if math.isnan(score) else score if self._task.mode == "min" else -score
+            course.badness = badness(report.metrics[self._task.metric], self._task.mode)
             course.consumed = report.consumed
         course.is_under_way, course.is_new = False, True
         return True

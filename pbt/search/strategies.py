@@ -73,9 +73,7 @@ class FreezeThaw:
         factor = float(self.reduction_factor)
 
         def policy_for(space: Space) -> Policy:
-            return FreezeThawPolicy(
-                space=space, model=CurveModel(space), eta=factor, startup=self.startup, random=self.random
-            )
+            return FreezeThawPolicy(model=CurveModel(space), eta=factor, startup=self.startup, random=self.random)
 
         return Search(task, policy_for, _rungs(self, task.budget), self.synchronous, self.initial)
 

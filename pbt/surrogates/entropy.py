@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr
 
 #: Standard deviations that the grid reaches, and its points.
 _REACH, _POINTS = 6.0, 97
@@ -81,8 +81,3 @@ def _quantile(mean: np.ndarray, deviation: np.ndarray, share: float) -> float:
 def below(mean: np.ndarray, deviation: np.ndarray, lowest: np.ndarray) -> np.ndarray:
     """`g` of places and draws, `(places, draws)`."""
     return np.asarray((mean[:, None] - lowest) / deviation[:, None])
-
-
-def share_below(mean: np.ndarray, deviation: np.ndarray, goal: float) -> np.ndarray:
-    """The probability that a place comes to less than a goal, `(places,)`."""
-    return np.asarray(ndtr((goal - mean) / deviation))

@@ -170,10 +170,7 @@ def _pool(best: np.ndarray, seed: int) -> np.ndarray:
     numbers = best.shape[1]
     rng = np.random.default_rng(seed)
     everywhere = SobolEngine(numbers, scramble=True, seed=seed).draw(_POOL, dtype=torch.float64).numpy()
-    around = np.repeat(best, _AROUND, axis=0)
-    moves = rng.random(around.shape) < max(0.5, 2.0 / numbers)
-    around = around + moves * rng.normal(0.0, _NEAR, around.shape)
-    return np.concatenate([everywhere, np.clip(around, 0.0, 1.0)])
+    return np.concatenate([everywhere, around(best, _AROUND, _NEAR, rng)])
 
 
 def _others(places: np.ndarray, tried: np.ndarray) -> np.ndarray:

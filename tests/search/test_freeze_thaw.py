@@ -50,27 +50,28 @@ def search(policy, loss=curve, decisions=60, slots=2, seed=0, cost=lambda hparam
 
 @pytest.fixture(scope="module")
 def searched():
-    return search(FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE)))
+    return search(FreezeThawPolicy(model=CurveModel(SQUARE)))
+
+
+def drawn(book, seed):
+    return SQUARE.sample(np.random.default_rng(seed))
+
+
+def mean_loss(policy_for, seeds):
+    """How much worse what a policy recommends is than the best there is, in the mean."""
+    found = []
+    for seed in range(seeds):
+        policy = policy_for()
+        book = search(policy, seed=seed)
+        found.append(curve(book.runs[policy.recommend(book)].hparams, 27.0))
+    return np.mean(found) - min(curve({"x": x, "y": 0.2}, 27.0) for x in np.linspace(0.0, 1.0, 1001))
 
 
 def test_it_comes_nearer_to_the_best_than_halving_at_random():
     """In the mean of four draws, with no more training; though those that begin best do not end best."""
-
-    def mean_loss(policy_for):
-        found = []
-        for seed in range(4):
-            policy = policy_for()
-            book = search(policy, seed=seed)
-            found.append(curve(book.runs[policy.recommend(book)].hparams, 27.0))
-        return np.mean(found)
-
-    def drawn(book, seed):
-        return SQUARE.sample(np.random.default_rng(seed))
-
-    least = min(curve({"x": x, "y": 0.2}, 27.0) for x in np.linspace(0.0, 1.0, 1001))
-    by_model = mean_loss(lambda: FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE))) - least
+    by_model = mean_loss(lambda: FreezeThawPolicy(model=CurveModel(SQUARE)), 4)
     assert by_model < 0.004
-    assert by_model < 0.5 * (mean_loss(lambda: Halving(drawn)) - least)
+    assert by_model < 0.5 * mean_loss(lambda: Halving(drawn), 4)
 
 
 def test_no_rung_is_left_behind(searched):
@@ -83,17 +84,17 @@ def test_no_rung_is_left_behind(searched):
 
 def test_it_decides_by_the_book_alone(searched):
     """One that has lived through it all, and one that was made just now."""
-    lived = FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE))
+    lived = FreezeThawPolicy(model=CurveModel(SQUARE))
     search(lived)
     for seed in (2, 3, 5):
-        assert lived.choose(searched, seed) == FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE)).choose(
+        assert lived.choose(searched, seed) == FreezeThawPolicy(model=CurveModel(SQUARE)).choose(
             copy.deepcopy(searched), seed
         )
 
 
 def test_what_is_begun_at_once_differs(searched):
     before = copy.deepcopy(searched)
-    orders = FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE), random=0.0).choose(searched, 7, number=4)
+    orders = FreezeThawPolicy(model=CurveModel(SQUARE), random=0.0).choose(searched, 7, number=4)
     begun = [tuple(order.hparams.values()) for order in orders if isinstance(order, Begin)]
     assert len(set(begun)) == len(begun)
     going_on = [order.run for order in orders if isinstance(order, GoOn)]
@@ -109,9 +110,7 @@ def test_dear_configurations_are_begun_less_often():
         return (hparams["x"] - 0.7) ** 2 + 0.1 / steps
 
     def mean_y(cost):
-        book = search(
-            FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE), random=0.0), loss, decisions=40, cost=cost
-        )
+        book = search(FreezeThawPolicy(model=CurveModel(SQUARE), random=0.0), loss, decisions=40, cost=cost)
         return np.mean([run.hparams["y"] for run in book.runs[8:]])
 
     assert mean_y(lambda hparams: 100.0 ** hparams["y"]) < mean_y(lambda hparams: 100.0 ** -hparams["y"]) - 0.2
@@ -121,7 +120,7 @@ def test_those_that_diverge_are_kept_away_from():
     def loss(hparams, steps):
         return math.nan if hparams["x"] > 0.75 else curve(hparams, steps)
 
-    book = search(FreezeThawPolicy(space=SQUARE, model=CurveModel(SQUARE), random=0.0), loss)
+    book = search(FreezeThawPolicy(model=CurveModel(SQUARE), random=0.0), loss)
     diverged = [run.is_over for run in book.runs]
     assert sum(diverged[:8]) >= 1
     assert np.mean(diverged[12:]) < 0.25
@@ -129,10 +128,10 @@ def test_those_that_diverge_are_kept_away_from():
 
 @pytest.mark.parametrize("value", [math.nan, 1.0])
 def test_values_that_say_nothing_are_borne(value):
-    book = search(FreezeThawPolicy(space=MIXED, model=CurveModel(MIXED)), lambda hparams, steps: value, decisions=30)
+    book = search(FreezeThawPolicy(model=CurveModel(MIXED)), lambda hparams, steps: value, decisions=30)
     for run in book.runs:
         MIXED.check(run.hparams)
-    recommended = FreezeThawPolicy(space=MIXED, model=CurveModel(MIXED)).recommend(book)
+    recommended = FreezeThawPolicy(model=CurveModel(MIXED)).recommend(book)
     assert (recommended is None) == math.isnan(value)
 
 
@@ -140,8 +139,8 @@ def test_configurations_of_every_kind_are_begun():
     def loss(hparams, steps):
         return abs(math.log10(hparams["lr"]) + 3.0) + (hparams["optimizer"] == "sgd") - hparams["mixture"]["code"]
 
-    book = search(FreezeThawPolicy(space=MIXED, model=CurveModel(MIXED)), loss, decisions=50)
-    found = book.runs[FreezeThawPolicy(space=MIXED, model=CurveModel(MIXED)).recommend(book)].hparams
+    book = search(FreezeThawPolicy(model=CurveModel(MIXED)), loss, decisions=50)
+    found = book.runs[FreezeThawPolicy(model=CurveModel(MIXED)).recommend(book)].hparams
     MIXED.check(found)
     assert found["optimizer"] == "adam"
     assert abs(math.log10(found["lr"]) + 3.0) < 1.0

@@ -12,7 +12,7 @@ from pbt.record.frame import Flags, Floats
 from pbt.record.result import Result
 from pbt.report import canvas
 from pbt.report.plots.elapsed import elapsed
-from pbt.report.plots.subject import mode, unit
+from pbt.report.plots.subject import best_so_far, mode, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,16 +49,13 @@ def costs(result: Result) -> Costs:
     frame = result.frame
     done = np.flatnonzero(frame.is_ended | frame.is_failed)
     done = done[np.argsort(frame.ended_at[done], kind="stable")]
-    lowest = mode(result) == "min"
-    scores = np.where(np.isnan(frame.score[done]), np.inf if lowest else -np.inf, frame.score[done])
-    best = (np.minimum if lowest else np.maximum).accumulate(scores) if len(done) else scores
     # A stack trains the members of an order together: its time counts once.
     counted = np.zeros(len(done))
     counted[np.unique(frame.order[done], return_index=True)[1]] = 1.0
     ranks = result.run.info["spec"].get("hosts", {}).get("ranks", 1)
     return Costs(
         at=elapsed(result)(frame.ended_at[done]),
-        best=np.where(np.isinf(best), np.nan, best),
+        best=best_so_far(frame.score[done], mode(result)),
         device_s=np.cumsum(counted * np.nan_to_num(frame.wall_s[done])) * ranks,
         tokens=np.cumsum(np.nan_to_num(frame.tokens[done])),
         flops=_total(frame.flops[done], frame.is_ended[done]),

@@ -12,7 +12,7 @@ import numpy as np
 from pbt.record.frame import Floats, Ints
 from pbt.record.result import Result
 from pbt.report import canvas
-from pbt.report.plots.subject import mode, unit
+from pbt.report.plots.subject import best_so_far, mode, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,18 +55,14 @@ def effort(result: Result) -> Effort:
     done = np.flatnonzero(frame.is_ended | frame.is_failed)
     done = done[np.argsort(frame.ended_at[done], kind="stable")]
     steps = frame.consumed[done, 1] - frame.consumed[done, 0]
-    lowest = mode(result) == "min"
-    worst = math.inf if lowest else -math.inf
-    complete = (frame.consumed[done, 1] >= target) & frame.is_ended[done] & ~np.isnan(frame.score[done])
-    ends = np.where(complete, frame.score[done], worst)
-    best = (np.minimum if lowest else np.maximum).accumulate(ends) if len(done) else ends
+    is_complete = (frame.consumed[done, 1] >= target) & frame.is_ended[done]
     return Effort(
         member=frame.member[done],
         spent=np.cumsum(steps) / target,
         reached=frame.consumed[done, 1],
         steps=steps,
         score=frame.score[done],
-        best=np.where(np.isinf(best), np.nan, best),
+        best=best_so_far(np.where(is_complete, frame.score[done], np.nan), mode(result)),
         target=target,
     )
 

@@ -38,6 +38,14 @@ def mode(result: Result) -> str:
     return str(result.run.info["objective"]["mode"])
 
 
+def best_so_far(scores: Floats, mode: str) -> Floats:
+    """The best of the scores up to each; NaN before the first that is a number."""
+    lowest = mode == "min"
+    known = np.where(np.isnan(scores), np.inf if lowest else -np.inf, scores)
+    best = (np.minimum if lowest else np.maximum).accumulate(known) if len(known) else known
+    return np.where(np.isinf(best), np.nan, best)
+
+
 def steps(result: Result) -> int:
     """Training steps of a member in a generation."""
     return int(result.run.info["spec"]["budget"]["steps"])
