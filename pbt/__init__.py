@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from pbt.population import IPBT, MFPB2, MFPBT, PB2, PBT, Arm, Fixed, Halving, Replay
     from pbt.record.result import Result, load
     from pbt.report.report_page import write_report
-    from pbt.search import ASHA, FreezeThaw, MedianRule, RandomSearch
+    from pbt.search import ASHA, MFMES, FreezeThaw, MedianRule, OptunaSearch, RandomSearch, RungEnsemble
     from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking
     from pbt.sweep import Sweep
 
 __all__ = [
     "ASHA",
     "IPBT",
+    "MFMES",
     "MFPB2",
     "MFPBT",
     "PB2",
@@ -50,10 +51,12 @@ __all__ = [
     "Hosts",
     "MedianRule",
     "Objective",
+    "OptunaSearch",
     "PbtError",
     "RandomSearch",
     "Replay",
     "Result",
+    "RungEnsemble",
     "Sweep",
     "SweepSpec",
     "Tracking",
@@ -72,7 +75,9 @@ __all__ = [
 _HOMES = {
     "Sweep": "sweep",
     **dict.fromkeys(("PBT", "PB2", "MFPB2", "MFPBT", "IPBT", "Fixed", "Halving", "Replay", "Arm"), "population"),
-    **dict.fromkeys(("ASHA", "FreezeThaw", "MedianRule", "RandomSearch"), "search"),
+    **dict.fromkeys(
+        ("ASHA", "MFMES", "FreezeThaw", "MedianRule", "OptunaSearch", "RandomSearch", "RungEnsemble"), "search"
+    ),
     "Result": "record.result",
     "load": "record.result",
     "PbtError": "errors",

@@ -32,7 +32,7 @@ from pbt.runtime.meter import can_measure
 from pbt.runtime.plan import PerExample, Plan, Session
 from pbt.runtime.states import States
 from pbt.spec import Budget, Hosts, SweepSpec, from_dict, require, to_dict
-from pbt.strategy import SearchOptions, StrategyOptions, Task
+from pbt.strategy import SearchStrategy, StrategyOptions, Task
 from searchspaces import Space
 from trainables import Capabilities, Place, Trainable
 from trainables.core.plan import Ahead
@@ -255,8 +255,11 @@ def describe_run(spec: SweepSpec, resolved: Resolved, place: Place) -> dict[str,
     """What `run.json` keeps besides the ledger."""
     capabilities = resolved.capabilities
     varied = resolved.space.to_json()
-    strategy = resolved.strategy
-    search = {"target_steps": strategy.target_steps(spec.budget)} if isinstance(strategy, SearchOptions) else {}
+    strategy = resolved.strategy.begin(resolved.task)
+    search: dict[str, Any] = {}
+    if isinstance(strategy, SearchStrategy):
+        search = {"target_steps": strategy.target_steps}
+        search |= {} if strategy.fidelity is None else {"fidelity": strategy.fidelity}
     return {
         "spec": to_dict(spec),
         "objective": {"metric": resolved.task.metric, "mode": resolved.task.mode, "split": spec.objective.split},

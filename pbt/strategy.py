@@ -327,11 +327,17 @@ class StrategyOptions(Protocol):
 
 
 @runtime_checkable
-class SearchOptions(Protocol):
-    """What the options of a search have besides: its members are configurations, of which it begins many."""
+class SearchStrategy(Protocol):
+    """What a search has besides: its members are configurations, of which it begins many."""
 
-    def target_steps(self, budget: Budget) -> int:
+    @property
+    def target_steps(self) -> int:
         """Of a configuration that is trained to the end."""
 
-    def most_initial(self, budget: Budget) -> int:
+    @property
+    def most_initial(self) -> int:
         """How many configurations can be named."""
+
+    @property
+    def fidelity(self) -> Mapping[str, Any] | None:
+        """Which hyperparameter is smaller on the way, its values, and what a step with each counts; None if none is."""

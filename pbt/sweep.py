@@ -30,7 +30,7 @@ from pbt.record.result import Result
 from pbt.record.runs import make_run, prepare_storage
 from pbt.report.watch import check_tracking
 from pbt.spec import Budget, Checkpoints, Component, Hosts, Objective, SweepSpec, Tracking, is_number, require, to_dict
-from pbt.strategy import SearchOptions, StrategyOptions
+from pbt.strategy import SearchStrategy, StrategyOptions, Task
 from searchspaces import Choice, Int, Simplex, Space
 from searchspaces.domains import Domain
 from trainables import Capabilities, HparamSpec, Trainable
@@ -52,8 +52,11 @@ STRATEGIES: Mapping[str, str] = {
     "replay": "pbt.population:Replay",
     "freeze_thaw": "pbt.search:FreezeThaw",
     "asha": "pbt.search:ASHA",
+    "mf_mes": "pbt.search:MFMES",
+    "rung_ensemble": "pbt.search:RungEnsemble",
     "median_rule": "pbt.search:MedianRule",
     "random_search": "pbt.search:RandomSearch",
+    "optuna": "pbt.search:OptunaSearch",
 }
 
 
@@ -177,26 +180,26 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     _check_hosts(spec.hosts)
     if spec.tracking.enabled:
         check_tracking(spec.tracking)
-    _check_initial(strategy, space, spec.budget)
     if check := getattr(strategy, "check", None):
         check(spec.budget)
     task = make_task(capabilities, spec)
     if check := getattr(strategy, "check_task", None):
         check(task)
+    _check_initial(strategy, task)
     return Resolved(trainable, capabilities, space, strategy, task)
 
 
-def _check_initial(strategy: StrategyOptions, space: Space, budget: Budget) -> None:
+def _check_initial(strategy: StrategyOptions, task: Task) -> None:
     field, initial = "strategy.options.initial", getattr(strategy, "initial", ())
-    most, room = budget.members, f"{budget.members} members"
-    if isinstance(strategy, SearchOptions):
-        most = strategy.most_initial(budget)
+    most, room = task.budget.members, f"{task.budget.members} members"
+    if isinstance(begun := strategy.begin(task), SearchStrategy):
+        most = begun.most_initial
         room = f"a budget in which {most} can begin"
     told = f"names {len(initial)} configurations for {room}"
     require(len(initial) <= most, field, told, "Raise budget.members, or name fewer")
     for index, hparams in enumerate(initial):
         try:
-            space.check(hparams)
+            task.space.check(hparams)
         except searchspaces.SpaceError as error:
             raise SpecError(f"{field}[{index}]", "is not in the space", str(error)) from error
 

@@ -26,7 +26,7 @@ _RANDOM, _GOOD, _SAMPLES, _WIDER, _LEAST = 1 / 3, 0.15, 64, 3.0, 1e-3
 def bohb(space: Space) -> Proposer:
     """Configurations from where the good ones of the highest rung with enough of them lie."""
 
-    def propose(book: Book, seed: int) -> Hparams:
+    def propose(book: Book, seed: int, given: Hparams) -> Hparams:
         rng = generator(seed, "bohb")
         split = _split(space, book)
         if split is None or rng.random() < _RANDOM:

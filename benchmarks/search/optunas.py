@@ -73,7 +73,7 @@ class OptunaPolicy:
         self._trials: list[Trial] = []
         self._told = 0
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What one slot does."""
         for run in self._take_in(book):
             return [GoOn(run, book.ladder.next(book.runs[run].steps))]

@@ -47,7 +47,8 @@ class Table:
         """Rungs at which there are values, about `eta` times as far apart as the one before."""
         wanted = Ladder.between(self.steps[0], self.steps[-1], eta).rungs
         logs = np.log(self.steps)
-        return Ladder(tuple(dict.fromkeys(float(self.steps[np.abs(logs - np.log(it)).argmin()]) for it in wanted)))
+        rungs = tuple(dict.fromkeys(float(self.steps[np.abs(logs - np.log(it)).argmin()]) for it in wanted))
+        return Ladder(rungs, () if self.resumable else tuple(range(len(rungs))))
 
     @cached_property
     def cube(self) -> np.ndarray:

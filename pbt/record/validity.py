@@ -24,6 +24,7 @@ def violations(
     rows: Mapping[str, Iterable[Row]],
     checkpoint_is_readable: Callable[[str], bool],
     budget: Budget | None = None,
+    rate: Callable[[Mapping[str, Any]], float] = lambda hparams: 1.0,
 ) -> list[str]:
     """What is wrong with a ledger, in plain English; empty if nothing is.
 
@@ -31,6 +32,7 @@ def violations(
         rows: The ledger's, by table.
         checkpoint_is_readable: Whether the checkpoint of that SHA-256 is there, and whole.
         budget: What must be kept; None checks none.
+        rate: Steps of the budget that a step with these hyperparameters counts.
     """
     book = _Book({table: sorted(found, key=lambda row: row["at"]) for table, found in rows.items()})
     found = [
@@ -45,7 +47,7 @@ def violations(
         *_finishes(book),
         *_checkpoints(book, checkpoint_is_readable),
     ]
-    return found + ([] if budget is None else list(_over_budget(book, budget)))
+    return found + ([] if budget is None else list(_over_budget(book, budget, rate)))
 
 
 @dataclass(frozen=True)
@@ -243,14 +245,14 @@ def _checkpoints(book: _Book, is_readable: Callable[[str], bool]) -> Iterator[st
             yield f"checkpoint {digest[:12]} of {_name(key)} cannot be read"
 
 
-def _over_budget(book: _Book, budget: Budget) -> Iterator[str]:
+def _over_budget(book: _Book, budget: Budget, rate: Callable[[Mapping[str, Any]], float]) -> Iterator[str]:
     slots = {(row["stack"], row["slot"]) for row in book["segments"]}
     if len(slots) > budget.members:
         yield f"{len(slots)} slots were used, but the budget has {budget.members} members"
     ends = [(book.segments[_key(row)], row["consumed_end"]) for row in book["outcomes"] if _key(row) in book.segments]
-    trained = sum(end - row["consumed_start"] for row, end in ends)
-    if trained > budget.member_steps:
-        yield f"{trained} steps were trained, but the budget has {budget.member_steps}"
+    trained = sum((end - row["consumed_start"]) * rate(json.loads(row["hparams"])) for row, end in ends)
+    if trained > budget.member_steps * (1.0 + 1e-9):
+        yield f"{trained:g} steps were trained, but the budget has {budget.member_steps}"
     steps = budget.generations * budget.steps
     for member, own in book.by_member.items():
         ends = [book.outcomes[_key(row)]["consumed_end"] for row in own if _key(row) in book.outcomes]

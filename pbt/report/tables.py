@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from pbt.lineage import Lineage, better
 from pbt.member import Hparams, SegmentKey
+from pbt.record.sizes import Sizes
 from pbt.record.story import is_routine
 from pbt.report.throughput import Throughput
 
@@ -114,9 +115,11 @@ class ExploitRow:
 
 @dataclass
 class _Own:
-    """One member's rows, as far as tables need them."""
+    """One member's rows, as far as tables need them; of a search, what a step of it counts, and if it is full-sized."""
 
     segment: Row
+    rate: float = 1.0
+    is_wanted: bool = True
     outcome: Row | None = None
     copy: Row | None = None
     num_copies: int = 0
@@ -165,6 +168,7 @@ class Population:
         self.generations: int = budget["generations"]
         self.steps: int = budget["steps"]
         self.target_steps: int | None = info.get("target_steps")
+        self._sizes = Sizes(info)
         self.mode: str = info["objective"]["mode"]
         self.created: float = info["created"]
         self.finish: Row | None = None
@@ -208,7 +212,7 @@ class Population:
         self.last_at = max([self.last_at, *times[-1:]])
 
     def _segment(self, row: Row) -> None:
-        own = self._own.setdefault(row["member"], _Own(row))
+        own = self._own.get(row["member"]) or self._begun(row)
         own.segment = row
         self._joined.setdefault(row["member"], row["generation"])
         own.age = row["age_start"]
@@ -221,6 +225,11 @@ class Population:
             own.copy, own.num_copies = row, own.num_copies + 1
             begun.copies += 1
 
+    def _begun(self, row: Row) -> _Own:
+        hparams = json.loads(row["hparams"])
+        self._own[row["member"]] = _Own(row, self._sizes.rate(hparams), self._sizes.is_wanted(hparams))
+        return self._own[row["member"]]
+
     def _outcome(self, row: Row) -> None:
         self.throughput.add_outcome(row)
         own = self._own[row["member"]]
@@ -231,7 +240,7 @@ class Population:
         if row["status"] == "failed":
             self._failures[row["member"]] = row
             return
-        if row.get("consumed_end") == self.target_steps:
+        if row.get("consumed_end") == self.target_steps and own.is_wanted:
             self.completed.append(row)
         generation = self._generations[self._generation_of[row["member"], row["segment"]]]
         score = math.nan if row["score"] is None else row["score"]
@@ -288,7 +297,7 @@ class Population:
     def trained(self) -> float:
         """Share of the steps that has been trained, whether or not the sweep is over."""
         whole = self.generations * self.steps
-        done = sum(own.consumed for own in self._own.values())
+        done = sum(own.consumed * own.rate for own in self._own.values())
         if self.target_steps is None:  # in a search, others take the place of those that failed
             done += sum(whole - self._own[member].consumed for member in self._failures)
         return min(1.0, done / (whole * self.members))

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pbt.member import Hparams
+from pbt.search.chart import Chart
 from pbt.search.policy import Book
 from pbt.search.promotion import lowest
 from searchspaces import Space
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 _MOST = 400
 #: Parameters are found again when there are so many times as many values, from so many on.
 _GROWTH, _FEWEST = 1.2, 8
+_NOTHING: Hparams = MappingProxyType({})
 #: Decades over which what hyperparameters have to do with it stays the same, before anything is known: on the scale of
 #: standings, neighbouring rungs agree.
 _FADE = 3.0
@@ -76,36 +80,36 @@ class CurveModel:
         """The same once runs that are under way will have come to what is expected of them."""
         going = [number for number, run in enumerate(book.runs) if run.until is not None]
         until = np.array([book.runs[it].until for it in going], dtype=float)
-        return self.of(book).with_pending(np.array(going), self.depth(book, until), self.cube(book)[going])
+        return self.of(book).with_pending(np.array(going), self.depth(book, until), self.places(book)[going])
 
     def expected(self, model: Curves, book: Book, runs: Sequence[int] | None = None) -> dict[int, float]:
         """What is expected of runs at the target; None takes all that have not diverged."""
         runs = [number for number, run in enumerate(book.runs) if not run.is_over] if runs is None else runs
-        mean, _ = model.joint(np.array(runs), np.zeros(1), self.cube(book)[list(runs)])
+        mean, _ = model.joint(np.array(runs), np.zeros(1), self.places(book)[list(runs)])
         return dict(zip(runs, mean[:, 0].tolist(), strict=True))
 
     def depth(self, book: Book, steps: np.ndarray) -> np.ndarray:
         """Decades from the target."""
         return np.asarray(np.log10(book.ladder.target / steps))
 
-    def cube(self, book: Book) -> np.ndarray:
-        """Runs in the unit cube, `(runs, numbers)`."""
-        return np.array([self.space.encode(run.hparams) for run in book.runs])
+    def chart(self, given: Hparams = _NOTHING) -> Chart:
+        """Where the process sees configurations; those that have given values, if any are given."""
+        return Chart(self.space, given)
 
-    def snapped(self, places: np.ndarray) -> np.ndarray:
-        """Places, each moved to the nearest that can be had."""
-        return np.array([self.space.encode(self.space.decode(place)) for place in places]).reshape(places.shape)
+    def places(self, book: Book) -> np.ndarray:
+        """Of runs, `(runs, numbers)`."""
+        return np.array([self.chart().encode(run.hparams) for run in book.runs])
 
     def log_cost(self, book: Book) -> Callable[[np.ndarray], np.ndarray]:
-        """Of a step at places in the cube."""
+        """Of a step at places."""
         from pbt.surrogates.costs import log_cost_per_step
 
         paid = [number for number, run in enumerate(book.runs) if run.cost > 0 and run.steps > 0]
         if not paid:
             return lambda places: np.zeros(len(places))
-        cube = self.cube(book)[paid]
-        per_step = np.log([book.runs[it].cost / book.runs[it].steps for it in paid])
-        return lambda places: log_cost_per_step(cube, per_step, places)
+        known = self.places(book)[paid]
+        per_step = np.log([book.runs[it].cost / book.runs[it].trained for it in paid])
+        return lambda places: log_cost_per_step(known, per_step, places)
 
     def values(self, book: Book, number: int | None = None) -> Values:
         """The first so many values, or all, as processes want them."""
@@ -115,7 +119,7 @@ class CurveModel:
         rows = book.values[max(0, number - _MOST) : number]
         run = np.array([it.run for it in rows])
         depth = self.depth(book, np.array([it.steps for it in rows]))
-        return Values(run, depth, self.cube(book)[run], np.array([it.badness for it in rows]))
+        return Values(run, depth, self.places(book)[run], np.array([it.badness for it in rows]))
 
 
 def milestone(number: int) -> int:

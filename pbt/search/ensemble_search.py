@@ -41,21 +41,21 @@ class EnsembleSearch:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return Halving(self._propose, self.eta).choose(book, seed, number)
+        return Halving(self._propose, self.eta).choose(book, seed, number, alike)
 
     def recommend(self, book: Book) -> int | None:
         """The best of those that came furthest."""
         return lowest(book)
 
-    def _propose(self, book: Book, seed: int) -> Hparams:
+    def _propose(self, book: Book, seed: int, given: Hparams) -> Hparams:
         from pbt.surrogates.ensemble import ensemble, found_parameters, rungs_of
         from pbt.surrogates.improvement import best_place, log_improvement
 
         rng, known = generator(seed, "ensemble"), CurveModel(self.space)
         if len(book.runs) < self.startup or rng.random() < self.random or not (rungs := rungs_of(known.values(book))):
-            return self.space.sample(rng)
+            return self.space.sample(rng, given)
 
         def parameters(number: int) -> Mapping[str, Any]:
             values, size = rungs[number], milestone(len(rungs[number]))
@@ -64,13 +64,14 @@ class EnsembleSearch:
             return self._found[number, size]
 
         model = ensemble(rungs, parameters)
-        cube = known.cube(book)
-        expected, _ = model.predict(cube)
-        best_first = cube[np.argsort(expected, kind="stable")]
+        tried = known.places(book)
+        expected, _ = model.predict(tried)
+        best_first = tried[np.argsort(expected, kind="stable")]
         log_cost = known.log_cost(book)
 
         def of(places: np.ndarray) -> np.ndarray:
             mean, deviation = model.predict(places)
             return log_improvement(expected.min() - mean, deviation) - log_cost(places)
 
-        return self.space.decode(best_place(of, best_first, rng, known.snapped))
+        chart = known.chart(given)
+        return chart.decode(best_place(of, best_first, rng, chart))

@@ -3,7 +3,7 @@
 In one pool are places all over the space and around the best so far, each at every rung, and runs that rest, each at
 every rung above; chosen is what gives the most information about the lowest value at the target, per cost
 (`pbt.surrogates.entropy`). Where runs cannot go on (another model size, a schedule that has ended), going on costs as
-much as beginning.
+much as beginning: then runs are begun at the rung that tells most for its cost, and few go on.
 
 The model is that of `freeze_thaw`: a process over curves, of how runs stand among all.
 
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pbt.member import generator
+from pbt.member import Hparams, generator
+from pbt.search.chart import Chart
 from pbt.search.curve_model import CurveModel
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
 
@@ -37,53 +38,51 @@ class EntropySearch:
 
     Attributes:
         model: What is known of curves, and what may vary.
-        resumable: Whether runs can go on from where they are.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts.
     """
 
     model: CurveModel
-    resumable: bool = True
     startup: int = 8
     random: float = 0.1
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, self._choose)
+        return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
         """The run that is expected to be the best at the target."""
         return self.model.best(book)
 
-    def _choose(self, book: Book, seed: int) -> Order:
+    def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         rng = generator(seed, "entropy")
         if self.model.is_to_draw(book, rng, self.startup, self.random):
-            return Begin(self.model.space.sample(rng), book.ladder.rungs[0], "drawn at random")
-        return self._most_telling(self.model.with_pending(book), book, rng)
+            return Begin(self.model.space.sample(rng, given), book.ladder.rungs[0], "drawn at random")
+        return self._most_telling(self.model.with_pending(book), book, self.model.chart(given), rng)
 
-    def _most_telling(self, model: Curves, book: Book, rng: np.random.Generator) -> Order:
+    def _most_telling(self, model: Curves, book: Book, chart: Chart, rng: np.random.Generator) -> Order:
         from pbt.surrogates.curves import NOBODY
 
         resting = book.resting()
-        places = self._places(model, book, rng)
-        cube = np.concatenate([self.model.cube(book)[resting].reshape(-1, places.shape[1]), places])
+        places = self._places(model, book, chart, rng)
+        cube = np.concatenate([self.model.places(book)[resting].reshape(-1, places.shape[1]), places])
         run = np.array([*resting, *[NOBODY] * len(places)])
         told = self._information(model, book, run, cube, rng) - np.log(self._costs(book, resting, cube))
         best, rung = np.unravel_index(int(told.argmax()), told.shape)
         until = book.ladder.rungs[int(rung)]
         if best < len(resting):
             return GoOn(resting[int(best)], until, "tells most of the best, for its cost")
-        return Begin(self.model.space.decode(cube[best]), until, "tells most of the best, for its cost")
+        return Begin(chart.decode(cube[best]), until, "tells most of the best, for its cost")
 
-    def _places(self, model: Curves, book: Book, rng: np.random.Generator) -> np.ndarray:
+    def _places(self, model: Curves, book: Book, chart: Chart, rng: np.random.Generator) -> np.ndarray:
         """All over the space, and around those that are expected to be the best."""
         from pbt.surrogates.improvement import around
 
         expected = self.model.expected(model, book)
         best = sorted(expected, key=lambda it: (expected[it], it))[:6]
-        drawn = np.array([self.model.space.encode(self.model.space.sample(rng)) for _ in range(_EVERYWHERE)])
-        near = [around(self.model.cube(book)[best], _AROUND, scale, rng) for scale in (0.1, 0.03)]
-        return self.model.snapped(np.concatenate([drawn, *near]))
+        drawn = chart.sample(_EVERYWHERE, rng)
+        near = [around(self.model.places(book)[best], _AROUND, scale, rng) for scale in (0.1, 0.03)]
+        return chart.snapped(np.concatenate([drawn, *near]))
 
     def _information(
         self, model: Curves, book: Book, run: np.ndarray, cube: np.ndarray, rng: np.random.Generator
@@ -105,7 +104,10 @@ class EntropySearch:
     def _costs(self, book: Book, resting: Sequence[int], cube: np.ndarray) -> np.ndarray:
         """Of bringing each to each rung, `(places, rungs)`; infinite where it has been."""
         per_step = np.exp(self.model.log_cost(book)(cube))
-        rungs = np.array(book.ladder.rungs)
-        reached = np.array([book.runs[it].steps for it in resting] + [0.0] * (len(cube) - len(resting)))
-        steps = rungs - reached[:, None] * self.resumable
-        return np.where(rungs > reached[:, None], per_step[:, None] * steps, math.inf)
+        reached = [book.runs[it].steps for it in resting] + [0.0] * (len(cube) - len(resting))
+        steps = [[_to_train(book, here, rung) for rung in book.ladder.rungs] for here in reached]
+        return per_step[:, None] * np.array(steps)
+
+
+def _to_train(book: Book, steps: float, rung: float) -> float:
+    return book.ladder.to_train(steps, rung) if rung > steps else math.inf

@@ -47,22 +47,23 @@ class FreezeThawPolicy:
     startup: int = 8
     random: float = 0.1
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, self._choose)
+        return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
         """The run that is expected to be the best at the target."""
         return self.model.best(book)
 
-    def _choose(self, book: Book, seed: int) -> Order:
+    def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         rng = generator(seed, "freeze-thaw")
         if self.model.is_to_draw(book, rng, self.startup, self.random):
-            return Begin(self.model.space.sample(rng), book.ladder.rungs[0], "drawn at random")
+            return Begin(self.model.space.sample(rng, given), book.ladder.rungs[0], "drawn at random")
         model = self.model.with_pending(book)
         expected = self.model.expected(model, book)
         begun = "most improvement expected at the target, for its cost"
-        return self._due(book, expected) or Begin(self._begun(model, book, expected, rng), book.ladder.rungs[0], begun)
+        due = self._due(book, expected)
+        return due or Begin(self._begun(model, book, expected, given, rng), book.ladder.rungs[0], begun)
 
     # ------------------------------------------------------------------------------------------------ who goes on
 
@@ -80,17 +81,13 @@ class FreezeThawPolicy:
 
     # ---------------------------------------------------------------------------------------------- what is begun
 
-    def _begun(self, model: Curves, book: Book, expected: Mapping[int, float], rng: np.random.Generator) -> Hparams:
+    def _begun(
+        self, model: Curves, book: Book, expected: Mapping[int, float], given: Hparams, rng: np.random.Generator
+    ) -> Hparams:
         """The place with the highest expected improvement, at the target, per cost of its first rung."""
         from pbt.surrogates.improvement import most_per_cost
 
         best_first = sorted(expected, key=lambda it: (expected[it], it))
-        here = most_per_cost(
-            model,
-            self.model.cube(book)[best_first],
-            expected[best_first[0]],
-            self.model.log_cost(book),
-            rng,
-            self.model.snapped,
-        )
-        return self.model.space.decode(here)
+        tried, goal = self.model.places(book)[best_first], expected[best_first[0]]
+        chart = self.model.chart(given)
+        return chart.decode(most_per_cost(model, tried, goal, self.model.log_cost(book), rng, chart))

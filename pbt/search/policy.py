@@ -3,14 +3,15 @@
 A policy is asked what a slot that is free should do: begin a new configuration, or go on with one that was trained less
 far than it could be. What it answers is a function of the book and the seed, so whoever resumes goes on as if nothing
 had happened.
+
+Steps are those of the target, or what costs as much: half as many of a model that takes twice the time.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypeAlias
 
 from pbt.member import Hparams
@@ -44,6 +45,8 @@ class Run:
         cost: What it has cost.
         is_over: Whether nobody can go on with it, because it failed or diverged.
         first: To how many steps it was to be trained when it was begun.
+        trained: Steps that were trained of it in all; more than `steps` if it was begun again on its way.
+        known: So many values were known when it was begun.
     """
 
     hparams: Hparams
@@ -53,6 +56,8 @@ class Run:
     cost: float = 0.0
     is_over: bool = False
     first: float = 0.0
+    trained: float = 0.0
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,12 @@ class Ladder:
 
     Attributes:
         rungs: In ascending order.
+        kinds: Of each, what is trained there: from a rung of one kind to one of another, a run begins again. Empty if
+            all are alike.
     """
 
     rungs: tuple[float, ...]
+    kinds: tuple[int, ...] = ()
 
     @classmethod
     def between(cls, least: float, target: float, eta: float = 3.0) -> Ladder:
@@ -85,6 +93,14 @@ class Ladder:
         """Number of the highest rung that was reached; -1 below all."""
         return sum(it <= steps for it in self.rungs) - 1
 
+    def begins_again(self, steps: float, until: float) -> bool:
+        """Whether a run that rests after so many steps begins again on its way."""
+        return bool(steps and self.kinds) and self.kinds[self.index(steps)] != self.kinds[self.index(until)]
+
+    def to_train(self, steps: float, until: float) -> float:
+        """Steps between two rungs; all of them, where a run begins again."""
+        return until if self.begins_again(steps, until) else until - steps
+
 
 @dataclass(slots=True)
 class Book:
@@ -102,10 +118,17 @@ class Book:
     runs: list[Run] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
 
+    def after(self, orders: Sequence[Order]) -> Book:
+        """Another, in which these orders are given."""
+        book = Book(self.ladder, self.budget, [replace(run) for run in self.runs], list(self.values))
+        for order in orders:
+            book.take(order)
+        return book
+
     def take(self, order: Order) -> int:
         """Note what was decided; returns which run it is about."""
         if isinstance(order, Begin):
-            self.runs.append(Run(order.hparams, until=order.until, first=order.until))
+            self.runs.append(Run(order.hparams, until=order.until, first=order.until, known=len(self.values)))
             return len(self.runs) - 1
         self.runs[order.run].until = order.until
         return order.run
@@ -115,6 +138,7 @@ class Book:
         self.values.append(value)
         run = self.runs[value.run]
         run.until = None
+        run.trained += self.ladder.to_train(run.steps, value.steps)
         run.steps, run.badness, run.cost = value.steps, value.badness, value.cost
         run.is_over = not math.isfinite(value.badness)
 
@@ -162,20 +186,37 @@ Order: TypeAlias = Begin | GoOn
 class Policy(Protocol):
     """Decides what free slots do."""
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
-        """What so many free slots do, all at once. The book is left as it is."""
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
+        """What so many free slots do, all at once. The book is left as it is.
+
+        Args:
+            book: What is known.
+            seed: Of these choices.
+            number: How many slots.
+            alike: Configurations that are begun at once have the same values of these hyperparameters.
+        """
 
     def recommend(self, book: Book) -> int | None:
         """The run that is expected to be the best at the target; None before the first value."""
 
 
-def one_by_one(book: Book, seed: int, number: int, choose: Callable[[Book, int], Order]) -> list[Order]:
-    """Each knowing of those before it."""
-    if number == 1:
-        return [choose(book, seed)]
-    known = copy.deepcopy(book)
-    orders = []
+def one_by_one(
+    book: Book, seed: int, number: int, alike: Sequence[str], choose: Callable[[Book, int, Hparams], Order]
+) -> list[Order]:
+    """Each knowing of those before it.
+
+    Args:
+        book: What is known; left as it is.
+        seed: Of these choices.
+        number: How many.
+        alike: Hyperparameters of which all that are begun have the same values.
+        choose: Given what is known, a seed, and values that whatever is begun is to have.
+    """
+    orders: list[Order] = []
+    given: Hparams = {}
     for it in range(number):
-        orders.append(choose(known, seed + it))
-        known.take(orders[-1])
+        order = choose(book.after(orders) if orders else book, seed + it, given)
+        if isinstance(order, Begin):
+            given = {name: order.hparams[name] for name in alike if name in order.hparams}
+        orders.append(order)
     return orders

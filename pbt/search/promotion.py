@@ -19,8 +19,8 @@ from typing import TypeAlias
 from pbt.member import Hparams
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
 
-#: Given what is known and a seed: the configuration to begin.
-Proposer: TypeAlias = Callable[[Book, int], Hparams]
+#: Given what is known, a seed, and values that it is to have: the configuration to begin.
+Proposer: TypeAlias = Callable[[Book, int, Hparams], Hparams]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class Straight:
 
     propose: Proposer
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, lambda known, own: Begin(self.propose(known, own), known.ladder.target))
+
+        def begin(known: Book, own: int, given: Hparams) -> Order:
+            return Begin(self.propose(known, own, given), known.ladder.target)
+
+        return one_by_one(book, seed, number, alike, begin)
 
     def recommend(self, book: Book) -> int | None:
         """The best at the target."""
@@ -56,20 +60,20 @@ class Halving:
     eta: float = 3.0
     brackets: int = 1
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, self._choose)
+        return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
         """The best of all last values."""
         return lowest(book)
 
-    def _choose(self, book: Book, seed: int) -> Order:
+    def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         bracket = self._bracket(book)
         found = self._promotable(book, bracket)
         if found is not None:
             return found
-        return Begin(self.propose(book, seed), book.ladder.rungs[bracket])
+        return Begin(self.propose(book, seed, given), book.ladder.rungs[bracket])
 
     def _bracket(self, book: Book) -> int:
         """The one that has had the smallest part of its share: as many steps in each, as in Hyperband."""
@@ -106,15 +110,15 @@ class MedianStopping:
     propose: Proposer
     least: int = 5
 
-    def choose(self, book: Book, seed: int, number: int = 1) -> Sequence[Order]:
+    def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, self._choose)
+        return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
         """The best of all last values."""
         return lowest(book)
 
-    def _choose(self, book: Book, seed: int) -> Order:
+    def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         for run in book.resting():
             known = book.runs[run]
             there = book.at(known.steps)
@@ -122,7 +126,7 @@ class MedianStopping:
                 better = sum(bad < there[run] for bad in there.values())
                 reason = f"rank {better + 1} of {len(there)} after {known.steps:g} steps"
                 return GoOn(run, book.ladder.next(known.steps), reason)
-        return Begin(self.propose(book, seed), book.ladder.rungs[0])
+        return Begin(self.propose(book, seed, given), book.ladder.rungs[0])
 
 
 def lowest(book: Book) -> int | None:

@@ -13,8 +13,8 @@ from searchspaces import Space
 def uniform(space: Space) -> Proposer:
     """Drawn from the space."""
 
-    def propose(book: Book, seed: int) -> Hparams:
-        return space.sample(generator(seed, "configuration"))
+    def propose(book: Book, seed: int, given: Hparams) -> Hparams:
+        return space.sample(generator(seed, "configuration"), given)
 
     return propose
 
@@ -29,12 +29,17 @@ def sobol(space: Space, seed: int) -> Proposer:
     Source: Owen 1998, "Scrambling Sobol' and Niederreiter-Xing Points", Journal of Complexity 14.
     """
 
-    def propose(book: Book, own_seed: int) -> Hparams:
+    def propose(book: Book, own_seed: int, given: Hparams) -> Hparams:
         from scipy.stats import qmc  # takes half a second to load
 
         sequence = qmc.Sobol(max(space.num_dims, 1), scramble=True, rng=np.random.default_rng(seed))
         if book.runs:  # by none it cannot be
             sequence.fast_forward(len(book.runs))
-        return space.decode(sequence.random(1)[0][: space.num_dims])
+        drawn = space.decode(sequence.random(1)[0][: space.num_dims])
+        return (
+            space.point({**space.sample(generator(own_seed, "configuration"), given), **drawn, **given})
+            if given
+            else drawn
+        )
 
     return propose

@@ -1,8 +1,12 @@
 """A search as a strategy: slots train whatever a policy says, a generation at a time.
 
-A member is a configuration. What rests without a slot is frozen, and thawed when the policy goes on with it. Between
-two rungs every slot trains a generation and reports, so that members of one stack, which end their orders together, do
-not wait for whoever has the longest way to go; a policy hears of rungs only.
+A member is a configuration, or, where models are smaller on the way, one model of it. What rests without a slot is
+frozen, and thawed when the policy goes on with it. Between two rungs every slot trains a generation and reports, so
+that members of one stack, which end their orders together, do not wait for whoever has the longest way to go; a policy
+hears of rungs only.
+
+Slots of a stack that are free at once begin configurations of the same structure: they are trained at about the price
+of one.
 
 Where the policy's last words do not name a member that was trained to the end, that one is trained to the end first:
 what is announced was seen at the target. So much of the budget is kept for it.
@@ -11,12 +15,15 @@ what is announced was seen at the target. So much of the budget is kept for it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pbt.member import Hparams, Slot, generator, member_seed
-from pbt.search.policy import Begin, Book, GoOn, Ladder, Order, Policy, Run, Value
+from pbt.search.fidelity import Course, cost_of
+from pbt.search.policy import Begin, Book, GoOn, Order, Policy, Run, Value
 from pbt.strategy import (
     Action,
     BudgetEnded,
@@ -41,12 +48,19 @@ from pbt.strategy import (
 )
 from searchspaces import Space
 
+#: Why somebody goes on at the end.
+_BEST = "the best so far"
+#: Of which all steps cost the same.
+_NO_COST: Mapping[str, float] = MappingProxyType({})
+
 
 @dataclass(slots=True)
-class _Course:
+class _Member:
     """How far a member has come on its way to a rung.
 
     Attributes:
+        run: The configuration.
+        rate: Steps of the target that a step of it costs.
         segment: Its last; -1 before the first.
         consumed: Steps it had behind it at its last report.
         until: Steps at the end of the segment under way, or of the one that was cut short.
@@ -57,6 +71,8 @@ class _Course:
         slot: Where it sits; None if nowhere.
     """
 
+    run: int
+    rate: float = 1.0
     segment: int = -1
     consumed: int = 0
     until: int = 0
@@ -73,23 +89,28 @@ class Search:
     Args:
         task: What is optimised, and with what budget.
         policy_for: Builds the policy that says what free slots do in a space.
-        ladder: Rungs, in steps; all are whole generations.
+        course: The way to the target, in whole generations.
         synchronous: Whether slots that are free wait until all are.
         initial: The first configurations, before the policy is asked.
+        cost: A step costs as the product of these powers of hyperparameters.
     """
 
     def __init__(
         self,
         task: Task,
         policy_for: Callable[[Space], Policy],
-        ladder: Ladder,
+        course: Course,
         synchronous: bool,
         initial: Sequence[Hparams] = (),
+        cost: Mapping[str, float] = _NO_COST,
     ) -> None:
-        self._policy_for, self._synchronous, self._initial = policy_for, synchronous, initial
-        self._task, self._policy = task, policy_for(task.space)
-        self._book = Book(ladder, float(task.budget.member_steps))
-        self._courses: list[_Course] = []
+        self._policy_for, self._synchronous, self._course, self._cost = policy_for, synchronous, course, cost
+        self._initial = [{name: it for name, it in point.items() if name != course.name} for point in initial]
+        self._task, self._policy = task, policy_for(course.varied(task.space))
+        self._book = Book(course.ladder, float(task.budget.member_steps))
+        self._members: list[_Member] = []
+        #: Of each run, the member that it is now.
+        self._current: list[int] = []
         self._slots: tuple[Slot, ...] = ()
         #: Id of the event that left each slot free; what is free was offered to the policy once.
         self._free: dict[Slot, str] = {}
@@ -99,6 +120,24 @@ class Search:
         self._evaluations: dict[str, bool] = {}
         self._announced: int | None = None
         self._finished = False
+
+    @property
+    def target_steps(self) -> int:
+        """Of a configuration that is trained to the end."""
+        return self._course.steps[-1]
+
+    @property
+    def most_initial(self) -> int:
+        """How many configurations can be named."""
+        return int(self._book.budget // self._book.ladder.rungs[0])
+
+    @property
+    def fidelity(self) -> Mapping[str, Any] | None:
+        """Which hyperparameter is smaller on the way, its values, and what a step with each counts; None if none is."""
+        if self._course.name is None:
+            return None
+        rates = dict(zip(self._course.values, map(self._course.rate, self._course.ladder.rungs), strict=True))
+        return {"name": self._course.name, "rates": [list(it) for it in rates.items()]}
 
     def handle(self, events: Sequence[Event]) -> list[Action]:
         """Take events in, give actions out."""
@@ -112,7 +151,8 @@ class Search:
             "task": task_to_dict(self._task),
             "runs": [asdict(run) for run in self._book.runs],
             "values": [list(value) for value in self._book.values],
-            "courses": [asdict(course) for course in self._courses],
+            "members": [asdict(member) for member in self._members],
+            "current": list(self._current),
             "slots": [[slot.stack, slot.index] for slot in self._slots],
             "free": [[slot.stack, slot.index, cause] for slot, cause in self._free.items()],
             "decisions": self._decisions,
@@ -126,11 +166,11 @@ class Search:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Become the search that gave the snapshot."""
         self._task = task_from_dict(snapshot["task"])
-        self._policy = self._policy_for(self._task.space)
+        self._policy = self._policy_for(self._course.varied(self._task.space))
         runs = [Run(**run) for run in snapshot["runs"]]
         values = [Value(*value) for value in snapshot["values"]]
         self._book = Book(self._book.ladder, float(self._task.budget.member_steps), runs, values)
-        self._courses = [_course(row) for row in snapshot["courses"]]
+        self._members, self._current = [_member(row) for row in snapshot["members"]], list(snapshot["current"])
         self._slots = tuple(Slot(*it) for it in snapshot["slots"])
         self._free = {Slot(stack, index): cause for stack, index, cause in snapshot["free"]}
         self._decisions, self._heard = snapshot["decisions"], list(snapshot["heard"])
@@ -179,36 +219,45 @@ class Search:
 
     def _enter(self, report: Report) -> bool:
         """Note how far a member has come; False if that is no news."""
-        member = report.member
-        if not 0 <= member < len(self._courses) or not self._courses[member].is_under_way:
+        number = report.member
+        if not 0 <= number < len(self._members) or not self._members[number].is_under_way:
             return False
-        course = self._courses[member]
+        member = self._members[number]
         if isinstance(report, MemberFailed):
-            course.has_failed, course.badness = True, math.inf
-            course.consumed = course.until  # how far it came is not known: it has cost as much at most
-        elif report.segment != course.segment:
+            member.has_failed, member.badness = True, math.inf
+            member.consumed = member.until  # how far it came is not known: it has cost as much at most
+        elif report.segment != member.segment:
             return False
         else:
-            course.badness = badness(report.metrics[self._task.metric], self._task.mode)
-            course.consumed = report.consumed
-        course.is_under_way, course.is_new = False, True
+            member.badness = badness(report.metrics[self._task.metric], self._task.mode)
+            member.consumed = report.consumed
+        member.is_under_way, member.is_new = False, True
         return True
 
     def _close(self) -> None:
         """What is new is entered in the book, in member order: who reported first is to make no difference."""
-        for member, course in enumerate(self._courses):
-            if not course.is_new:
+        for number, member in enumerate(self._members):
+            if not member.is_new:
                 continue
-            course.is_new, until = False, self._book.runs[member].until
-            assert until is not None
-            assert course.slot is not None
-            is_lost = math.isinf(course.badness) and course.consumed == course.until
-            if course.consumed >= until or is_lost:
-                self._book.saw(Value(member, float(course.consumed), course.badness, float(course.consumed)))
-                self._free[course.slot] = self._report_of(member)
+            member.is_new, run = False, self._book.runs[member.run]
+            assert run.until is not None
+            assert member.slot is not None
+            is_lost = math.isinf(member.badness) and member.consumed == member.until
+            if member.consumed >= self._course.own_steps(run.until):
+                self._saw(member, run.until)
+            elif is_lost:
+                self._saw(member, max(run.steps, member.consumed * member.rate))
+            else:
+                continue
+            self._free[member.slot] = self._report_of(number)
+
+    def _saw(self, member: _Member, steps: float) -> None:
+        run = self._book.runs[member.run]
+        cost = self._book.ladder.to_train(run.steps, steps) * cost_of(run.hparams, self._cost)
+        self._book.saw(Value(member.run, steps, member.badness, run.cost + cost))
 
     def _extend(self, event: Extended) -> list[Action]:
-        self._task, self._policy = event.task, self._policy_for(event.task.space)
+        self._task, self._policy = event.task, self._policy_for(self._course.varied(event.task.space))
         self._book.budget = float(event.task.budget.member_steps)
         self._free |= {slot: event.id for slot in event.slots if slot not in self._slots}
         self._slots = event.slots
@@ -217,47 +266,56 @@ class Search:
 
     def _on_the_way(self) -> list[int]:
         """Members between two rungs that nobody trains; by slot."""
-        members = [(it.slot, member) for member, it in enumerate(self._courses) if not it.is_under_way and it.slot]
-        return [member for _, member in sorted(members) if self._book.runs[member].until is not None]
+        members = [(it.slot, number) for number, it in enumerate(self._members) if it.slot and not it.is_under_way]
+        return [number for _, number in sorted(members) if self._is_on_the_way(number)]
 
-    def _report_of(self, member: int) -> str:
+    def _is_on_the_way(self, number: int) -> bool:
+        run = self._members[number].run
+        return self._current[run] == number and self._book.runs[run].until is not None
+
+    def _report_of(self, number: int) -> str:
         """Id of the event in which a member reported, or failed, last."""
-        segment = self._courses[member].segment
-        return f"{'failed' if self._courses[member].has_failed else 'report'}:{member}:{segment}"
+        member = self._members[number]
+        return f"{'failed' if member.has_failed else 'report'}:{number}:{member.segment}"
 
     @property
     def _num_under_way(self) -> int:
-        return sum(course.is_under_way for course in self._courses)
+        return sum(member.is_under_way for member in self._members)
 
     # ------------------------------------------------------------------------------------------- what slots do next
 
     def _fill(self) -> list[Action]:
         """Free slots get work, as long as the budget lasts."""
         slots = [slot for slot in self._slots if slot in self._free]
-        orders = self._affordable(self._orders(len(slots)))
+        orders = self._affordable(self._orders(slots))
         actions: list[Action] = []
         for slot, order in self._assigned(slots, orders):
             actions += self._carry_out(slot, order, self._free.pop(slot))
         return actions
 
-    def _orders(self, number: int) -> list[Order]:
-        known = self._initial[len(self._book.runs) : len(self._book.runs) + number]
-        orders: list[Order] = [Begin(hparams, self._book.ladder.rungs[0]) for hparams in known]
-        if number > len(orders):
-            book = self._book if not orders else self._with(orders)
+    def _orders(self, slots: Sequence[Slot]) -> list[Order]:
+        """Of each stack's free slots; those that are begun there at once are of one structure."""
+        first = self._book.ladder.rungs[0]
+        known = self._initial[len(self._book.runs) : len(self._book.runs) + len(slots)]
+        orders: list[Order] = [Begin(hparams, first) for hparams in known]
+        alike = [name for name in self._task.structural if name != self._course.name]
+        rest = Counter(slot.stack for slot in slots[len(orders) :]) if alike else {0: len(slots) - len(orders)}
+        for number in rest.values():
             seed = int(generator(self._task.seed, "search", self._decisions).integers(2**62))
-            orders += self._policy.choose(book, seed, number - len(orders))
-        self._decisions += number
+            orders += self._policy.choose(self._book.after(orders), seed, number, alike) if number else []
+            self._decisions += 1
         return orders
 
     def _affordable(self, orders: Sequence[Order]) -> list[Order]:
         """Those that leave enough to train the best so far to the end."""
+        ladder, runs = self._book.ladder, self._book.runs
         best, left, chosen = self._policy.recommend(self._book), self._left, []
+        reached = 0.0 if best is None else runs[best].until or runs[best].steps
         for order in orders:
             is_best = isinstance(order, GoOn) and order.run == best
-            steps = order.until - (self._book.runs[order.run].steps if isinstance(order, GoOn) else 0.0)
-            reached = order.until if is_best or best is None else self._ordered(best)
-            if steps + self._book.ladder.target - reached <= left:
+            steps = ladder.to_train(runs[order.run].steps if isinstance(order, GoOn) else 0.0, order.until)
+            after = order.until if is_best or best is None else reached
+            if steps + ladder.to_train(after, ladder.target) <= left:
                 chosen.append(order)
                 left -= steps
         return chosen
@@ -265,65 +323,70 @@ class Search:
     @property
     def _left(self) -> float:
         """Steps of the budget that nobody was told to train."""
-        return self._book.budget - sum(map(self._ordered, range(len(self._courses))))
+        return self._book.budget - sum(map(self._ordered, range(len(self._members))))
 
-    def _ordered(self, member: int) -> float:
-        """Steps that were, or will be, trained of a member."""
-        return self._book.runs[member].until or self._courses[member].consumed
+    def _ordered(self, number: int) -> float:
+        """Steps of the target that were, or will be, trained of a member."""
+        member = self._members[number]
+        if self._is_on_the_way(number):
+            return self._course.own_steps(self._book.runs[member.run].until or 0.0) * member.rate
+        return member.consumed * member.rate
 
     def _assigned(self, slots: Sequence[Slot], orders: Sequence[Order]) -> list[tuple[Slot, Order]]:
         """Who sits in one of the slots goes on there."""
-        seats = {self._courses[order.run].slot: order for order in orders if isinstance(order, GoOn)}
+        seats = {self._members[self._current[it.run]].slot: it for it in orders if isinstance(it, GoOn)}
         own = {slot: seats[slot] for slot in slots if slot in seats}
         others = iter([order for order in orders if not any(order is it for it in own.values())])
         found = [(slot, own.get(slot) or next(others, None)) for slot in slots]
         return [(slot, order) for slot, order in found if order is not None]
 
     def _carry_out(self, slot: Slot, order: Order, cause: str) -> list[Action]:
-        member = self._book.take(order)
-        if isinstance(order, Begin):
-            self._courses.append(_Course())
-            actions = self._cleared(slot, cause)
-            seed = member_seed(self._task.seed, member)
-            begun = Start(cause=cause, member=member, slot=slot, hparams=order.hparams, seed=seed, reason=order.reason)
-            actions.append(begun)
+        known = self._book.runs[order.run] if isinstance(order, GoOn) else None
+        run = self._book.take(order)
+        if known is not None and not self._book.ladder.begins_again(known.steps, order.until):
+            number = self._current[run]
+            actions = self._moved_to(slot, number, cause, order.reason)
         else:
-            actions = self._moved_to(slot, member, cause, order.reason)
-        self._courses[member].slot = slot
-        return [*actions, self._train(cause, member)]
+            number = len(self._members)
+            self._current[run : run + 1] = [number]
+            self._members.append(_Member(run, self._course.rate(order.until)))
+            hparams = self._course.hparams(self._book.runs[run].hparams, order.until)
+            actions = self._cleared(slot, cause)
+            actions.append(self._start(number, slot, self._task.space.point(hparams), cause, order.reason))
+        return [*actions, self._train(cause, number)]
 
-    def _moved_to(self, slot: Slot, member: int, cause: str, reason: str) -> list[Action]:
+    def _start(self, number: int, slot: Slot, hparams: Hparams, cause: str, reason: str) -> Start:
+        self._members[number].slot = slot
+        seed = member_seed(self._task.seed, number)
+        return Start(cause=cause, member=number, slot=slot, hparams=hparams, seed=seed, reason=reason)
+
+    def _moved_to(self, slot: Slot, number: int, cause: str, reason: str) -> list[Action]:
         """A member comes to a slot, unless it sits there."""
-        if self._courses[member].slot == slot:
+        if self._members[number].slot == slot:
             return []
         actions = self._cleared(slot, cause)
-        self._courses[member].slot = slot
-        return [*actions, Thaw(cause=cause, member=member, slot=slot, reason=reason)]
+        self._members[number].slot = slot
+        return [*actions, Thaw(cause=cause, member=number, slot=slot, reason=reason)]
 
     def _cleared(self, slot: Slot, cause: str) -> list[Action]:
         """Who sits in a slot makes way, and is frozen unless nobody can go on with it."""
-        for member, course in enumerate(self._courses):
-            if course.slot == slot:
-                course.slot = None
-                return [] if self._book.runs[member].is_over else [Freeze(cause=cause, member=member)]
+        for number, member in enumerate(self._members):
+            if member.slot == slot:
+                member.slot = None
+                is_needed = self._current[member.run] == number and not self._book.runs[member.run].is_over
+                return [Freeze(cause=cause, member=number)] if is_needed else []
         return []
 
-    def _train(self, cause: str, member: int) -> ContinueUntil:
+    def _train(self, cause: str, number: int) -> ContinueUntil:
         """A member trains to the end of a generation, or to where it was told before it was cut short."""
-        course, run, steps = self._courses[member], self._book.runs[member], self._task.budget.steps
-        assert run.until is not None
-        course.segment += 1
-        course.until = min(int(run.until), (course.consumed // steps + 1) * steps)
-        course.is_under_way = True
-        generation = math.ceil(course.until / steps) - 1
-        return ContinueUntil(cause=cause, member=member, consumed=course.until, generation=generation, lends=False)
-
-    def _with(self, orders: Sequence[Order]) -> Book:
-        """The book once these orders are given."""
-        book = Book(self._book.ladder, self._book.budget, list(self._book.runs), list(self._book.values))
-        for order in orders:
-            book.take(order)
-        return book
+        member, steps = self._members[number], self._task.budget.steps
+        until = self._book.runs[member.run].until
+        assert until is not None
+        member.segment += 1
+        member.until = min(self._course.own_steps(until), (member.consumed // steps + 1) * steps)
+        member.is_under_way = True
+        generation = math.ceil(member.until / steps) - 1
+        return ContinueUntil(cause=cause, member=number, consumed=member.until, generation=generation, lends=False)
 
     # --------------------------------------------------------------------------------------------------- the end
 
@@ -337,40 +400,34 @@ class Search:
         best = self._policy.recommend(self._book)
         if best is None:
             return [self._finish(event_id or "start", None, self._stopped or "every member failed or diverged")]
-        cause = self._report_of(best)
+        cause, target = self._report_of(self._current[best]), self._book.ladder.target
         if not self._is_complete(best):
-            if self._stopped is None and self._book.ladder.target - self._courses[best].consumed <= self._left:
+            if self._stopped is None and self._book.ladder.to_train(self._book.runs[best].steps, target) <= self._left:
                 return self._confirm(best, cause)
             complete = self._best_complete()
             best = best if complete is None else complete
-        self._announced = best
-        answer = self._answer_about(best)
+        self._announced = self._current[best]
+        answer = self._answer_about(self._announced)
         if self._evaluations.get(answer):
             return [self._finish_with_best(cause)]
         self._evaluations[answer] = False
-        split = self._task.final_split
-        return [*self._seated(best, cause), Evaluate(cause=cause, member=best, split=split)]
+        seat = self._members[self._announced].slot or self._slots[0]
+        seated = self._moved_to(seat, self._announced, cause, _BEST)
+        return [*seated, Evaluate(cause=cause, member=self._announced, split=self._task.final_split)]
 
     def _best_complete(self) -> int | None:
         """Of those that were trained to the end, the best at the target; None if there are none."""
-        there = {member: bad for member, bad in self._book.at(self._book.ladder.target).items() if math.isfinite(bad)}
+        there = {run: bad for run, bad in self._book.at(self._book.ladder.target).items() if math.isfinite(bad)}
         return min(there, key=lambda it: (there[it], it), default=None)
 
-    def _is_complete(self, member: int) -> bool:
-        return self._book.runs[member].steps >= self._book.ladder.target
+    def _is_complete(self, run: int) -> bool:
+        return self._book.runs[run].steps >= self._book.ladder.target
 
-    def _confirm(self, member: int, cause: str) -> list[Action]:
-        """Train a member to the end."""
-        actions = self._seated(member, cause)
-        self._book.take(GoOn(member, self._book.ladder.target))
-        slot = self._courses[member].slot
-        assert slot is not None
+    def _confirm(self, run: int, cause: str) -> list[Action]:
+        """Train a run to the end. All slots are free."""
+        slot = self._members[self._current[run]].slot or self._slots[0]
         self._free.pop(slot, None)
-        return [*actions, self._train(cause, member)]
-
-    def _seated(self, member: int, cause: str) -> list[Action]:
-        """A member gets a slot, if it has none. All are free."""
-        return [] if self._courses[member].slot else self._moved_to(self._slots[0], member, cause, "the best so far")
+        return self._carry_out(slot, GoOn(run, self._book.ladder.target, _BEST), cause)
 
     def _hear(self, event: EvaluationEnded) -> list[Action]:
         if self._evaluations.get(event.id) is not False:
@@ -381,12 +438,12 @@ class Search:
         return [self._finish_with_best(event.id)]
 
     def _answer_about(self, member: int) -> str:
-        return f"evaluation:{member}:{self._courses[member].segment}:{self._task.final_split}"
+        return f"evaluation:{member}:{self._members[member].segment}:{self._task.final_split}"
 
     def _finish_with_best(self, cause: str) -> Finish:
         assert self._announced is not None
         begun = len(self._book.runs)
-        complete = sum(self._is_complete(member) for member in range(begun))
+        complete = sum(map(self._is_complete, range(begun)))
         told = f"expected to be the best of {begun} configurations, {complete} of them trained to the end"
         return self._finish(cause, self._announced, "; ".join(filter(None, (self._stopped, told))))
 
@@ -395,6 +452,6 @@ class Search:
         return Finish(cause=cause, best=best, reason=reason)
 
 
-def _course(row: Mapping[str, Any]) -> _Course:
+def _member(row: Mapping[str, Any]) -> _Member:
     slot = None if row["slot"] is None else Slot(**row["slot"])
-    return _Course(**{**row, "slot": slot})
+    return _Member(**{**row, "slot": slot})

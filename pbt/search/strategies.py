@@ -2,17 +2,35 @@
 
 All of them read a budget in the same way: `members` train at once, and so many times `generations` times `steps` are
 trained in all, as by any other strategy. A run that is trained to the end takes `target_generations` of them.
+
+What most have in common:
+
+    target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
+    min_generations: Of the first rung.
+    reduction_factor: One in so many goes on from a rung, and the next is so many times as far.
+    fidelity: A hyperparameter of the space whose smaller values are tried first, such as the width of a model or the
+        share of the data; the largest is what is wanted. It is not searched.
+    cost: A step costs as the product of these powers of hyperparameters: `{width: 2}`. The budget counts steps of the
+        target: a step with half the width is a quarter of a step.
+    resumable: Whether a run can go on from a rung. Not if a schedule ends there; then it begins again.
+    initial: The first configurations.
+    synchronous: Whether slots that are free wait for the others to end their generation. Then the same seed gives the
+        same sweep, whatever it runs on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
 
-from pbt.errors import SpecError
+from pbt.errors import SpecError, nearest
 from pbt.member import Hparams, generator
 from pbt.search.curve_model import CurveModel
+from pbt.search.ensemble_search import EnsembleSearch
+from pbt.search.entropy_search import EntropySearch
+from pbt.search.fidelity import Course, course
 from pbt.search.freeze_thaw import FreezeThawPolicy
 from pbt.search.policy import Ladder, Policy
 from pbt.search.promotion import Halving, MedianStopping, Proposer, Straight
@@ -20,25 +38,22 @@ from pbt.search.proposers import sobol, uniform
 from pbt.search.search import Search
 from pbt.spec import Budget, at_least, is_number, require
 from pbt.strategy import Strategy, Task
-from searchspaces import Space
+from searchspaces import Choice, Int, Space
+from searchspaces.domains import Domain
 
 #: Of the generations of the budget, a run to the end takes this part unless said otherwise.
 _PART = 4
+#: What Optuna's samplers are called.
+_SAMPLERS = ("tpe", "gp", "cma_es")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreezeThaw:
-    """Options of freeze-thaw search; see `pbt.search.freeze_thaw`.
+    """Options of freeze-thaw search; see `pbt.search.freeze_thaw`, and this module for those not named here.
 
     Attributes:
-        target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
-        min_generations: Of the first rung.
-        reduction_factor: One in so many goes on from a rung, and the next is so many times as far.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts, in [0, 1].
-        initial: The first configurations.
-        synchronous: Whether slots that are free wait for the others to end their generation. Then the same seed gives
-            the same sweep, whatever it runs on.
     """
 
     target_generations: int | None = None
@@ -46,55 +61,113 @@ class FreezeThaw:
     reduction_factor: int = 3
     startup: int = 8
     random: float = 0.1
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
         _check(self)
-        at_least(1, "strategy.options.startup", self.startup)
-        is_share, told = is_number(self.random) and 0 <= self.random <= 1, f"{self.random!r} is not from 0 to 1"
-        require(is_share, "strategy.options.random", told, "Write a share, such as 0.1")
-
-    def check(self, budget: Budget) -> None:
-        """Refuse a budget in which nobody can be trained to the end."""
-        _rungs(self, budget)
-
-    def target_steps(self, budget: Budget) -> int:
-        """Of a run that is trained to the end."""
-        return _target(self.target_generations, budget) * budget.steps
-
-    def most_initial(self, budget: Budget) -> int:
-        """How many configurations can be named."""
-        return budget.member_steps // budget.steps
+        _check_model(self)
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        factor = float(self.reduction_factor)
 
         def policy_for(space: Space) -> Policy:
-            return FreezeThawPolicy(model=CurveModel(space), eta=factor, startup=self.startup, random=self.random)
+            eta = float(self.reduction_factor)
+            return FreezeThawPolicy(model=CurveModel(space), eta=eta, startup=self.startup, random=self.random)
 
-        return Search(task, policy_for, _rungs(self, task.budget), self.synchronous, self.initial)
+        return _begun(self, task, policy_for)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MFMES:
+    """Options of multi-fidelity max-value entropy search; see `pbt.search.entropy_search`, and this module.
+
+    For runs that cannot go on (a smaller model, a schedule that ends): it weighs what each rung tells against its cost.
+
+    Attributes:
+        startup: Configurations drawn at random before the model is asked.
+        random: Share of decisions that are random starts, in [0, 1].
+    """
+
+    target_generations: int | None = None
+    min_generations: int = 1
+    reduction_factor: int = 3
+    startup: int = 8
+    random: float = 0.1
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
+    initial: Sequence[Hparams] = ()
+    synchronous: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse options outside their range."""
+        _check(self)
+        _check_model(self)
+
+    def begin(self, task: Task) -> Strategy:
+        """Start on a task."""
+
+        def policy_for(space: Space) -> Policy:
+            return EntropySearch(model=CurveModel(space), startup=self.startup, random=self.random)
+
+        return _begun(self, task, policy_for)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungEnsemble:
+    """Options of promotions by rank with a model for each rung; see `pbt.search.ensemble_search`, and this module.
+
+    Attributes:
+        startup: Configurations drawn at random before the models are asked.
+        random: Share of configurations that are drawn at random, in [0, 1].
+    """
+
+    target_generations: int | None = None
+    min_generations: int = 1
+    reduction_factor: int = 3
+    startup: int = 8
+    random: float = 0.1
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
+    initial: Sequence[Hparams] = ()
+    synchronous: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse options outside their range."""
+        _check(self)
+        _check_model(self)
+
+    def begin(self, task: Task) -> Strategy:
+        """Start on a task."""
+
+        def policy_for(space: Space) -> Policy:
+            eta = float(self.reduction_factor)
+            return EnsembleSearch(space=space, eta=eta, startup=self.startup, random=self.random)
+
+        return _begun(self, task, policy_for)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ASHA:
-    """Options of asynchronous successive halving with promotions; see `pbt.search.promotion`.
+    """Options of asynchronous successive halving with promotions; see `pbt.search.promotion`, and this module.
 
     Attributes:
-        target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
-        min_generations: Of the first rung.
-        reduction_factor: One in so many goes on from a rung, and the next is so many times as far.
         brackets: With 1 all begin on the first rung; with more it is Hyperband, in which some begin on later ones.
-        initial: The first configurations.
-        synchronous: Whether slots that are free wait for the others to end their generation.
     """
 
     target_generations: int | None = None
     min_generations: int = 1
     reduction_factor: int = 3
     brackets: int = 1
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
@@ -103,45 +176,29 @@ class ASHA:
         _check(self)
         at_least(1, "strategy.options.brackets", self.brackets)
 
-    def check(self, budget: Budget) -> None:
-        """Refuse a budget in which nobody can be trained to the end."""
-        _rungs(self, budget)
-
-    def target_steps(self, budget: Budget) -> int:
-        """Of a run that is trained to the end."""
-        return _target(self.target_generations, budget) * budget.steps
-
-    def most_initial(self, budget: Budget) -> int:
-        """How many configurations can be named."""
-        return budget.member_steps // budget.steps
-
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        factor, brackets = float(self.reduction_factor), self.brackets
-
-        def policy_for(space: Space) -> Policy:
-            return Halving(uniform(space), factor, brackets)
-
-        return Search(task, policy_for, _rungs(self, task.budget), self.synchronous, self.initial)
+        eta = float(self.reduction_factor)
+        return _begun(self, task, lambda space: Halving(uniform(space), eta, self.brackets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MedianRule:
     """Options of the median stopping rule: who is worse than the median of those that came as far is not gone on with.
 
+    See this module for those not named here.
+
     Attributes:
-        target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
-        min_generations: Of the first rung.
-        reduction_factor: A rung is so many times as far as the one before.
         least: So many must have come as far before anybody is stopped there.
-        initial: The first configurations.
-        synchronous: Whether slots that are free wait for the others to end their generation.
     """
 
     target_generations: int | None = None
     min_generations: int = 1
     reduction_factor: int = 3
     least: int = 5
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
@@ -150,37 +207,17 @@ class MedianRule:
         _check(self)
         at_least(2, "strategy.options.least", self.least)
 
-    def check(self, budget: Budget) -> None:
-        """Refuse a budget in which nobody can be trained to the end."""
-        _rungs(self, budget)
-
-    def target_steps(self, budget: Budget) -> int:
-        """Of a run that is trained to the end."""
-        return _target(self.target_generations, budget) * budget.steps
-
-    def most_initial(self, budget: Budget) -> int:
-        """How many configurations can be named."""
-        return budget.member_steps // budget.steps
-
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        least = self.least
-
-        def policy_for(space: Space) -> Policy:
-            return MedianStopping(uniform(space), least)
-
-        return Search(task, policy_for, _rungs(self, task.budget), self.synchronous, self.initial)
+        return _begun(self, task, lambda space: MedianStopping(uniform(space), self.least))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomSearch:
-    """Options of random search: every configuration is trained to the end.
+    """Options of random search: every configuration is trained to the end. See this module for those not named here.
 
     Attributes:
-        target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
         sobol: Whether configurations come from a scrambled Sobol sequence, which fills the space more evenly.
-        initial: The first configurations.
-        synchronous: Whether slots that are free wait for the others to end their generation.
     """
 
     target_generations: int | None = None
@@ -192,36 +229,71 @@ class RandomSearch:
         """Refuse options outside their range."""
         _check_target(self.target_generations, 1)
 
-    def check(self, budget: Budget) -> None:
-        """Refuse a budget in which nobody can be trained to the end."""
-        _target(self.target_generations, budget)
+    def begin(self, task: Task) -> Strategy:
+        """Start on a task."""
+        scrambled = int(generator(task.seed, "sobol").integers(2**62))
 
-    def target_steps(self, budget: Budget) -> int:
-        """Of a run that is trained to the end."""
-        return _target(self.target_generations, budget) * budget.steps
+        def policy_for(space: Space) -> Policy:
+            return Straight(sobol(space, scrambled) if self.sobol else uniform(space))
 
-    def most_initial(self, budget: Budget) -> int:
-        """How many configurations can be named."""
-        return budget.member_steps // (_target(self.target_generations, budget) * budget.steps)
+        return _straight(self, task, policy_for)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptunaSearch:
+    """Options of a search by one of Optuna's samplers; see `pbt.search.optuna_proposer`, and this module.
+
+    Attributes:
+        sampler: `tpe`, `gp` or `cma_es`.
+        halving: Whether runs are promoted from rung to rung; otherwise all are trained to the end. `gp` and `cma_es`
+            learn from those only.
+        min_generations: Of the first rung, if there are any.
+        reduction_factor: One in so many goes on from a rung, if there are any.
+    """
+
+    sampler: str = "tpe"
+    halving: bool = False
+    target_generations: int | None = None
+    min_generations: int = 1
+    reduction_factor: int = 3
+    initial: Sequence[Hparams] = ()
+    synchronous: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse options outside their range."""
+        _check_rungs(self)
+        is_known = self.sampler in _SAMPLERS
+        require(is_known, "strategy.options.sampler", f"{self.sampler!r} is unknown", nearest(self.sampler, _SAMPLERS))
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
-        ladder = Ladder((float(_target(self.target_generations, task.budget) * task.budget.steps),))
-        return Search(task, self._policy_for(task.seed), ladder, self.synchronous, self.initial)
+        from pbt.search.optuna_proposer import OptunaProposer
 
-    def _policy_for(self, seed: int) -> Callable[[Space], Policy]:
+        seed = int(generator(task.seed, "optuna").integers(2**31))
+        eta = float(self.reduction_factor)
+
         def policy_for(space: Space) -> Policy:
-            scrambled = int(generator(seed, "sobol").integers(2**62))
-            propose: Proposer = sobol(space, scrambled) if self.sobol else uniform(space)
-            return Straight(propose)
+            propose: Proposer = OptunaProposer(space, self.sampler, seed)
+            return Halving(propose, eta) if self.halving else Straight(propose)
 
-        return policy_for
+        if not self.halving:
+            return _straight(self, task, policy_for)
+        way = course(_rungs(self, task.budget))
+        return Search(task, policy_for, way, self.synchronous, self.initial)
 
 
-class _WithRungs(Protocol):
+class _WithTarget(Protocol):
     @property
     def target_generations(self) -> int | None: ...
 
+    @property
+    def initial(self) -> Sequence[Hparams]: ...
+
+    @property
+    def synchronous(self) -> bool: ...
+
+
+class _WithRungs(_WithTarget, Protocol):
     @property
     def min_generations(self) -> int: ...
 
@@ -229,7 +301,84 @@ class _WithRungs(Protocol):
     def reduction_factor(self) -> int: ...
 
 
-def _check(options: _WithRungs) -> None:
+class _WithFidelity(_WithRungs, Protocol):
+    @property
+    def fidelity(self) -> str | None: ...
+
+    @property
+    def cost(self) -> Mapping[str, float]: ...
+
+    @property
+    def resumable(self) -> bool: ...
+
+
+class _WithModel(Protocol):
+    @property
+    def startup(self) -> int: ...
+
+    @property
+    def random(self) -> float: ...
+
+
+def _begun(options: _WithFidelity, task: Task, policy_for: Callable[[Space], Policy]) -> Search:
+    """The search by options that have rungs.
+
+    Raises:
+        SpecError: The task leaves no room for them.
+    """
+    for name in options.cost:
+        require(name in task.space, f"strategy.options.cost.{name}", "is not in the space", nearest(name, task.space))
+        _check_base(name, task.space[name])
+    return Search(task, policy_for, _course(options, task), options.synchronous, options.initial, options.cost)
+
+
+def _straight(options: _WithTarget, task: Task, policy_for: Callable[[Space], Policy]) -> Search:
+    """The search by options that train all runs to the end."""
+    target = float(_target(options.target_generations, task.budget) * task.budget.steps)
+    return Search(task, policy_for, course(Ladder((target,))), options.synchronous, options.initial)
+
+
+def _course(options: _WithFidelity, task: Task) -> Course:
+    name, ladder = options.fidelity, _rungs(options, task.budget)
+    if name is None:
+        return course(ladder, resumable=options.resumable)
+    where = "strategy.options.fidelity"
+    require(name in task.space, where, f"{name!r} is not in the space", nearest(name, task.space))
+    values = _ascending(name, task.space[name])
+    for other, domain in task.space.items():
+        told = f"{name!r} decides whether {other} is there"
+        require(name not in (domain.when or {}), where, told, "Name one on which nothing depends")
+    return course(ladder, name, values, options.cost.get(name, 1.0), options.resumable)
+
+
+def _ascending(name: str, domain: Domain) -> list[Any]:
+    """Values of a hyperparameter from the smallest to the one that is wanted."""
+    where, mend = "strategy.options.fidelity", f"Write space.{name} as a choice of numbers, such as [16, 32, 64]"
+    values: Sequence[Any] = domain.options if isinstance(domain, Choice) else ()
+    if isinstance(domain, Int):
+        values = range(domain.low, domain.high + 1, domain.step)
+    is_good = 2 <= len(values) <= 16 and all(is_number(it) and it > 0 for it in values) and not domain.when
+    require(is_good, where, f"{name!r} has no few positive values that ascend", mend)
+    ordered = sorted(values)
+    assert all(low < high for low, high in pairwise(ordered))
+    return ordered
+
+
+def _check_base(name: str, domain: Domain) -> None:
+    """Refuse a hyperparameter of which there is no power."""
+    values = domain.options if isinstance(domain, Choice) else [getattr(domain, "low", None)]
+    where, mend = f"strategy.options.cost.{name}", "Name hyperparameters that are positive numbers"
+    require(all(is_number(it) and it > 0 for it in values), where, f"is a power of {domain}", mend)
+
+
+def _check(options: _WithFidelity) -> None:
+    _check_rungs(options)
+    for name, exponent in options.cost.items():
+        told, mend = f"{exponent!r} is no number", "Write a power, such as 2"
+        require(is_number(exponent), f"strategy.options.cost.{name}", told, mend)
+
+
+def _check_rungs(options: _WithRungs) -> None:
     at_least(1, "strategy.options.min_generations", options.min_generations)
     at_least(2, "strategy.options.reduction_factor", options.reduction_factor)
     _check_target(options.target_generations, options.min_generations)
@@ -238,6 +387,12 @@ def _check(options: _WithRungs) -> None:
 def _check_target(target: int | None, least: int) -> None:
     if target is not None:
         at_least(least, "strategy.options.target_generations", target)
+
+
+def _check_model(options: _WithModel) -> None:
+    at_least(1, "strategy.options.startup", options.startup)
+    is_share, told = is_number(options.random) and 0 <= options.random <= 1, f"{options.random!r} is not from 0 to 1"
+    require(is_share, "strategy.options.random", told, "Write a share, such as 0.1")
 
 
 def _target(wanted: int | None, budget: Budget) -> int:

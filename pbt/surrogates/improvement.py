@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,16 @@ _STARTS, _STEPS = 4, 30
 _NEAR = 0.1
 #: Below this deviation, in units of all that was seen, a difference is known.
 _KNOWN = 1e-6
+
+
+class Ground(Protocol):
+    """Where places can be."""
+
+    def sample(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Places drawn from it, `(number, numbers)`."""
+
+    def snapped(self, places: np.ndarray) -> np.ndarray:
+        """Places `(places, numbers)`, each moved to the nearest that can be had."""
 
 
 class Improvement(AcquisitionFunction):
@@ -89,9 +100,9 @@ def most_per_cost(
     goal: float,
     log_cost: Callable[[np.ndarray], np.ndarray],
     rng: np.random.Generator,
-    snap: Callable[[np.ndarray], np.ndarray],
+    ground: Ground,
 ) -> np.ndarray:
-    """The place in the cube with the highest improvement that is expected at the target over a goal, per cost.
+    """The place with the highest improvement that is expected at the target over a goal, per cost.
 
     Sought among places all over and around the best, and then twice more around those that promise most.
 
@@ -101,36 +112,35 @@ def most_per_cost(
         goal: What is to be improved on, in the model's units.
         log_cost: Of places `(places, numbers)`: the logarithm of their cost, `(places,)`.
         rng: Of the places that are considered.
-        snap: Takes places `(places, numbers)` to the nearest that can be had.
+        ground: Where places can be.
     """
 
     def of(places: np.ndarray) -> np.ndarray:
         mean, covariance = model.joint(np.full(len(places), NOBODY), np.zeros(1), places)
         return log_improvement(goal - mean[:, 0].numpy(), covariance[:, 0, 0].sqrt().numpy()) - log_cost(places)
 
-    return best_place(of, best_first, rng, snap)
+    return best_place(of, best_first, rng, ground)
 
 
 def best_place(
     of: Callable[[np.ndarray], np.ndarray],
     best_first: np.ndarray,
     rng: np.random.Generator,
-    snap: Callable[[np.ndarray], np.ndarray],
+    ground: Ground,
 ) -> np.ndarray:
-    """The place in the cube, not tried yet, where a function is highest, `(numbers,)`.
+    """The place, not tried yet, where a function is highest, `(numbers,)`.
 
     Args:
         of: Takes places `(places, numbers)`, gives `(places,)`.
         best_first: Places that were tried, `(places, numbers)`.
         rng: Of the places that are considered: all over and around the best, and then twice more around the highest.
-        snap: Takes places `(places, numbers)` to the nearest that can be had.
+        ground: Where places can be.
     """
-    numbers = best_first.shape[1]
-    pool = np.concatenate([rng.random((_POOL // 2, numbers)), around(best_first[:_BEST], 24, _NEAR, rng)])
-    places = _others(snap(pool), best_first)
+    near_best = ground.snapped(around(best_first[:_BEST], 24, _NEAR, rng))
+    places = _others(np.concatenate([ground.sample(_POOL // 2, rng), near_best]), best_first)
     for near in (_NEAR / 2, _NEAR / 6):
         top = places[np.argsort(-of(places), kind="stable")[:8]]
-        places = np.concatenate([top, _others(snap(around(top, 12, near, rng)), best_first)])
+        places = np.concatenate([top, _others(ground.snapped(around(top, 12, near, rng)), best_first)])
     return np.asarray(places[of(places).argmax()])
 
 

@@ -9,7 +9,7 @@ from scipy.stats import qmc
 from pbt.search.curve_model import CurveModel
 from pbt.search.ensemble_search import EnsembleSearch
 from pbt.search.entropy_search import EntropySearch
-from pbt.search.policy import Begin, Book, GoOn
+from pbt.search.policy import Begin, Book, GoOn, Ladder
 from pbt.search.promotion import Halving
 from pbt.search.proposers import sobol, uniform
 from searchspaces import Float, Space
@@ -45,9 +45,9 @@ def test_values_that_say_nothing_are_borne(name, value):
 
 def test_by_entropy_runs_may_begin_and_go_on_to_any_rung():
     """And only upwards; where going on costs as much as beginning, too."""
-    for resumable in (True, False):
-        policy = POLICIES["entropy"](SQUARE, resumable=resumable, random=0.0)
-        book = search(policy, decisions=40)
+    for kinds in ((), (0, 1, 2, 3)):
+        policy = POLICIES["entropy"](SQUARE, random=0.0)
+        book = search(policy, decisions=40, ladder=Ladder(LADDER.rungs, kinds))
         orders = [order for seed in range(6) for order in policy.choose(book, seed, number=2)]
         assert {type(order) for order in orders} <= {Begin, GoOn}
         for order in orders:
@@ -61,7 +61,7 @@ def test_a_sobol_sequence_is_that_of_scipy():
     propose, book = sobol(space, seed=3), Book(LADDER)
     drawn = []
     for _ in range(8):
-        hparams = propose(book, 0)
+        hparams = propose(book, 0, {})
         drawn.append(list(hparams.values()))
         book.take(Begin(hparams, 1.0))
     expected = qmc.Sobol(2, scramble=True, rng=np.random.default_rng(3)).random(8)

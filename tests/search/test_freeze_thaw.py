@@ -34,9 +34,9 @@ def curve(hparams, steps, loss=bowl):
     return loss(hparams) + 0.5 / math.sqrt(steps) * (2.0 - 0.5 * hparams.get("x", 0.0))
 
 
-def search(policy, loss=curve, decisions=60, slots=2, seed=0, cost=lambda hparams: 1.0):
+def search(policy, loss=curve, decisions=60, slots=2, seed=0, cost=lambda hparams: 1.0, ladder=LADDER):
     """Play so many decisions: of the slots, the one that was taken first ends first."""
-    book, going = Book(LADDER), []
+    book, going = Book(ladder), []
     for step in range(decisions):
         while len(going) < slots:
             (order,) = policy.choose(book, seed * 1000 + step)
@@ -53,7 +53,7 @@ def searched():
     return search(FreezeThawPolicy(model=CurveModel(SQUARE)))
 
 
-def drawn(book, seed):
+def drawn(book, seed, given):
     return SQUARE.sample(np.random.default_rng(seed))
 
 

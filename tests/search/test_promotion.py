@@ -13,7 +13,7 @@ from pbt.search.promotion import Halving, MedianStopping, Straight, lowest
 LADDER = Ladder((1.0, 3.0, 9.0))
 
 
-def propose(book, seed):
+def propose(book, seed, given):
     return {"x": seed}
 
 

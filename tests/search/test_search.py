@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pbt.errors import SpecError
 from pbt.member import lay_out
-from pbt.search import ASHA, FreezeThaw, MedianRule, RandomSearch
+from pbt.search import ASHA, FreezeThaw, MedianRule, OptunaSearch, RandomSearch
+from pbt.search.fidelity import course
 from pbt.search.policy import Begin, GoOn, Ladder
 from pbt.search.promotion import lowest
 from pbt.search.search import Search
@@ -35,27 +36,30 @@ from pbt.strategy import (
     Thaw,
     Together,
 )
-from searchspaces import Float, Space
+from searchspaces import Choice, Float, Space
 from tests.examples import examples
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True)})
+#: Models of three sizes; the largest is wanted.
+SIZES = Space({"lr": Float(1e-4, 1.0, log=True), "width": Choice([16, 64, 32])})
 EXAMPLES = examples(40)
 STEPS = 10
 
 
-def make_task(members=3, generations=16, mode="min", seed=0):
+def make_task(members=3, generations=16, mode="min", seed=0, space=SPACE):
     return Task(
-        space=SPACE,
+        space=space,
         metric="loss",
         mode=mode,
         budget=Budget(members=members, generations=generations, steps=STEPS),
         seed=seed,
+        structural=tuple(name for name in space if name == "width"),
     )
 
 
 def loss(hparams, consumed):
     """Falls to what the learning rate is worth."""
-    return abs(math.log10(hparams["lr"]) + 2.0) + 10.0 / consumed
+    return abs(math.log10(hparams["lr"]) + 2.0) + 10.0 / consumed + 1.0 / hparams.get("width", 64)
 
 
 @dataclasses.dataclass
@@ -212,6 +216,11 @@ class World:
     def consumed(self):
         return [seen.consumed for seen in self.members.values()]
 
+    @property
+    def spent(self):
+        """Steps of the target; one with a quarter of the width costs a quarter."""
+        return sum(seen.consumed * seen.hparams.get("width", 64) / 64 for seen in self.members.values())
+
 
 SEARCHES = [
     ASHA(),
@@ -220,13 +229,23 @@ SEARCHES = [
     MedianRule(least=2, synchronous=False),
     RandomSearch(sobol=True),
     RandomSearch(synchronous=False, target_generations=3),
+    ASHA(resumable=False),
+    OptunaSearch(halving=True),
+]
+#: Searches that judge configurations by smaller models.
+SIZED = [
+    ASHA(fidelity="width", reduction_factor=2),
+    ASHA(fidelity="width", target_generations=2, min_generations=2, synchronous=False),
+    MedianRule(fidelity="width", least=2, resumable=False),
 ]
 
 
 @st.composite
 def worlds(draw):
     """Worlds in which things go wrong."""
+    options = draw(st.sampled_from([*SEARCHES, *SIZED]))
     task = make_task(
+        space=SIZES if options in SIZED else SPACE,
         members=draw(st.integers(1, 5)),
         generations=draw(st.integers(8, 20)),
         mode=draw(st.sampled_from(["min", "max"])),
@@ -234,7 +253,7 @@ def worlds(draw):
     )
     keys = st.tuples(st.integers(0, 9), st.integers(0, 3))
     return {
-        "options": draw(st.sampled_from(SEARCHES)),
+        "options": options,
         "task": task,
         "stacks": draw(st.integers(1, 3)),
         "fails": draw(st.sets(keys, max_size=3)),
@@ -251,7 +270,7 @@ def test_it_comes_to_an_end_within_the_budget(case):
     """And says nothing more; what is announced has lived."""
     world = World(**case).play()
     assert isinstance(world.actions[-1], Finish)
-    assert sum(world.consumed) <= world.task.budget.member_steps
+    assert world.spent <= world.task.budget.member_steps + 1e-6
     assert world.search.handle(world.events[-2:]) == []
     best = world.finish.best
     if best is not None:
@@ -307,7 +326,34 @@ def test_the_budget_is_used_up(options):
     assert world.members[world.finish.best].consumed == target
     assert max(world.consumed) == target
     complete = sum(it == target for it in world.consumed)
-    assert f"expected to be the best of {len(world.members)} configurations, {complete} of them" in world.finish.reason
+    begun = len({seen.hparams["lr"] for seen in world.members.values()})
+    assert f"expected to be the best of {begun} configurations, {complete} of them" in world.finish.reason
+
+
+@pytest.mark.parametrize("options", SIZED, ids=repr)
+def test_the_winner_is_of_the_size_that_is_wanted(options):
+    """And was begun again on its way, with what it had been: only the size has changed."""
+    world = World(options, make_task(members=4, generations=32, space=SIZES), stacks=2, takes=(1, 2)).play()
+    best = world.members[world.finish.best]
+    assert best.hparams["width"] == 64
+    assert best.consumed == (options.target_generations or 8) * STEPS
+    smaller = {seen.hparams["width"] for seen in world.members.values() if seen.hparams["lr"] == best.hparams["lr"]}
+    assert len(smaller) > 1
+    assert {16, 32, 64} == {seen.hparams["width"] for seen in world.members.values()}
+    small = sum(seen.hparams["width"] == 16 for seen in world.members.values())
+    assert small > len(world.members) / 3
+
+
+def test_what_a_stack_begins_at_once_is_of_one_structure():
+    """Then it is trained together."""
+    space = Space({**SPACE, "width": Choice([16, 32, 64])})
+    world = World(RandomSearch(), make_task(members=6, generations=32, space=space), stacks=2).play()
+    begun = {}
+    for action in world.actions:
+        if isinstance(action, Start):
+            begun.setdefault((action.cause, action.slot.stack), set()).add(action.hparams["width"])
+    assert [len(widths) for (cause, _), widths in begun.items() if cause == "start"] == [1, 1]
+    assert len({next(iter(widths)) for widths in begun.values()}) > 1
 
 
 def test_the_best_wins_and_is_found_among_many():
@@ -336,7 +382,7 @@ class Scripted:
     def __init__(self, *orders):
         self.orders = list(orders)
 
-    def choose(self, book, seed, number=1):
+    def choose(self, book, seed, number=1, alike=()):
         return [self.orders.pop(0) if self.orders else Begin({"lr": 0.5}, 10.0) for _ in range(number)]
 
     def recommend(self, book):
@@ -344,10 +390,10 @@ class Scripted:
 
 
 class TestSeats:
-    LADDER = Ladder((10.0, 20.0, 40.0))
+    COURSE = course(Ladder((10.0, 20.0, 40.0)))
 
     def begin(self, *orders, members=2, generations=20):
-        return Search(make_task(members, generations), lambda space: Scripted(*orders), self.LADDER, synchronous=True)
+        return Search(make_task(members, generations), lambda space: Scripted(*orders), self.COURSE, synchronous=True)
 
     def report(self, search, member, segment, consumed, score):
         event = SegmentReported(
@@ -425,9 +471,14 @@ def test_a_search_by_model_is_a_search():
         (lambda: RandomSearch(target_generations=9), 8, "strategy.options.target_generations"),
         (lambda: ASHA(target_generations=9), 8, "strategy.options.target_generations"),
         (lambda: ASHA(min_generations=3), 8, "strategy.options.min_generations"),
+        (lambda: ASHA(fidelity="wdith"), None, "strategy.options.fidelity"),
+        (lambda: ASHA(fidelity="lr"), None, "strategy.options.fidelity"),
+        (lambda: ASHA(cost={"wdith": 2}), None, "strategy.options.cost.wdith"),
+        (lambda: ASHA(cost={"width": "2"}), None, "strategy.options.cost.width"),
+        (lambda: OptunaSearch(sampler="tpee"), None, "strategy.options.sampler"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options, budget, field):
     with pytest.raises(SpecError) as refused:
-        options().check(Budget(members=2, generations=budget or 8, steps=1))
+        options().begin(make_task(2, budget or 8, space=SIZES))
     assert refused.value.field == field

@@ -11,6 +11,7 @@ import numpy as np
 
 from pbt.record.frame import Floats, Ints
 from pbt.record.result import Result
+from pbt.record.sizes import Sizes
 from pbt.report import canvas
 from pbt.report.plots.subject import best_so_far, mode, unit
 
@@ -54,12 +55,16 @@ def effort(result: Result) -> Effort:
     frame, target = result.frame, int(result.run.info["target_steps"])
     done = np.flatnonzero(frame.is_ended | frame.is_failed)
     done = done[np.argsort(frame.ended_at[done], kind="stable")]
-    steps = frame.consumed[done, 1] - frame.consumed[done, 0]
-    is_complete = (frame.consumed[done, 1] >= target) & frame.is_ended[done]
+    sizes, points = Sizes(result.run.info), [frame.distinct[it] for it in frame.hparams[done]]
+    rate = np.array([sizes.rate(it) for it in points])
+    is_wanted = np.array([sizes.is_wanted(it) for it in points], dtype=bool)
+    consumed = frame.consumed[done] * rate[:, None]
+    steps = consumed[:, 1] - consumed[:, 0]
+    is_complete = (consumed[:, 1] >= target) & frame.is_ended[done] & is_wanted
     return Effort(
         member=frame.member[done],
         spent=np.cumsum(steps) / target,
-        reached=frame.consumed[done, 1],
+        reached=consumed[:, 1],
         steps=steps,
         score=frame.score[done],
         best=best_so_far(np.where(is_complete, frame.score[done], np.nan), mode(result)),

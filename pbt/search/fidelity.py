@@ -1,0 +1,88 @@
+"""What is trained on the way to each rung: so many steps, and of which model.
+
+Besides training for less, a configuration can be judged by something smaller: a narrower or shallower model, a part of
+the data. That is a hyperparameter whose values ascend to the one that is wanted. Both get cheaper from the target down,
+rung by rung, until each is at its least; a run that comes to another value begins again with it.
+
+The ladder counts in steps of the target: a step of a model that costs a quarter is a quarter of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pbt.member import Hparams
+from pbt.search.policy import Ladder
+from searchspaces import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The way to the target.
+
+    Attributes:
+        ladder: Rungs, in steps of the target.
+        steps: That a member is trained until each, in its own steps.
+        name: The hyperparameter that is smaller on the way; None if there is none.
+        values: What it is on the way to each rung; empty if there is none.
+    """
+
+    ladder: Ladder
+    steps: tuple[int, ...]
+    name: str | None = None
+    values: tuple[Any, ...] = ()
+
+    def own_steps(self, rung: float) -> int:
+        """Of a member that is trained until a rung."""
+        return self.steps[self.ladder.index(rung)]
+
+    def rate(self, rung: float) -> float:
+        """Steps of the target that one step costs on the way to a rung."""
+        number = self.ladder.index(rung)
+        return self.ladder.rungs[number] / self.steps[number]
+
+    def hparams(self, run: Hparams, rung: float) -> dict[str, Any]:
+        """Of a member that is trained until a rung, given those of its run."""
+        own = {} if self.name is None else {self.name: self.values[self.ladder.index(rung)]}
+        return {**run, **own}
+
+    def varied(self, space: Space) -> Space:
+        """What is searched."""
+        return Space({name: domain for name, domain in space.items() if name != self.name})
+
+
+def course(
+    ladder: Ladder, name: str | None = None, values: Sequence[Any] = (), exponent: float = 1.0, resumable: bool = True
+) -> Course:
+    """The way to the target by a ladder of steps, and by a hyperparameter that is smaller at first.
+
+    Args:
+        ladder: Rungs in steps, if nothing was smaller.
+        name: Of the hyperparameter.
+        values: Of it, ascending; the last is wanted.
+        exponent: A step costs as this power of it.
+        resumable: Whether runs can go on from a rung; otherwise they begin again at each.
+    """
+    steps = [round(it) for it in ladder.rungs]
+    if name is None:
+        return Course(Ladder(ladder.rungs, () if resumable else tuple(range(len(steps)))), tuple(steps))
+    number = max(len(steps), len(values))
+    own, steps = _from_the_last(list(values), number), _from_the_last(steps, number)
+    rungs = tuple(it * (value / own[-1]) ** exponent for it, value in zip(steps, own, strict=True))
+    kinds = tuple(own.index(value) if resumable else it for it, value in enumerate(own))
+    return Course(Ladder(rungs, kinds), tuple(steps), name, tuple(own))
+
+
+def cost_of(hparams: Hparams, exponents: Mapping[str, float]) -> float:
+    """What a step costs, up to a factor: a product of powers of hyperparameters; of those that are not there, 1."""
+    product = 1.0
+    for name, exponent in exponents.items():
+        product *= float(hparams.get(name, 1.0)) ** exponent
+    return product
+
+
+def _from_the_last(values: list[Any], number: int) -> list[Any]:
+    """So many: the last ones of those there are, and before them the first, again and again."""
+    return [values[max(0, len(values) - number + it)] for it in range(number)]
