@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import searchspaces
 import trainables
 from pbt.config import read_sweep
+from pbt.earlier import expanded
 from pbt.errors import SpecError, nearest
 from pbt.launch import (
     Job,
@@ -119,6 +120,7 @@ class Sweep:
             checkpoints=_part(Checkpoints, "checkpoints", checkpoints or {}),
             archive=archive,
         )
+        self.spec, self._strategy = _with_earlier(self.spec, self._strategy)
         _check_recordable(self.spec)
         self.resolved = _resolve(self.spec, self._trainable, self._strategy)
 
@@ -187,6 +189,18 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
         check(task)
     _check_initial(strategy, task)
     return Resolved(trainable, capabilities, space, strategy, task)
+
+
+def _with_earlier(spec: SweepSpec, strategy: StrategyOptions | None) -> tuple[SweepSpec, StrategyOptions | None]:
+    """With runs in place of the sources that a search is to know of: who resumes does not look there again."""
+    options = spec.strategy.options
+    if not isinstance(options.get("earlier"), list | tuple):
+        return spec, strategy
+    runs = expanded(options["earlier"], load_space(spec.space), spec.objective)
+    component = dataclasses.replace(spec.strategy, options={**options, "earlier": runs})
+    if strategy is not None:
+        strategy = dataclasses.replace(strategy, earlier=runs)  # type: ignore[type-var]
+    return dataclasses.replace(spec, strategy=component), strategy
 
 
 def _check_initial(strategy: StrategyOptions, task: Task) -> None:

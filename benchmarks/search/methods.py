@@ -30,7 +30,7 @@ def _hyperband(ladder: Ladder) -> HyperbandPruner:
 METHODS: dict[str, Method] = {
     "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(model=CurveModel(space)),
     "entropy": lambda space, snap, ladder, seed: EntropySearch(model=CurveModel(space)),
-    "ensemble": lambda space, snap, ladder, seed: EnsembleSearch(space=space),
+    "ensemble": lambda space, snap, ladder, seed: EnsembleSearch(model=CurveModel(space)),
     "random": lambda space, snap, ladder, seed: Straight(uniform(space)),
     "sobol": lambda space, snap, ladder, seed: Straight(sobol(space, seed)),
     "asha": lambda space, snap, ladder, seed: Halving(uniform(space)),

@@ -8,7 +8,7 @@ Whatever place is proposed is brought back to the sphere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,10 @@ class Chart:
         for name, domain in self.space.items():
             columns += _encoded(domain, hparams[name]) if name in hparams else [NEUTRAL] * _width(domain)
         return np.array(columns)
+
+    def columns(self, names: Collection[str]) -> np.ndarray:
+        """Which numbers of a place are these hyperparameters', `(numbers,)` of bool."""
+        return np.concatenate([np.full(_width(domain), name in names) for name, domain in self.space.items()])
 
     def decode(self, place: np.ndarray) -> dict[str, Any]:
         """The configuration that is nearest to a place, `(numbers,)`."""

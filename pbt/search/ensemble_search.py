@@ -17,9 +17,8 @@ import numpy as np
 
 from pbt.member import Hparams, generator
 from pbt.search.curve_model import CurveModel, milestone
-from pbt.search.policy import Book, Order
+from pbt.search.policy import Book, Order, one_by_one
 from pbt.search.promotion import Halving, lowest
-from searchspaces import Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +26,13 @@ class EnsembleSearch:
     """The search.
 
     Attributes:
-        space: What may vary.
+        model: What may vary, and what is known beforehand; its process is not asked.
         eta: One in so many goes on from a rung.
         startup: Configurations drawn at random before the ensemble is asked.
         random: Share of beginnings that are drawn at random.
     """
 
-    space: Space
+    model: CurveModel
     eta: float = 3.0
     startup: int = 8
     random: float = 0.1
@@ -43,28 +42,32 @@ class EnsembleSearch:
 
     def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return Halving(self._propose, self.eta).choose(book, seed, number, alike)
+        return one_by_one(book, seed, number, alike, self.decide)
+
+    def decide(self, book: Book, seed: int, given: Hparams) -> Order:
+        """What one free slot does; whatever it begins has the given values."""
+        return Halving(self._propose, self.eta).decide(book, seed, given)
 
     def recommend(self, book: Book) -> int | None:
         """The best of those that came furthest."""
         return lowest(book)
 
     def _propose(self, book: Book, seed: int, given: Hparams) -> Hparams:
-        from pbt.surrogates.ensemble import ensemble, found_parameters, rungs_of
+        from pbt.surrogates.ensemble import FEWEST, ensemble, found_parameters, rungs_of
         from pbt.surrogates.improvement import best_place, log_improvement
 
-        rng, known = generator(seed, "ensemble"), CurveModel(self.space)
-        if len(book.runs) < self.startup or rng.random() < self.random or not (rungs := rungs_of(known.values(book))):
-            return self.space.sample(rng, given)
+        rng, known = generator(seed, "ensemble"), self.model
+        if known.is_to_draw(book, rng, self.startup, self.random) or not (rungs := rungs_of(known.values(book))):
+            return known.drawn(book, rng, given)
 
         def parameters(number: int) -> Mapping[str, Any]:
-            values, size = rungs[number], milestone(len(rungs[number]))
+            values, size = rungs[number], milestone(len(rungs[number]), FEWEST)
             if (number, size) not in self._found:
                 self._found[number, size] = found_parameters(values.first(size))
             return self._found[number, size]
 
         model = ensemble(rungs, parameters)
-        tried = known.places(book)
+        tried = known.tried(book)
         expected, _ = model.predict(tried)
         best_first = tried[np.argsort(expected, kind="stable")]
         log_cost = known.log_cost(book)

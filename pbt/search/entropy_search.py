@@ -24,6 +24,7 @@ from pbt.member import Hparams, generator
 from pbt.search.chart import Chart
 from pbt.search.curve_model import CurveModel
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
+from pbt.search.promotion import lowest
 
 if TYPE_CHECKING:
     from pbt.surrogates.curves import Curves
@@ -51,13 +52,13 @@ class EntropySearch:
         return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
-        """The run that is expected to be the best at the target."""
-        return self.model.best(book)
+        """The run with the lowest last value."""
+        return lowest(book)
 
     def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         rng = generator(seed, "entropy")
         if self.model.is_to_draw(book, rng, self.startup, self.random):
-            return Begin(self.model.space.sample(rng, given), book.ladder.rungs[0], "drawn at random")
+            return Begin(self.model.drawn(book, rng, given), book.ladder.rungs[0], "drawn at random")
         return self._most_telling(self.model.with_pending(book), book, self.model.chart(given), rng)
 
     def _most_telling(self, model: Curves, book: Book, chart: Chart, rng: np.random.Generator) -> Order:
@@ -79,9 +80,9 @@ class EntropySearch:
         from pbt.surrogates.improvement import around
 
         expected = self.model.expected(model, book)
-        best = sorted(expected, key=lambda it: (expected[it], it))[:6]
+        best = self.model.best_first(book, expected)[:6]
         drawn = chart.sample(_EVERYWHERE, rng)
-        near = [around(self.model.places(book)[best], _AROUND, scale, rng) for scale in (0.1, 0.03)]
+        near = [around(best, _AROUND, scale, rng) for scale in (0.1, 0.03)]
         return chart.snapped(np.concatenate([drawn, *near]))
 
     def _information(

@@ -43,6 +43,12 @@ class Course:
         number = self.ladder.index(rung)
         return self.ladder.rungs[number] / self.steps[number]
 
+    def position(self, recorded: Hparams, steps: float | None) -> float:
+        """Steps of the target that so many cost with these hyperparameters; None takes as many as lead to the end."""
+        own = [it for it in self.ladder.rungs if self.name and self.hparams({}, it)[self.name] == recorded[self.name]]
+        last = own[-1] if own else self.ladder.target
+        return last if steps is None else steps * self.rate(last)
+
     def hparams(self, run: Hparams, rung: float) -> dict[str, Any]:
         """Of a member that is trained until a rung, given those of its run."""
         own = {} if self.name is None else {self.name: self.values[self.ladder.index(rung)]}

@@ -6,7 +6,10 @@ the target*. If nobody is due, a configuration is begun: the one with the highes
 over what is expected of the best so far, per cost of its first rung. One start in ten is drawn at random, so that what
 the model does not think of is seen too.
 
-The model is a Gaussian process over learning curves (`pbt.search.curve_model`).
+The model is a Gaussian process over learning curves (`pbt.search.curve_model`). Where it ranks runs that it has not
+seen no better than a coin would, an ensemble of models of rungs decides instead (`pbt.search.ensemble_search`).
+
+Recommended is the run with the lowest last value, and not the one that the model expects most of: see decision 021.
 
 Sources: Swersky, Snoek & Adams 2014, "Freeze-Thaw Bayesian Optimization" (arXiv 1406.3896); Klein et al. 2020,
 "Model-based Asynchronous Hyperparameter and Neural Architecture Search" (MOBSTER, arXiv 2003.10865), of a process with
@@ -19,13 +22,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pbt.member import Hparams, generator
 from pbt.search.curve_model import CurveModel
+from pbt.search.ensemble_search import EnsembleSearch
 from pbt.search.policy import Begin, Book, GoOn, Order, one_by_one
+from pbt.search.promotion import lowest
 
 if TYPE_CHECKING:
     from pbt.surrogates.curves import Curves
@@ -52,18 +58,24 @@ class FreezeThawPolicy:
         return one_by_one(book, seed, number, alike, self._choose)
 
     def recommend(self, book: Book) -> int | None:
-        """The run that is expected to be the best at the target."""
-        return self.model.best(book)
+        """The run with the lowest last value."""
+        return lowest(book)
 
     def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
         rng = generator(seed, "freeze-thaw")
         if self.model.is_to_draw(book, rng, self.startup, self.random):
-            return Begin(self.model.space.sample(rng, given), book.ladder.rungs[0], "drawn at random")
+            return Begin(self.model.drawn(book, rng, given), book.ladder.rungs[0], "drawn at random")
+        if not self.model.is_trusted(book):
+            return self._without_curves.decide(book, seed, given)
         model = self.model.with_pending(book)
         expected = self.model.expected(model, book)
         begun = "most improvement expected at the target, for its cost"
         due = self._due(book, expected)
         return due or Begin(self._begun(model, book, expected, given, rng), book.ladder.rungs[0], begun)
+
+    @cached_property
+    def _without_curves(self) -> EnsembleSearch:
+        return EnsembleSearch(model=self.model, eta=self.eta, startup=0, random=0.0)
 
     # ------------------------------------------------------------------------------------------------ who goes on
 
@@ -87,7 +99,5 @@ class FreezeThawPolicy:
         """The place with the highest expected improvement, at the target, per cost of its first rung."""
         from pbt.surrogates.improvement import most_per_cost
 
-        best_first = sorted(expected, key=lambda it: (expected[it], it))
-        tried, goal = self.model.places(book)[best_first], expected[best_first[0]]
-        chart = self.model.chart(given)
+        tried, goal, chart = self.model.best_first(book, expected), min(expected.values()), self.model.chart(given)
         return chart.decode(most_per_cost(model, tried, goal, self.model.log_cost(book), rng, chart))

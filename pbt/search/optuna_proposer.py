@@ -49,7 +49,7 @@ class OptunaProposer:
         try:
             self._sampler(0)
         except ImportError as error:
-            mend = "Run `pip install cmaes`, or write sampler: tpe"
+            mend = "Run `pip install cmaes` (the extra `cma`), or write sampler: tpe"
             raise SpecError("strategy.options.sampler", "'cma_es' needs the package cmaes", mend) from error
 
     def __call__(self, book: Book, seed: int, given: Hparams) -> Hparams:

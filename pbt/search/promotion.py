@@ -62,13 +62,14 @@ class Halving:
 
     def choose(self, book: Book, seed: int, number: int = 1, alike: Sequence[str] = ()) -> Sequence[Order]:
         """What so many free slots do."""
-        return one_by_one(book, seed, number, alike, self._choose)
+        return one_by_one(book, seed, number, alike, self.decide)
 
     def recommend(self, book: Book) -> int | None:
         """The best of all last values."""
         return lowest(book)
 
-    def _choose(self, book: Book, seed: int, given: Hparams) -> Order:
+    def decide(self, book: Book, seed: int, given: Hparams) -> Order:
+        """What one free slot does; whatever it begins has the given values."""
         bracket = self._bracket(book)
         found = self._promotable(book, bracket)
         if found is not None:

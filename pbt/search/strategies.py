@@ -13,6 +13,8 @@ What most have in common:
     cost: A step costs as the product of these powers of hyperparameters: `{width: 2}`. The budget counts steps of the
         target: a step with half the width is a quarter of a step.
     resumable: Whether a run can go on from a rung. Not if a schedule ends there; then it begins again.
+    earlier: What was trained before, for the model to know: runs, or where they were recorded (`pbt.earlier`).
+    guess: Where the best may lie, of some or all hyperparameters: half of what is drawn at random is drawn around it.
     initial: The first configurations.
     synchronous: Whether slots that are free wait for the others to end their generation. Then the same seed gives the
         same sweep, whatever it runs on.
@@ -27,6 +29,7 @@ from typing import Any, Protocol
 
 from pbt.errors import SpecError, nearest
 from pbt.member import Hparams, generator
+from pbt.search.beforehand import Earlier, Guess
 from pbt.search.curve_model import CurveModel
 from pbt.search.ensemble_search import EnsembleSearch
 from pbt.search.entropy_search import EntropySearch
@@ -37,7 +40,7 @@ from pbt.search.promotion import Halving, MedianStopping, Proposer, Straight
 from pbt.search.proposers import sobol, uniform
 from pbt.search.search import Search
 from pbt.spec import Budget, at_least, is_number, require
-from pbt.strategy import Strategy, Task
+from pbt.strategy import Strategy, Task, badness
 from searchspaces import Choice, Int, Space
 from searchspaces.domains import Domain
 
@@ -64,6 +67,8 @@ class FreezeThaw:
     fidelity: str | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     resumable: bool = True
+    earlier: Sequence[Mapping[str, Any] | str] = ()
+    guess: Hparams = field(default_factory=dict)
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
@@ -77,7 +82,8 @@ class FreezeThaw:
 
         def policy_for(space: Space) -> Policy:
             eta = float(self.reduction_factor)
-            return FreezeThawPolicy(model=CurveModel(space), eta=eta, startup=self.startup, random=self.random)
+            model = _model(self, task, space)
+            return FreezeThawPolicy(model=model, eta=eta, startup=self.startup, random=self.random)
 
         return _begun(self, task, policy_for)
 
@@ -101,6 +107,8 @@ class MFMES:
     fidelity: str | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     resumable: bool = True
+    earlier: Sequence[Mapping[str, Any] | str] = ()
+    guess: Hparams = field(default_factory=dict)
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
@@ -113,7 +121,7 @@ class MFMES:
         """Start on a task."""
 
         def policy_for(space: Space) -> Policy:
-            return EntropySearch(model=CurveModel(space), startup=self.startup, random=self.random)
+            return EntropySearch(model=_model(self, task, space), startup=self.startup, random=self.random)
 
         return _begun(self, task, policy_for)
 
@@ -135,6 +143,8 @@ class RungEnsemble:
     fidelity: str | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     resumable: bool = True
+    earlier: Sequence[Mapping[str, Any] | str] = ()
+    guess: Hparams = field(default_factory=dict)
     initial: Sequence[Hparams] = ()
     synchronous: bool = True
 
@@ -148,7 +158,8 @@ class RungEnsemble:
 
         def policy_for(space: Space) -> Policy:
             eta = float(self.reduction_factor)
-            return EnsembleSearch(space=space, eta=eta, startup=self.startup, random=self.random)
+            model = _model(self, task, space)
+            return EnsembleSearch(model=model, eta=eta, startup=self.startup, random=self.random)
 
         return _begun(self, task, policy_for)
 
@@ -312,12 +323,18 @@ class _WithFidelity(_WithRungs, Protocol):
     def resumable(self) -> bool: ...
 
 
-class _WithModel(Protocol):
+class _WithModel(_WithFidelity, Protocol):
     @property
     def startup(self) -> int: ...
 
     @property
     def random(self) -> float: ...
+
+    @property
+    def earlier(self) -> Sequence[Mapping[str, Any] | str]: ...
+
+    @property
+    def guess(self) -> Hparams: ...
 
 
 def _begun(options: _WithFidelity, task: Task, policy_for: Callable[[Space], Policy]) -> Search:
@@ -326,10 +343,28 @@ def _begun(options: _WithFidelity, task: Task, policy_for: Callable[[Space], Pol
     Raises:
         SpecError: The task leaves no room for them.
     """
+    for name, value in getattr(options, "guess", {}).items():
+        where = f"strategy.options.guess.{name}"
+        is_searched = name in task.space and name != options.fidelity
+        require(is_searched, where, "is not searched", nearest(name, task.space))
+        require(task.space[name].contains(value), where, f"{value!r} is out of bounds", task.space[name].mend(value))
     for name in options.cost:
         require(name in task.space, f"strategy.options.cost.{name}", "is not in the space", nearest(name, task.space))
         _check_base(name, task.space[name])
     return Search(task, policy_for, _course(options, task), options.synchronous, options.initial, options.cost)
+
+
+def _model(options: _WithModel, task: Task, space: Space) -> CurveModel:
+    """What is known before anything is tried."""
+    way = _course(options, task)
+    earlier = tuple(_earlier(run, task, way) for run in options.earlier if isinstance(run, Mapping))
+    return CurveModel(space, earlier, Guess(options.guess))
+
+
+def _earlier(run: Mapping[str, Any], task: Task, way: Course) -> Earlier:
+    hparams = {name: value for name, value in run["hparams"].items() if name != way.name}
+    curve = tuple((way.position(run["hparams"], steps), badness(score, task.mode)) for steps, score in run["curve"])
+    return Earlier(hparams, curve)
 
 
 def _straight(options: _WithTarget, task: Task, policy_for: Callable[[Space], Policy]) -> Search:

@@ -155,6 +155,21 @@ class Curves:
             points = flat.reshape(runs, depths, -1)
             return (cross @ weights).reshape(runs, depths), kernel.forward(points, points) - rest @ rest.mT
 
+    def left_out(self) -> np.ndarray:
+        """What is expected of each value from those of all other runs, `(values,)`.
+
+        Source: Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", equation 5.12, here for several
+        values at once.
+        """
+        with one_thread(), torch.no_grad():
+            run, targets = self.process.train_inputs[0][:, 0], self.process.train_targets
+            inverse = torch.cholesky_inverse(self._solved[0])
+            expected = targets.clone()
+            for own in run.unique():
+                here = (run == own).nonzero()[:, 0]
+                expected[here] -= torch.linalg.solve(inverse[here][:, here], inverse[here] @ targets)
+            return expected.numpy()
+
     @property
     def parameters(self) -> dict[str, Tensor]:
         """What was fitted, by name."""

@@ -6,8 +6,7 @@ the right order. That rung's own process is judged by what it says of each of it
 
 Sources: Li, Y. et al. 2021, "MFES-HB: Efficient Hyperband with Multi-Fidelity Quality Measurements" (arXiv 2012.03011),
 section 4: weights in proportion to a power of that share, and a product of experts; Feurer et al. 2018, "Practical
-Transfer Learning for Bayesian Optimization" (RGPE, arXiv 1802.02219), of leaving one out; Rasmussen & Williams 2006,
-"Gaussian Processes for Machine Learning", equation 5.12, of how to.
+Transfer Learning for Bayesian Optimization" (RGPE, arXiv 1802.02219), of leaving one out.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pbt.surrogates.curves import NOBODY, Curves, Values, evened, fit, with_parameters
-from pbt.surrogates.threads import one_thread
 
 #: The power of the share of pairs in order.
 _POWER = 3.0
 #: A rung has a process of its own from so many values on; and it can judge others from so many on.
-_FEWEST, _JUDGES = 4, 4
+FEWEST, _JUDGES = 4, 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def rungs_of(values: Values) -> list[Values]:
     found = []
     for depth in np.unique(values.depth)[::-1]:
         here = values.depth == depth
-        if here.sum() >= _FEWEST and np.isfinite(values.badness[here]).any():
+        if here.sum() >= FEWEST and np.isfinite(values.badness[here]).any():
             found.append(
                 Values(values.run[here], np.zeros(here.sum()), values.cube[here], values.badness[here]),
             )
@@ -81,7 +78,7 @@ def ensemble(rungs: Sequence[Values], parameters: Callable[[int], Mapping[str, T
     shares = []
     for number, model in enumerate(members):
         at = np.full(len(judge), NOBODY), np.zeros(len(judge)), judge.cube
-        expected = _left_out(model) if number == len(members) - 1 else model.predict(*at)[0]
+        expected = model.left_out() if number == len(members) - 1 else model.predict(*at)[0]
         shares.append(in_order(expected, finite))
     weights = np.array(shares) ** _POWER
     return Ensemble(members, weights / weights.sum() if weights.sum() > 0 else np.full(len(members), 1 / len(members)))
@@ -97,12 +94,3 @@ def in_order(expected: np.ndarray, seen: np.ndarray) -> float:
     differs = seen[:, None] < seen[None, :]
     right = expected[:, None] < expected[None, :]
     return float((differs & right).sum() / max(1, differs.sum()))
-
-
-def _left_out(model: Curves) -> np.ndarray:
-    """What is expected of each value from all others."""
-    with one_thread(), torch.no_grad():
-        at, targets = model.process.train_inputs[0], model.process.train_targets
-        covariance = model.process.covar_module.forward(at, at)
-        inverse = torch.linalg.inv(covariance + (model.process.likelihood.noise + 1e-8) * torch.eye(len(at)).double())
-        return (targets - (inverse @ targets) / inverse.diagonal()).numpy()

@@ -17,7 +17,7 @@ from tests.search.test_freeze_thaw import LADDER, MIXED, SQUARE, mean_loss, sear
 
 POLICIES = {
     "entropy": lambda space, **changes: EntropySearch(model=CurveModel(space), **changes),
-    "ensemble": lambda space, **changes: EnsembleSearch(space=space, **changes),
+    "ensemble": lambda space, **changes: EnsembleSearch(model=CurveModel(space), **changes),
 }
 
 

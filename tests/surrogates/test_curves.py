@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm, skew, spearmanr
 
-from pbt.surrogates.curves import NOBODY, CurveKernel, Values, evened, fit
+from pbt.surrogates.curves import NOBODY, CurveKernel, Values, evened, fit, with_parameters
 
 
 def matern(distance):
@@ -231,3 +231,21 @@ class TestEvened:
     @pytest.mark.parametrize("value", [7.0, math.nan, math.inf])
     def test_equals_are_equal(self, value):
         assert set(evened(np.full(4, value))) == {0.0}
+
+
+def test_what_is_left_out_is_expected_from_all_other_runs():
+    """Against processes that were told of all but one run, some of which had come to a second rung."""
+    cube = np.random.default_rng(2).random((12, 2))
+    run = np.concatenate([np.arange(12), [0, 5]])
+    depth = np.concatenate([np.ones(12), np.zeros(2)])
+    values = Values(run, depth, cube[run], cube[run, 0] + 0.1 * cube[run, 1] + 0.3 * depth)
+    targets = evened(values.badness)
+    model = fit(values)
+    found = model.left_out()
+    for number in (0, 5, 11):
+        rest = run != number
+        others = Values(run[rest], depth[rest], cube[run[rest]], values.badness[rest])
+        told = with_parameters(others, targets[rest], model.parameters)
+        own = ~rest
+        expected, _ = told.predict(run[own], depth[own], cube[run[own]])
+        np.testing.assert_allclose(found[own], expected, atol=1e-5)

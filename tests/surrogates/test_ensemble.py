@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pbt.surrogates.curves import NOBODY, Values, evened, fit, with_parameters
-from pbt.surrogates.ensemble import _left_out, ensemble, found_parameters, in_order, rungs_of
+from pbt.surrogates.curves import NOBODY, Values, evened, with_parameters
+from pbt.surrogates.ensemble import ensemble, found_parameters, in_order, rungs_of
 
 
 def values_of(*rungs):
@@ -48,21 +48,6 @@ def test_alone_it_is_the_process_itself(rungs):
     cube = np.random.default_rng(1).random((9, 2))
     expected = alone.predict(np.full(9, NOBODY), np.zeros(9), cube)
     np.testing.assert_allclose(ensemble(rungs[1:2], lambda number: parameters).predict(cube), expected)
-
-
-def test_what_is_left_out_is_expected_from_all_others():
-    """Against processes that were told of all but one."""
-    cube = np.random.default_rng(2).random((12, 2))
-    values = Values(np.arange(12), np.zeros(12), cube, cube[:, 0] + 0.1 * cube[:, 1])
-    targets = evened(values.badness)
-    model = fit(values)
-    found = _left_out(model)
-    for number in (0, 5, 11):
-        rest = np.arange(12) != number
-        others = Values(values.run[rest], values.depth[rest], cube[rest], values.badness[rest])
-        told = with_parameters(others, targets[rest], model.parameters)
-        expected, _ = told.predict(np.array([number]), np.zeros(1), cube[[number]])
-        assert found[number] == pytest.approx(expected[0], abs=1e-5)
 
 
 @pytest.mark.parametrize(
