@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -149,16 +149,16 @@ def steps_ticks(axes: Axes, boundaries: Iterable[float]) -> None:
     axes.set_xticks(shown, [f"{place:,.0f}" for place in shown])
 
 
-def plain_log_ticks(axes: Axes) -> None:
-    """On a logarithmic y axis, numbers as people write them, few enough to be read."""
+def plain_log_ticks(axes: Axes, along: Literal["x", "y"] = "y") -> None:
+    """On a logarithmic axis, numbers as people write them, few enough to be read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    low, high = axes.get_ylim()
+    axis, (low, high) = (axes.yaxis, axes.get_ylim()) if along == "y" else (axes.xaxis, axes.get_xlim())
     decades = math.log10(high / low)
     subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 3.0, 5.0, 7.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def complement_axis(axes: Axes, low: float, high: float) -> None:

@@ -27,6 +27,7 @@ _DPI = 110
 
 #: Every picture, and what it shows.
 _CAPTIONS = {
+    "expected": "How a model expects curves that were stopped to go on, and the best to be with other values.",
     "search": "How far each configuration was trained, where the training went, and the best that came of it.",
     "lineage": "Every member is a row, every arrow weights that were taken over; the ancestry of the best stands out.",
     "scores": "How the scores of the whole population spread at equal age.",

@@ -12,6 +12,7 @@ from pbt.record.ledger import LedgerReader, Tail
 from pbt.report.console import Progress
 from pbt.report.follow import Events
 from pbt.report.plots import figures
+from pbt.report.plots.expected import expected, expected_figure
 from pbt.report.plots.search import Effort, effort, search_figure
 from pbt.report.report_page import write_report
 from pbt.report.sentences import sentence
@@ -71,9 +72,50 @@ def test_it_is_drawn_and_can_be_read(searched):
     assert len(drawn(figure, "segments").get_offsets()) == len(searched.rows["outcomes"])
 
 
-def test_a_report_of_a_search_has_it(searched, tmp_path):
+def test_what_the_model_expects_is_drawn_and_can_be_read(searched):
+    """A line for each of the next best that was stopped, and a slice for each hyperparameter."""
+    found, figure = expected(searched), expected_figure(searched)
+    assert illegible(figure) == []
+    going = sum(steps[-1] < 20 for steps, _ in found.curves)
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    assert sum(line.get_gid() == "ahead" for line in lines) == min(6, going)
+    slices = [line for line in lines if line.get_gid() == "slice"]
+    assert len(slices) == 2
+    assert {len(line.get_xdata()) for line in slices} == {41}
+    assert searched.best.score == max(scores[-1] for steps, scores in found.curves if steps[-1] == 20)
+
+
+def test_what_is_expected_of_what_was_seen_is_what_was_seen(searched):
+    """In the units of the objective."""
+    found = expected(searched)
+    at_target = found.at_target()
+    for run, (steps, scores) in enumerate(found.curves):
+        if steps[-1] == found.target:
+            assert at_target[run] == pytest.approx(scores[-1], abs=0.25 * found.deviation)
+        ahead, mean, deviation = found.ahead(run)
+        assert (ahead[0], ahead[-1]) == (pytest.approx(steps[-1]), pytest.approx(20))
+        assert mean[-1] == pytest.approx(at_target[run])
+        assert deviation[0] <= deviation[-1] + 1e-9
+
+
+def test_too_few_scores_expect_nothing(tmp_path):
+    few = pbt.Sweep(
+        trainable="quadratic",
+        space=Space({"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}),
+        objective="Q",
+        budget={"members": 2, "generations": 2, "steps": 5},
+        strategy=pbt.RandomSearch(target_generations=1),
+        hosts={"kind": "local"},
+        storage=tmp_path,
+        tracking=False,
+    ).run(progress=False)
+    assert "fewer than 8 scores" in words(expected_figure(few))
+
+
+def test_a_report_of_a_search_has_both(searched, tmp_path):
     page = write_report(searched, tmp_path / "report.html").read_text()
     assert page.count("How far each configuration was trained") == 1
+    assert page.count("How a model expects curves that were stopped") == 1
 
 
 def test_it_is_the_first_picture_of_a_search(searched):

@@ -12,6 +12,7 @@ from pbt.report.lineage_plot import lineage_figure
 from pbt.report.plots.cost import cost_figure
 from pbt.report.plots.curves import curves_figure
 from pbt.report.plots.density import density_figure
+from pbt.report.plots.expected import expected_figure
 from pbt.report.plots.exploits import exploits_figure
 from pbt.report.plots.importance import importance_figure
 from pbt.report.plots.parallel import parallel_figure
@@ -29,6 +30,7 @@ __all__ = [
     "cost_figure",
     "curves_figure",
     "density_figure",
+    "expected_figure",
     "exploits_figure",
     "figures",
     "importance_figure",
@@ -52,8 +54,9 @@ def figures(result: Result, baseline: Result | None = None) -> Mapping[str, Call
         result: The run.
         baseline: A run to compare with; its best member is drawn among the learning curves.
     """
-    search = {"search": lambda: search_figure(result)} if "target_steps" in result.run.info else {}
-    return search | {
+    is_search = "target_steps" in result.run.info
+    search = {"search": lambda: search_figure(result), "expected": lambda: expected_figure(result)}
+    return (search if is_search else {}) | {
         "lineage": lambda: _lineage(result),
         "curves": lambda: curves_figure(result, baseline),
         "schedules": lambda: schedule_figure(result),

@@ -29,7 +29,7 @@ def test_no_words_lie_over_others(name: str, sweep: str, request: pytest.Fixture
 def test_a_sweep_under_way_has_all_pictures(tmp_path: Path, commits: int) -> None:
     """Also one of which no segment has come to its end."""
     drawn = figures(load(ledgers.tell(tmp_path / "run", commits=commits)))
-    assert {*FIRST, *NAMES} - {"search"} == set(drawn)
+    assert {*FIRST, *NAMES} - {"search", "expected"} == set(drawn)
     for name in NAMES:
         drawn[name]().draw_without_rendering()
 
