@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -23,8 +24,9 @@ from rich.progress import Progress
 from rich.table import Table as Shown
 
 from benchmarks.search.functions import functions
-from benchmarks.search.methods import METHODS, can_search
+from benchmarks.search.methods import METHODS, OURS, can_search
 from benchmarks.search.scores import cost_to_reach, in_words, mean_ranks, regret_over_cost
+from benchmarks.search.speed import median_times
 from benchmarks.search.tasks import TUNING, Table, measured
 from benchmarks.search.world import play
 
@@ -134,6 +136,7 @@ def _is_common(task: str, methods: Sequence[str], made: Sequence[dict[str, Any]]
 @click.command(help=__doc__.splitlines()[0] if __doc__ else None)
 @click.option("--data", type=click.Path(exists=True, path_type=Path), default=lambda: os.environ.get("PBT_DATA"))
 @click.option("--quick", is_flag=True, help="Two seeds, six complete runs.")
+@click.option("--full", is_flag=True, help="Ten seeds, with 1, 4 and 8 workers.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)))
 @click.option("--tasks", type=click.Choice(["all", "tuning", "others"]), default="all")
 @click.option("--seeds", type=int, default=5)
@@ -143,6 +146,7 @@ def _is_common(task: str, methods: Sequence[str], made: Sequence[dict[str, Any]]
 def main(
     data: Path | None,
     quick: bool,
+    full: bool,
     methods: tuple[str, ...],
     tasks: str,
     seeds: int,
@@ -153,21 +157,29 @@ def main(
     """Search, and compare."""
     if data is None:
         raise click.UsageError("Say where the data is: --data DIR, or PBT_DATA in the environment.")
-    seeds, runs = (min(seeds, 2), min(runs, 6.0)) if quick else (seeds, runs)
+    seeds, runs = (min(seeds, 2), min(runs, 6.0)) if quick else (10 if full else seeds, runs)
     chosen = [
         it for it in [*measured(data), *functions()] if tasks == "all" or (it.name in TUNING) == (tasks == "tuning")
     ]
-    jobs = [
-        Job(data, table.name, method, seed, workers, runs)
-        for method, table, seed in product(methods or METHODS, chosen, range(seeds))
-        if can_search(method, table.space)
-    ]
-    with ProcessPoolExecutor() as pool, Progress() as progress:
-        found = list(progress.track(pool.map(search, jobs), total=len(jobs), description="searches"))
-    made = rows(found, workers, runs)
-    show(made, Console())
+    begun, made = time.monotonic(), []
+    for number in (1, 4, 8) if full else (workers,):
+        jobs = [
+            Job(data, table.name, method, seed, number, runs)
+            for table, method, seed in product(chosen, methods or METHODS, range(seeds))
+            if can_search(method, table.space)
+        ]
+        with ProcessPoolExecutor() as pool, Progress() as progress:
+            found = list(progress.track(pool.map(search, jobs), total=len(jobs), description=f"{number} workers"))
+        own = rows(found, number, runs)
+        show(own, Console(width=220))
+        made += own
+    own = [name for name in OURS if name in (methods or METHODS)]
+    speed = median_times(own)
+    Console().print("seconds a suggestion, of 300 observations: ", speed)
     if file is not None:
-        file.write_text(json.dumps({"seeds": seeds, "runs": runs, "quick": quick, "rows": made}, indent=1) + "\n")
+        told = {"seeds": seeds, "runs": runs, "quick": quick, "minutes": (time.monotonic() - begun) / 60}
+        told |= {"tuned_on": sorted(TUNING), "suggest_s_at_300": speed, "rows": made}
+        file.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

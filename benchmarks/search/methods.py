@@ -9,6 +9,7 @@ from optuna.samplers import CmaEsSampler, GPSampler, TPESampler
 
 from benchmarks.search.bohb import bohb
 from benchmarks.search.optunas import OptunaPolicy
+from benchmarks.search.plain import PlainModel
 from benchmarks.search.world import Snap
 from pbt.search.curve_model import CurveModel
 from pbt.search.ensemble_search import EnsembleSearch
@@ -29,14 +30,15 @@ def _hyperband(ladder: Ladder) -> HyperbandPruner:
 
 METHODS: dict[str, Method] = {
     "freeze_thaw": lambda space, snap, ladder, seed: FreezeThawPolicy(model=CurveModel(space)),
-    "entropy": lambda space, snap, ladder, seed: EntropySearch(model=CurveModel(space)),
-    "ensemble": lambda space, snap, ladder, seed: EnsembleSearch(model=CurveModel(space)),
+    "mf_mes": lambda space, snap, ladder, seed: EntropySearch(model=CurveModel(space)),
+    "rung_ensemble": lambda space, snap, ladder, seed: EnsembleSearch(model=CurveModel(space)),
     "random": lambda space, snap, ladder, seed: Straight(uniform(space)),
     "sobol": lambda space, snap, ladder, seed: Straight(sobol(space, seed)),
     "asha": lambda space, snap, ladder, seed: Halving(uniform(space)),
     "hyperband": lambda space, snap, ladder, seed: Halving(uniform(space), brackets=3),
     "bohb": lambda space, snap, ladder, seed: Halving(bohb(space), brackets=3),
     "median": lambda space, snap, ladder, seed: MedianStopping(uniform(space)),
+    "plain_mes": lambda space, snap, ladder, seed: EntropySearch(model=PlainModel(space)),
     "tpe": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, TPESampler(seed=seed)),
     "tpe_hyperband": lambda space, snap, ladder, seed: OptunaPolicy(
         space, snap, TPESampler(seed=seed), _hyperband(ladder)
@@ -45,6 +47,8 @@ METHODS: dict[str, Method] = {
     "cma_es": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, CmaEsSampler(seed=seed)),
 }
 
+#: Those that have a model of ours.
+OURS = ("freeze_thaw", "mf_mes", "rung_ensemble")
 #: Those that know nothing like a mixture.
 OPTUNAS = frozenset({"tpe", "tpe_hyperband", "gp", "cma_es"})
 

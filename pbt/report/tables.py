@@ -181,6 +181,7 @@ class Population:
         self._pauses: list[tuple[float, float]] = []  # when each ended, seconds
         self.generation = 1
         self._own: dict[int, _Own] = {}
+        self._configurations: set[str] = set()
         self._generations: dict[int, _Generation] = defaultdict(_Generation)
         self._generation_of: dict[tuple[int, int], int] = {}
         self._joined: dict[int, int] = {}
@@ -227,6 +228,7 @@ class Population:
 
     def _begun(self, row: Row) -> _Own:
         hparams = json.loads(row["hparams"])
+        self._configurations.add(self._sizes.configuration(row["member"], hparams))
         self._own[row["member"]] = _Own(row, self._sizes.rate(hparams), self._sizes.is_wanted(hparams))
         return self._own[row["member"]]
 
@@ -305,7 +307,7 @@ class Population:
     @property
     def num_begun(self) -> int:
         """Members, or configurations, that have begun."""
-        return len(self._own)
+        return len(self._configurations)
 
     @property
     def num_complete(self) -> int:

@@ -55,6 +55,7 @@ class CurveModel:
     guess: Guess = field(default_factory=Guess)
     fade: float = _FADE
     _found: dict[int, Mapping[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _places: dict[int, tuple[Hparams, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _trusted: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_ready(self, book: Book) -> bool:
@@ -138,7 +139,14 @@ class CurveModel:
 
     def places(self, book: Book) -> np.ndarray:
         """Of runs, `(runs, numbers)`."""
-        return np.array([self.chart().encode(run.hparams) for run in book.runs])
+        return np.array([self._place(number, run.hparams) for number, run in enumerate(book.runs)])
+
+    def _place(self, number: int, hparams: Hparams) -> np.ndarray:
+        """Of a run; found once, as runs do not change theirs."""
+        known = self._places.get(number)
+        if known is None or known[0] is not hparams:
+            known = self._places[number] = hparams, self.chart().encode(hparams)
+        return known[1]
 
     def log_cost(self, book: Book) -> Callable[[np.ndarray], np.ndarray]:
         """Of a step at places."""
@@ -166,7 +174,7 @@ class CurveModel:
     def _all_places(self, book: Book) -> dict[int, np.ndarray]:
         """Of all runs, recorded ones too, by number."""
         own = dict(enumerate(self.places(book)))
-        return own | {_RECORDED + it: self.chart().encode(run.hparams) for it, run in enumerate(self.earlier)}
+        return own | {_RECORDED + it: self._place(_RECORDED + it, run.hparams) for it, run in enumerate(self.earlier)}
 
     def _recorded(self, ladder: Ladder) -> list[Value]:
         """What recorded runs were worth on the rungs; if that is much, of some of them, from the best to the worst."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pbt.search.curve_model import CurveModel
+from pbt.search.ensemble_search import EnsembleSearch
 from pbt.search.freeze_thaw import FreezeThawPolicy
 from pbt.search.policy import Begin, Book, GoOn, Ladder, Value
 from pbt.search.promotion import Halving
@@ -144,3 +145,24 @@ def test_configurations_of_every_kind_are_begun():
     MIXED.check(found)
     assert found["optimizer"] == "adam"
     assert abs(math.log10(found["lr"]) + 3.0) < 1.0
+
+
+def test_a_model_that_ranks_no_better_than_a_coin_is_not_asked():
+    """Where values have nothing to do with hyperparameters; an ensemble decides instead."""
+    rng = np.random.default_rng(0)
+    noise = search(Halving(drawn), loss=lambda hparams, steps: float(rng.normal()), decisions=40)
+    model = CurveModel(SQUARE)
+    assert not model.is_trusted(noise)
+    policy = FreezeThawPolicy(model=model, random=0.0)
+    (order,) = policy.choose(noise, 3)
+    rungs = EnsembleSearch(model=CurveModel(SQUARE), startup=0, random=0.0)
+    assert [order] == rungs.choose(noise, 3)
+
+
+def test_a_model_that_ranks_well_is_trusted(searched):
+    assert CurveModel(SQUARE).is_trusted(searched)
+
+
+def test_the_lowest_last_value_is_recommended(searched):
+    last = {number: run.badness for number, run in enumerate(searched.runs)}
+    assert FreezeThawPolicy(model=CurveModel(SQUARE)).recommend(searched) == min(last, key=last.get)
