@@ -1,10 +1,10 @@
 """Freeze and thaw: one model of all learning curves says what is begun, and who goes on.
 
-Runs rest on the rungs of a ladder. From each rung a part may go on, one in `eta`, as in asynchronous successive
-halving, so that no rung is left behind and none takes everything; but who that is, is who is expected to be best *at
-the target*. If nobody is due, a configuration is begun: the one with the highest expected improvement at the target
-over what is expected of the best so far, per cost of its first rung. One start in ten is drawn at random, so that what
-the model does not think of is seen too.
+Runs rest on the rungs of a ladder. From each rung a part may go on, one in as many as the next rung is further, so that
+about as much is trained on the way to each, no rung is left behind and none takes everything; but who that is, is who
+is expected to be best *at the target*. If nobody is due, a configuration is begun: the one with the highest expected
+improvement at the target over what is expected of the best so far, per cost of its first rung. One start in ten is
+drawn at random, so that what the model does not think of is seen too.
 
 The model is a Gaussian process over learning curves (`pbt.search.curve_model`). Where it ranks runs that it has not
 seen no better than a coin would, an ensemble of models of rungs decides instead (`pbt.search.ensemble_search`).
@@ -43,13 +43,11 @@ class FreezeThawPolicy:
 
     Attributes:
         model: What is known of curves, and what may vary.
-        eta: One in so many goes on from a rung.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts.
     """
 
     model: CurveModel
-    eta: float = 3.0
     startup: int = 8
     random: float = 0.1
 
@@ -75,7 +73,7 @@ class FreezeThawPolicy:
 
     @cached_property
     def _without_curves(self) -> EnsembleSearch:
-        return EnsembleSearch(model=self.model, eta=self.eta, startup=0, random=0.0)
+        return EnsembleSearch(model=self.model, startup=0, random=0.0)
 
     # ------------------------------------------------------------------------------------------------ who goes on
 
@@ -86,7 +84,7 @@ class FreezeThawPolicy:
             been = [run for run in book.runs if run.steps >= rung or run.is_over]
             gone = sum(run.steps > rung or run.until is not None for run in been)
             here = [it for it in resting if book.runs[it].steps == rung]
-            if here and gone < math.floor(len(been) / self.eta):
+            if here and gone < math.floor(len(been) * rung / above + 1e-9):
                 reason = f"of {len(here)} that rest after {rung:g} steps, expected to be the best at the target"
                 return GoOn(min(here, key=lambda it: (expected[it], it)), above, reason)
         return None

@@ -5,9 +5,10 @@ trained in all, as by any other strategy. A run that is trained to the end takes
 
 What most have in common:
 
+Attributes:
     target_generations: Of a run that is trained to the end; None takes a quarter of the budget's.
     min_generations: Of the first rung.
-    reduction_factor: One in so many goes on from a rung, and the next is so many times as far.
+    reduction_factor: A rung is about so many times as far as the one before, and one in so many goes on to it.
     fidelity: A hyperparameter of the space whose smaller values are tried first, such as the width of a model or the
         share of the data; the largest is what is wanted. It is not searched.
     cost: A step costs as the product of these powers of hyperparameters: `{width: 2}`. The budget counts steps of the
@@ -81,9 +82,7 @@ class FreezeThaw:
         """Start on a task."""
 
         def policy_for(space: Space) -> Policy:
-            eta = float(self.reduction_factor)
-            model = _model(self, task, space)
-            return FreezeThawPolicy(model=model, eta=eta, startup=self.startup, random=self.random)
+            return FreezeThawPolicy(model=_model(self, task, space), startup=self.startup, random=self.random)
 
         return _begun(self, task, policy_for)
 
