@@ -217,6 +217,7 @@ def resume(run: str, storage: Path, local: bool, address: str | None, ranks: int
 @click.option("--gpu-hours", type=float, help="Limit on GPU time, in all.")
 @click.option("--joules", type=float, help="Limit on the GPUs' energy, in all.")
 @click.option("--space", help="A wider space: a ready space's name, or a YAML file that holds one.")
+@click.option("--target-generations", type=int, help="Of a search: generations of a run to the end.")
 @_STORAGE
 @_hosts_options
 @_explained
@@ -224,6 +225,7 @@ def extend(
     run: str,
     storage: Path,
     space: str | None,
+    target_generations: int | None,
     local: bool,
     address: str | None,
     ranks: int | None,
@@ -235,6 +237,7 @@ def extend(
     \b
     pbt extend latest --generations 12
     pbt extend latest --members 32 --space wider.yaml
+    pbt extend latest --generations 72 --target-generations 27
     """  # noqa: D301 - click's mark for a paragraph not to be wrapped
     found, hosts = _find(run, storage, local, address, ranks, device)
     from pbt.config import read_space
@@ -243,7 +246,7 @@ def extend(
     wider: Any = space
     if space and (Path(space).is_file() or space.endswith((".yaml", ".yml", ".json"))):
         wider = read_space(Path(space))
-    _show_end(go_on(found, space=wider, hosts=hosts, **budget))  # type: ignore[arg-type]
+    _show_end(go_on(found, space=wider, target_generations=target_generations, hosts=hosts, **budget))  # type: ignore[arg-type]
 
 
 @main.command()

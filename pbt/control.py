@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
 from pbt.runtime.budget import Limits, Usage, exceeded
 from pbt.runtime.history import read_usage
-from pbt.spec import Budget, SweepSpec, from_dict, require, to_dict
+from pbt.spec import Budget, SweepSpec, at_least, from_dict, require, to_dict
 from pbt.strategy import StrategyOptions
 from pbt.sweep import Sweep, check_wider, space_data
 from searchspaces import Space
@@ -81,6 +82,7 @@ def extend(
     gpu_hours: float | None = None,
     joules: float | None = None,
     space: str | Space | Mapping[str, Any] | None = None,
+    target_generations: int | None = None,
     progress: bool = True,
     trainable: Trainable | None = None,
     strategy: StrategyOptions | None = None,
@@ -100,6 +102,7 @@ def extend(
         gpu_hours: Likewise.
         joules: Likewise.
         space: Must hold every point of the old one.
+        target_generations: Of a search: generations of a run to the end. Those that were complete can go on.
         progress: As in `resume`.
         trainable: As in `resume`.
         strategy: As in `resume`.
@@ -116,6 +119,8 @@ def extend(
     changes: dict[str, Any] = {"budget": {name: value for name, value in budget.items() if value is not None}}
     if space is not None:
         changes["space"] = space_data(space)
+    if target_generations is not None:
+        changes["target_generations"] = target_generations
     return _take_up(_open(run), "extend", changes, progress, trainable, strategy, hosts or {})
 
 
@@ -181,7 +186,8 @@ def _take_up(
             is_search = "target_steps" in run.info
             _check_room(reader, usage, in_force, is_search, most_tokens(resolved.capabilities, resolved.space))
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
-            run = _remember(run, in_force)
+            target = None if extension is None else json.loads(extension[1]).get("target_steps")
+            run = _remember(run, in_force, target)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
     return Result(run)
 
@@ -285,10 +291,12 @@ def _begun(run: Run) -> SweepSpec:
     return from_dict(run.info.get("begun") or run.info["spec"])
 
 
-def _remember(run: Run, spec: SweepSpec) -> Run:
+def _remember(run: Run, spec: SweepSpec, target: int | None) -> Run:
     """Let `run.json` show what the sweep is now; what counts stands in the ledger."""
     space = load_space(spec.space).to_json()
-    changes = {"begun": to_dict(_begun(run)), "spec": to_dict(spec), "hparams": space}
+    changes: dict[str, Any] = {"begun": to_dict(_begun(run)), "spec": to_dict(spec), "hparams": space}
+    if target is not None:
+        changes["target_steps"] = target
     return rewrite_run(run, {**run.info, **changes})
 
 
@@ -308,6 +316,10 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     old = _in_force(run, before)
     budget = dataclasses.replace(old.budget, **changes["budget"])
     new = dataclasses.replace(old, budget=budget, space=_in_old_order(changes.get("space"), old.space))
+    target = _target(run, changes, budget)
+    if target is not None and "target_generations" in changes:
+        options = {**new.strategy.options, "target_generations": changes["target_generations"]}
+        new = dataclasses.replace(new, strategy=dataclasses.replace(new.strategy, options=options))
     for name in ("members", "generations", "tokens", "wall_minutes", "gpu_hours", "joules"):
         _check_no_less(f"budget.{name}", getattr(old.budget, name), getattr(budget, name))
     check_wider(load_space(old.space), load_space(new.space))
@@ -318,7 +330,25 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     stacks = 1 + max(slot.stack for slot in added)
     new = dataclasses.replace(new, hosts=dataclasses.replace(new.hosts, stacks=stacks))
     # Not sorted: in which order a space names its hyperparameters decides what is drawn for which.
-    return json.dumps({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added]})
+    further = {} if target is None else {"target_steps": target}
+    return json.dumps({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added], **further})
+
+
+def _target(run: Run, changes: Mapping[str, Any], budget: Budget) -> int | None:
+    """Steps of a run to the end, in a search; None in any other sweep.
+
+    Raises:
+        SpecError: It is no search, or the target would come nearer, or lie beyond the budget.
+    """
+    now, wanted = run.info.get("target_steps"), changes.get("target_generations")
+    field = "target_generations"
+    require(wanted is None or now is not None, field, "is of searches, and this run is none", "Leave it out")
+    if wanted is None or now is None:
+        return None if now is None else int(now)
+    at_least(math.ceil(now / budget.steps), field, wanted)
+    told = f"is {wanted}, but the budget has {budget.generations} generations"
+    require(wanted <= budget.generations, field, told, f"Raise generations to {4 * wanted}, or write less")
+    return int(wanted) * budget.steps
 
 
 def _in_old_order(wider: str | Mapping[str, Any] | None, old: str | Mapping[str, Any]) -> str | Mapping[str, Any]:

@@ -164,11 +164,13 @@ class Extended:
         task: Replaces the task. Its space holds every point of the old one; members and generations are no fewer;
             steps, metric, mode and seed are the same.
         slots: One per member, in member order; those of members that were there before have not changed.
+        target_steps: Of a search: steps of a run to the end from now on, no fewer than before; None changes nothing.
     """
 
     id: str
     task: Task
     slots: tuple[Slot, ...]
+    target_steps: int | None = None
 
 
 Event: TypeAlias = SweepStarted | Report | Together | EvaluationEnded | BudgetEnded | Extended

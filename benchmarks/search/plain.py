@@ -15,7 +15,10 @@ import numpy as np
 
 from pbt.search.curve_model import CurveModel, milestone
 from pbt.search.policy import Book
-from pbt.surrogates.curves import NOBODY, Curves, Values, evened, fit, with_parameters
+from pbt.surrogates.curves import Curves, Values, evened, fit, with_parameters
+
+#: Numbers that no run has.
+_ALONE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,6 @@ class PlainModel(CurveModel):
         return with_parameters(values, evened(values.badness), self._found[number])
 
     def values(self, book: Book, number: int | None = None) -> Values:
-        """Values that are nobody's."""
+        """Values each of which is a run of its own."""
         values = super().values(book, number)
-        return replace(values, run=np.full(len(values), NOBODY))
+        return replace(values, run=_ALONE + np.arange(len(values)))

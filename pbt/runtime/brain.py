@@ -681,7 +681,7 @@ class Brain:
         for draft in self._drafts.values():
             draft.examine.clear()  # who was announced before is no winner any more
         self.finished, self.best, self._is_closing, self._was_cut = False, None, False, False
-        return Extended(id=f"extended:{number}", task=task, slots=self._slots)
+        return Extended(id=f"extended:{number}", task=task, slots=self._slots, target_steps=told.get("target_steps"))
 
     # ------------------------------------------------------------------------------- training again what was lost
 

@@ -10,7 +10,7 @@ The ladder counts in steps of the target: a step of a model that costs a quarter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pbt.member import Hparams
@@ -27,12 +27,27 @@ class Course:
         steps: That a member is trained until each, in its own steps.
         name: The hyperparameter that is smaller on the way; None if there is none.
         values: What it is on the way to each rung; empty if there is none.
+        resumable: Whether runs can go on from a rung.
     """
 
     ladder: Ladder
     steps: tuple[int, ...]
     name: str | None = None
     values: tuple[Any, ...] = ()
+    resumable: bool = True
+
+    def raised(self, target: int, eta: float) -> Course:
+        """The way to a target that is further: the rungs stay, and others come after them.
+
+        Args:
+            target: Steps of a run to the end.
+            eta: About how far the new rungs are apart, as a factor.
+        """
+        beyond = [int(it) for it in Ladder.between(self.steps[-1], target, eta).rungs if it > self.steps[-1]]
+        values = (*self.values, *self.values[-1:] * len(beyond))
+        rungs = (*self.ladder.rungs, *map(float, beyond))
+        ladder = Ladder(rungs, _kinds(values, len(rungs), self.resumable))
+        return replace(self, ladder=ladder, steps=(*self.steps, *beyond), values=values)
 
     def own_steps(self, rung: float) -> int:
         """Of a member that is trained until a rung."""
@@ -73,12 +88,11 @@ def course(
     """
     steps = [round(it) for it in ladder.rungs]
     if name is None:
-        return Course(Ladder(ladder.rungs, () if resumable else tuple(range(len(steps)))), tuple(steps))
+        return Course(Ladder(ladder.rungs, _kinds((), len(steps), resumable)), tuple(steps), resumable=resumable)
     number = max(len(steps), len(values))
     own, steps = _from_the_last(list(values), number), _from_the_last(steps, number)
     rungs = tuple(it * (value / own[-1]) ** exponent for it, value in zip(steps, own, strict=True))
-    kinds = tuple(own.index(value) if resumable else it for it, value in enumerate(own))
-    return Course(Ladder(rungs, kinds), tuple(steps), name, tuple(own))
+    return Course(Ladder(rungs, _kinds(own, number, resumable)), tuple(steps), name, tuple(own), resumable)
 
 
 def cost_of(hparams: Hparams, exponents: Mapping[str, float]) -> float:
@@ -87,6 +101,11 @@ def cost_of(hparams: Hparams, exponents: Mapping[str, float]) -> float:
     for name, exponent in exponents.items():
         product *= float(hparams.get(name, 1.0)) ** exponent
     return product
+
+
+def _kinds(values: Sequence[Any], number: int, resumable: bool) -> tuple[int, ...]:
+    """Of so many rungs: from one kind to another a run begins again."""
+    return tuple(values.index(value) for value in values) if resumable else tuple(range(number))
 
 
 def _from_the_last(values: list[Any], number: int) -> list[Any]:

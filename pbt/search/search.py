@@ -48,6 +48,8 @@ from pbt.strategy import (
 )
 from searchspaces import Space
 
+#: About how far rungs beyond the first target are apart, as a factor.
+_FURTHER = 3.0
 #: Why somebody goes on at the end.
 _BEST = "the best so far"
 #: Of which all steps cost the same.
@@ -120,6 +122,8 @@ class Search:
         self._evaluations: dict[str, bool] = {}
         self._announced: int | None = None
         self._finished = False
+        #: Steps of runs to the end, each time that they became more.
+        self._targets: list[int] = []
 
     @property
     def target_steps(self) -> int:
@@ -161,12 +165,15 @@ class Search:
             "evaluations": dict(self._evaluations),
             "announced": self._announced,
             "finished": self._finished,
+            "targets": list(self._targets),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Become the search that gave the snapshot."""
         self._task = task_from_dict(snapshot["task"])
         self._policy = self._policy_for(self._course.varied(self._task.space))
+        for target in snapshot["targets"]:
+            self._raise_to(target)
         runs = [Run(**run) for run in snapshot["runs"]]
         values = [Value(*value) for value in snapshot["values"]]
         self._book = Book(self._book.ladder, float(self._task.budget.member_steps), runs, values)
@@ -259,10 +266,19 @@ class Search:
     def _extend(self, event: Extended) -> list[Action]:
         self._task, self._policy = event.task, self._policy_for(self._course.varied(event.task.space))
         self._book.budget = float(event.task.budget.member_steps)
+        if event.target_steps is not None:
+            self._raise_to(event.target_steps)
         self._free |= {slot: event.id for slot in event.slots if slot not in self._slots}
         self._slots = event.slots
         self._stopped, self._announced, self._finished = None, None, False
         return [] if self._synchronous and self._num_under_way else self._train_on(event.id)
+
+    def _raise_to(self, target: int) -> None:
+        """Runs to the end take more steps from now on; those that were complete rest on a rung."""
+        if target > self._course.steps[-1]:
+            self._targets.append(target)
+            self._course = self._course.raised(target, _FURTHER)
+            self._book.ladder = self._course.ladder
 
     def _on_the_way(self) -> list[int]:
         """Members between two rungs that nobody trains; by slot."""
