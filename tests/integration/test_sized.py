@@ -13,8 +13,10 @@ import pytest
 
 import pbt
 from pbt import Budget, Result
+from pbt.errors import SpecError
 from pbt.record.sizes import Sizes
 from pbt.record.validity import violations
+from searchspaces import Float
 from tests.integration.sized import search
 from tests.integration.test_resume import only_run
 
@@ -74,3 +76,61 @@ def test_the_driver_is_killed(ray_cluster: None, tmp_path: Path, undisturbed: Re
     assert result.finished
     assert undisturbed.digest() == result.digest()
     assert sorted(map(repr, decisions(undisturbed))) == sorted(map(repr, decisions(result)))
+
+
+def toy(storage: Path, **options: object) -> pbt.Sweep:
+    """The paper's toy, of which a run to the end takes three generations."""
+    return pbt.Sweep(
+        name="toy",
+        trainable="quadratic",
+        space={"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)},
+        objective="Q",
+        strategy=pbt.ASHA(target_generations=3, **options),  # type: ignore[arg-type]
+        budget=Budget(members=3, generations=9, steps=4),
+        hosts=pbt.Hosts(kind="local"),
+        storage=storage,
+        tracking=False,
+    )
+
+
+def test_a_search_is_extended_to_a_target_that_is_further(tmp_path: Path) -> None:
+    """Who was complete goes on; the record says what a run to the end is now."""
+    before = toy(tmp_path).run(progress=False)
+    result = pbt.extend(before.path, generations=36, target_generations=9, progress=False)
+    assert result.finished
+    consumed: dict[int, int] = {}
+    for row in result.rows["outcomes"]:
+        consumed[row["member"]] = max(consumed.get(row["member"], 0), row["consumed_end"])
+    assert consumed[result.best.member] == 36
+    assert result.run.info["target_steps"] == 36
+    assert result.run.info["spec"]["strategy"]["options"]["target_generations"] == 9
+    complete = {row["member"] for row in before.rows["outcomes"] if row["consumed_end"] == 12}
+    assert any(consumed[member] > 12 for member in complete)
+    assert [] == violations(result.rows, lambda digest: True, Budget(members=3, generations=36, steps=4))
+    further = pbt.extend(before.path, generations=72, progress=False)
+    assert further.run.info["target_steps"] == 36
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"target_generations": 2}, "target_generations: .*2"),
+        ({"target_generations": 30}, "the budget has 9 generations"),
+        ({"generations": 9}, "changes nothing"),
+    ],
+)
+def test_a_target_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[str, int], told: str) -> None:
+    result = toy(tmp_path).run(progress=False)
+    with pytest.raises(SpecError, match=told):
+        pbt.extend(result.path, progress=False, **changes)  # type: ignore[arg-type]
+
+
+def test_a_population_has_no_target(tmp_path: Path) -> None:
+    fixed = pbt.Sweep(
+        name="toy", trainable="quadratic", space={"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}, objective="Q",
+        strategy="fixed", budget=Budget(members=2, generations=2, steps=2), hosts=pbt.Hosts(kind="local"),
+        storage=tmp_path, tracking=False,
+    )  # fmt: skip
+    result = fixed.run(progress=False)
+    with pytest.raises(SpecError, match="is of searches"):
+        pbt.extend(result.path, generations=4, target_generations=3, progress=False)

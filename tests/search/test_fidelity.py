@@ -67,3 +67,19 @@ def test_the_size_is_not_searched():
 )
 def test_costs_are_products_of_powers(exponents, cost):
     assert cost_of({"width": 16, "depth": 4}, exponents) == cost
+
+
+@pytest.mark.parametrize(
+    ("way", "rungs", "kinds"),
+    [
+        (course(STEPS), (1.0, 3.0, 9.0, 27.0, 81.0), ()),
+        (course(STEPS, resumable=False), (1.0, 3.0, 9.0, 27.0, 81.0), (0, 1, 2, 3, 4)),
+        (course(STEPS, "width", [32, 64]), (0.5, 1.5, 4.5, 27.0, 81.0), (0, 0, 0, 3, 3)),
+    ],
+)
+def test_a_target_that_is_further_leaves_the_rungs_where_they_are(way, rungs, kinds):
+    raised = way.raised(81, 3.0)
+    assert raised.ladder == Ladder(rungs, kinds)
+    assert raised.own_steps(81.0) == 81
+    assert raised.values[-1:] == way.values[-1:]
+    assert [raised.rate(it) for it in rungs[:4]] == [way.rate(it) for it in rungs[:4]]

@@ -112,6 +112,10 @@ class World:
     def play(self):
         """To the end; returns itself."""
         self.tell(SweepStarted(id="start", slots=self.slots))
+        return self.play_on()
+
+    def play_on(self):
+        """From here to the end; returns itself."""
         while self.agenda or self.grows:
             if not self.agenda:
                 self.grow(*self.grows)
@@ -354,6 +358,30 @@ def test_what_a_stack_begins_at_once_is_of_one_structure():
             begun.setdefault((action.cause, action.slot.stack), set()).add(action.hparams["width"])
     assert [len(widths) for (cause, _), widths in begun.items() if cause == "start"] == [1, 1]
     assert len({next(iter(widths)) for widths in begun.values()}) > 1
+
+
+@pytest.mark.parametrize("options", [ASHA(target_generations=4), ASHA(fidelity="width", target_generations=4)])
+def test_a_target_that_is_further_is_reached_by_those_that_were_complete(options):
+    """They go on from where they are; also by one that was taken down and put up again."""
+
+    def again(search):
+        other = options.begin(task)
+        other.restore(json.loads(json.dumps(search.snapshot())))
+        return other
+
+    task = make_task(members=3, generations=16, space=SIZES if options.fidelity else SPACE)
+    worlds = [World(options, task, between=between).play() for between in (again, lambda search: search)]
+    for world in worlds:
+        complete = [member for member, seen in world.members.items() if seen.consumed == 4 * STEPS]
+        budget = dataclasses.replace(task.budget, generations=48)
+        world.task = dataclasses.replace(task, budget=budget)
+        world.tell(Extended(id="extended:1", task=world.task, slots=world.slots, target_steps=12 * STEPS))
+        world.play_on()
+        best = world.finish.best
+        assert world.members[best].consumed == 12 * STEPS
+        assert any(world.members[member].consumed > 4 * STEPS for member in complete)
+        assert world.spent <= budget.member_steps
+    assert worlds[0].actions == worlds[1].actions
 
 
 def test_the_best_wins_and_is_found_among_many():
