@@ -27,6 +27,16 @@ def test_the_example_sweep_file_is_valid(tmp_path: Path) -> None:
     assert {"lr", "weight_decay", "beta2", "dropout"} == set(sweep.spec.space)
 
 
+def test_the_examples_of_searches_are_valid() -> None:
+    """The second tries smaller models first, and counts their steps for less."""
+    assert Sweep.from_file(EXAMPLES / "search.yaml").spec.strategy.name == "freeze_thaw"
+    sweep = Sweep.from_file(EXAMPLES / "widths.yaml")
+    search = sweep.resolved.strategy.begin(sweep.resolved.task)
+    assert search.target_steps == 225  # type: ignore[attr-defined]
+    rates = dict(search.fidelity["rates"])  # type: ignore[attr-defined]
+    assert {16: 0.25, 32: 0.5, 64: 1.0} == rates
+
+
 def test_the_example_on_images_is_valid() -> None:
     """The same for the digits, whose running statistics have a hyperparameter of their own."""
     sweep = Sweep.from_file(EXAMPLES / "vision.yaml")

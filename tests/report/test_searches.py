@@ -59,6 +59,7 @@ def test_shares_are_of_all_steps():
         score=np.zeros(4),
         best=np.zeros(4),
         target=30,
+        num_begun=2,
     )
     np.testing.assert_allclose(found.share_between(np.array([0.0, 10.0, 30.0])), [0.5, 0.5])
     np.testing.assert_allclose(found.share_between(np.array([0.0, 5.0, 15.0, 30.0])), [0.25, 0.375, 0.375])

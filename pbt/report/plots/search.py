@@ -32,6 +32,7 @@ class Effort:
         score: At its end; NaN without one.
         best: The best score so far of those that were trained to the end; NaN before the first.
         target: Steps of a run to the end.
+        num_begun: How many configurations there are.
     """
 
     member: Ints
@@ -41,6 +42,7 @@ class Effort:
     score: Floats
     best: Floats
     target: int
+    num_begun: int
 
     def share_between(self, edges: Floats) -> Floats:
         """The share of all steps that was trained between any two in a row of these, `(edges - 1,)`."""
@@ -69,6 +71,7 @@ def effort(result: Result) -> Effort:
         score=frame.score[done],
         best=best_so_far(np.where(is_complete, frame.score[done], np.nan), mode(result)),
         target=target,
+        num_begun=len({sizes.configuration(*it) for it in zip(frame.member[done].tolist(), points, strict=True)}),
     )
 
 
@@ -87,8 +90,8 @@ def search_figure(result: Result) -> Figure:
     _draw_runs(figure.add_subplot(grid[:, 0]), found, mode(result) == "min")
     _draw_shares(figure.add_subplot(grid[0, 1]), found)
     _draw_best(figure.add_subplot(grid[1, 1]), found, result)
-    begun, complete = len(np.unique(found.member)), len(np.unique(found.member[found.reached >= found.target]))
-    canvas.headline(figure, f"{begun:,} configurations, {complete:,} of them trained to the end")
+    complete = len(np.unique(found.member[found.reached >= found.target]))
+    canvas.headline(figure, f"{found.num_begun:,} configurations, {complete:,} of them trained to the end")
     return figure
 
 
