@@ -7,9 +7,11 @@ from collections.abc import Callable
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import CmaEsSampler, GPSampler, TPESampler
 
+from benchmarks.search import smacs
 from benchmarks.search.bohb import bohb
 from benchmarks.search.optunas import OptunaPolicy
 from benchmarks.search.plain import PlainModel
+from benchmarks.search.smacs import SmacPolicy
 from benchmarks.search.world import Snap
 from pbt.search.curve_model import CurveModel
 from pbt.search.ensemble_search import EnsembleSearch
@@ -47,12 +49,15 @@ METHODS: dict[str, Method] = {
     "cma_es": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, CmaEsSampler(seed=seed)),
 }
 
+if smacs.is_there():
+    METHODS["smac"] = lambda space, snap, ladder, seed: SmacPolicy(space, seed, ladder.rungs[0], ladder.target)
+
 #: Those that have a model of ours.
 OURS = ("freeze_thaw", "mf_mes", "rung_ensemble")
 #: Those that know nothing like a mixture.
-OPTUNAS = frozenset({"tpe", "tpe_hyperband", "gp", "cma_es"})
+NO_MIXTURES = frozenset({"tpe", "tpe_hyperband", "gp", "cma_es", "smac"})
 
 
 def can_search(method: str, space: Space) -> bool:
     """Whether a method has a word for everything in a space."""
-    return method not in OPTUNAS or not any(isinstance(it, Simplex) for it in space.values())
+    return method not in NO_MIXTURES or not any(isinstance(it, Simplex) for it in space.values())
