@@ -323,6 +323,7 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     for name in ("members", "generations", "tokens", "wall_minutes", "gpu_hours", "joules"):
         _check_no_less(f"budget.{name}", getattr(old.budget, name), getattr(budget, name))
     check_wider(load_space(old.space), load_space(new.space))
+    _check_fidelity(run, load_space(old.space), load_space(new.space))
     mend = "Raise members, generations or a limit of the budget, or widen the space"
     require(new != old, "extend", "changes nothing", mend)
     slots = _slots(run, before)
@@ -332,6 +333,14 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     # Not sorted: in which order a space names its hyperparameters decides what is drawn for which.
     further = {} if target is None else {"target_steps": target}
     return json.dumps({"spec": to_dict(new), "slots": [[slot.stack, slot.index] for slot in added], **further})
+
+
+def _check_fidelity(run: Run, old: Space, new: Space) -> None:
+    """Refuse other sizes than those that a search has gone through from its beginning."""
+    name = (run.info.get("fidelity") or {}).get("name")
+    told = "is the fidelity of this search, whose values stay as they are"
+    mend = "Leave it as it was, and begin another search that is told of this one (strategy.options.earlier)"
+    require(name is None or old[name] == new[name], f"space.{name}", told, mend)
 
 
 def _target(run: Run, changes: Mapping[str, Any], budget: Budget) -> int | None:

@@ -407,6 +407,12 @@ def _check_base(name: str, domain: Domain) -> None:
 
 def _check(options: _WithFidelity) -> None:
     _check_rungs(options)
+    told, mend = f"{options.fidelity!r} is no name", "Write the name of a hyperparameter, such as width"
+    require(options.fidelity is None or isinstance(options.fidelity, str), "strategy.options.fidelity", told, mend)
+    told, mend = f"{options.cost!r} is no mapping", "Write powers by name, such as {width: 2}"
+    require(isinstance(options.cost, Mapping), "strategy.options.cost", told, mend)
+    told = f"{options.resumable!r} is neither true nor false"
+    require(isinstance(options.resumable, bool), "strategy.options.resumable", told, "Write true or false")
     for name, exponent in options.cost.items():
         told, mend = f"{exponent!r} is no number", "Write a power, such as 2"
         require(is_number(exponent), f"strategy.options.cost.{name}", told, mend)
@@ -427,6 +433,10 @@ def _check_model(options: _WithModel) -> None:
     at_least(1, "strategy.options.startup", options.startup)
     is_share, told = is_number(options.random) and 0 <= options.random <= 1, f"{options.random!r} is not from 0 to 1"
     require(is_share, "strategy.options.random", told, "Write a share, such as 0.1")
+    told, mend = f"{options.guess!r} is no mapping", "Write values by name, such as {lr: 0.001}"
+    require(isinstance(options.guess, Mapping), "strategy.options.guess", told, mend)
+    told, mend = f"{options.earlier!r} is no list", "Write a list of runs, or of what holds them"
+    require(isinstance(options.earlier, list | tuple), "strategy.options.earlier", told, mend)
 
 
 def _target(wanted: int | None, budget: Budget) -> int:

@@ -125,6 +125,12 @@ def test_a_target_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[
         pbt.extend(result.path, progress=False, **changes)  # type: ignore[arg-type]
 
 
+def test_other_sizes_are_another_search(tmp_path: Path, undisturbed: Result) -> None:
+    space = {**undisturbed.run.info["hparams"], "width": {"type": "choice", "options": [8, 16, 32, 64]}}
+    with pytest.raises(SpecError, match=r"space.width.*begin another search"):
+        pbt.extend(undisturbed.path, space=space, progress=False)
+
+
 def test_a_population_has_no_target(tmp_path: Path) -> None:
     fixed = pbt.Sweep(
         name="toy", trainable="quadratic", space={"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}, objective="Q",

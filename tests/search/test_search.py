@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pbt.errors import SpecError
 from pbt.member import lay_out
-from pbt.search import ASHA, FreezeThaw, MedianRule, OptunaSearch, RandomSearch
+from pbt.search import ASHA, MFMES, FreezeThaw, MedianRule, OptunaSearch, RandomSearch, RungEnsemble
 from pbt.search.fidelity import course
 from pbt.search.policy import Begin, GoOn, Ladder
 from pbt.search.promotion import lowest
@@ -503,6 +503,14 @@ def test_a_search_by_model_is_a_search():
         (lambda: ASHA(fidelity="lr"), None, "strategy.options.fidelity"),
         (lambda: ASHA(cost={"wdith": 2}), None, "strategy.options.cost.wdith"),
         (lambda: ASHA(cost={"width": "2"}), None, "strategy.options.cost.width"),
+        (lambda: ASHA(fidelity=3), None, "strategy.options.fidelity"),
+        (lambda: ASHA(cost=2), None, "strategy.options.cost"),
+        (lambda: ASHA(resumable="no"), None, "strategy.options.resumable"),
+        (lambda: FreezeThaw(guess=0.1), None, "strategy.options.guess"),
+        (lambda: FreezeThaw(guess={"rl": 0.1}), None, "strategy.options.guess.rl"),
+        (lambda: FreezeThaw(guess={"lr": 7}), None, "strategy.options.guess.lr"),
+        (lambda: MFMES(fidelity="width", guess={"width": 16}), None, "strategy.options.guess.width"),
+        (lambda: RungEnsemble(earlier="runs.csv"), None, "strategy.options.earlier"),
         (lambda: OptunaSearch(sampler="tpee"), None, "strategy.options.sampler"),
     ],
 )
