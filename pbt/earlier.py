@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pbt.errors import PbtError, SpecError, nearest
+from pbt.errors import SpecError, nearest
 from pbt.spec import Objective, is_number, require
 from searchspaces import Choice, Float, Int, Simplex, Space, SpaceError
 
@@ -75,8 +76,8 @@ def read(source: Source, space: Space, where: str = _FIELD) -> list[dict[str, An
         SpecError: It cannot be read, or has no run that fits.
     """
     try:
-        found = list(_reader(source.source)(source))
-    except (OSError, ValueError, KeyError, ImportError, PbtError) as error:
+        found = list(_reader(source.source, space)(source))
+    except Exception as error:  # whatever others' readers and servers may raise
         told = f"{source.source!r} cannot be read: {error}"
         raise SpecError(where, told, "Name a run's folder, a table, optuna:URL or mlflow:experiment") from error
     if not found:
@@ -113,16 +114,18 @@ def _checked(entry: Mapping[str, Any], space: Space, where: str) -> dict[str, An
     except (SpaceError, AttributeError, TypeError) as error:
         raise SpecError(f"{where}.hparams", "is not in the space", str(error)) from error
     curve = entry.get("curve")
-    mend = "Write curve: [[steps, score], ...]; null for the steps of a run to the end"
+    mend = "Write curve: [[steps, score], ...]; null for the steps of a run to the end, and for a score that diverged"
     is_curve = isinstance(curve, list | tuple) and len(curve) > 0 and all(map(_is_point, curve))
     require(is_curve, f"{where}.curve", f"{curve!r} are no scores after steps", mend)
     return {"hparams": hparams, "curve": [list(point) for point in entry["curve"]]}
 
 
 def _is_point(point: Any) -> bool:
-    if not isinstance(point, list | tuple) or len(point) != 2 or not is_number(point[1]):
+    if not isinstance(point, list | tuple) or len(point) != 2:
         return False
-    return point[0] is None or (is_number(point[0]) and point[0] > 0)
+    steps, score = point
+    is_reached = steps is None or (is_number(steps) and 0 < steps < math.inf)
+    return is_reached and (score is None or (is_number(score) and math.isfinite(score)))
 
 
 def _run(recorded: Mapping[str, Any], curve: Curve, space: Space, steps_each: float) -> dict[str, Any] | None:
@@ -131,7 +134,10 @@ def _run(recorded: Mapping[str, Any], curve: Curve, space: Space, steps_each: fl
         hparams = space.point({name: _value(recorded, name, space) for name in space if _has(recorded, name, space)})
     except (SpaceError, ValueError, TypeError):
         return None
-    points = [[None if steps is None else steps * steps_each, score] for steps, score in curve]
+    points = [
+        [None if steps is None else steps * steps_each, score if math.isfinite(score) else None]
+        for steps, score in curve
+    ]
     points = [point for point in points if point[0] is None or point[0] > 0]
     return {"hparams": hparams, "curve": points} if points else None
 
@@ -157,7 +163,8 @@ def _value(recorded: Mapping[str, Any], name: str, space: Space) -> Any:
     if isinstance(domain, Int):
         return int(value) if float(value).is_integer() else value
     if isinstance(domain, Float):
-        return float(value)
+        near = domain.decode(domain.encode(min(max(float(value), domain.low), domain.high)))
+        return near if domain.step is not None and math.isclose(near, float(value)) else float(value)
     if isinstance(domain, Choice):
         return next((option for option in domain.options if option == value or str(option) == str(value)), value)
     return value
@@ -166,7 +173,7 @@ def _value(recorded: Mapping[str, Any], name: str, space: Space) -> Any:
 # ---------------------------------------------------------------------------------------------------------- sources
 
 
-def _reader(source: str) -> Callable[[Source], Iterable[Found]]:
+def _reader(source: str, space: Space) -> Callable[[Source], Iterable[Found]]:
     if source.startswith("optuna:"):
         return _of_optuna
     if source.startswith("mlflow:"):
@@ -174,7 +181,7 @@ def _reader(source: str) -> Callable[[Source], Iterable[Found]]:
 
         return lambda it: runs_of(it.source.removeprefix("mlflow:"), it.score)
     if Path(source).suffix in _TABLES:
-        return _of_table
+        return lambda it: _of_table(it, space)
     if (Path(source) / "run.json").exists():
         return _of_run
     if Path(source).is_dir():
@@ -211,13 +218,14 @@ def _of_ray(source: Source) -> Iterator[Found]:
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Nested configurations by `outer/inner`, and by the inner name alone where no other is called so."""
     nested = {name: _flat(value) for name, value in config.items() if isinstance(value, Mapping)}
-    inner = {name: value for values in nested.values() for name, value in values.items()}
+    told = Counter(name for values in nested.values() for name in values)
+    inner = {name: value for values in nested.values() for name, value in values.items() if told[name] == 1}
     full = {f"{outer}/{name}": value for outer, values in nested.items() for name, value in values.items()}
     return {**inner, **full, **config}
 
 
-def _of_table(source: Source) -> Iterator[Found]:
-    """Rows of one configuration are points of one curve."""
+def _of_table(source: Source, space: Space) -> Iterator[Found]:
+    """Rows of one configuration are points of one curve; columns that are no hyperparameters do not count."""
     import pyarrow.csv
     import pyarrow.feather
     import pyarrow.parquet
@@ -235,7 +243,8 @@ def _of_table(source: Source) -> Iterator[Found]:
     grouped: dict[str, Found] = {}
     for row in table.to_pylist():
         score, steps = row.pop(source.score), row.pop(source.steps) if source.steps else None
-        own = grouped.setdefault(json.dumps(row, sort_keys=True, default=str), (row, []))
+        known = {name: value for name, value in row.items() if name.partition("[")[0] in space}
+        own = grouped.setdefault(json.dumps(known, sort_keys=True, default=str), (row, []))
         own[1].append((None if steps is None else float(steps), math.nan if score is None else float(score)))
     for hparams, curve in grouped.values():
         yield hparams, sorted(curve, key=lambda point: point[0] or 0.0)

@@ -205,17 +205,19 @@ def _with_earlier(spec: SweepSpec, strategy: StrategyOptions | None) -> tuple[Sw
 
 def _check_initial(strategy: StrategyOptions, task: Task) -> None:
     field, initial = "strategy.options.initial", getattr(strategy, "initial", ())
+    is_list = isinstance(initial, list | tuple)
+    require(is_list, field, f"{initial!r} is no list", "Write a list of configurations: [{lr: 0.001}]")
+    for index, hparams in enumerate(initial):
+        try:
+            task.space.check(hparams)
+        except searchspaces.SpaceError as error:
+            raise SpecError(f"{field}[{index}]", "is not in the space", str(error)) from error
     most, room = task.budget.members, f"{task.budget.members} members"
     if isinstance(begun := strategy.begin(task), SearchStrategy):
         most = begun.most_initial
         room = f"a budget in which {most} can begin"
     told = f"names {len(initial)} configurations for {room}"
     require(len(initial) <= most, field, told, "Raise budget.members, or name fewer")
-    for index, hparams in enumerate(initial):
-        try:
-            task.space.check(hparams)
-        except searchspaces.SpaceError as error:
-            raise SpecError(f"{field}[{index}]", "is not in the space", str(error)) from error
 
 
 def _check_buckets(space: Space, trainable: Trainable) -> None:

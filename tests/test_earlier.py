@@ -54,6 +54,28 @@ def test_rows_of_a_table_are_points_of_curves(tmp_path: Path, ending: str) -> No
     assert run["curve"] == [[None, -1.0]]
 
 
+def test_what_diverged_is_known_too(tmp_path: Path) -> None:
+    """Without a score. Further columns make no other run of it."""
+    rows = [{**ROWS[0], "train": 1.0}, {**ROWS[1], "loss": math.nan, "train": 2.0}]
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "a.csv")
+    (run,) = expanded([{"source": str(tmp_path / "a.csv"), "steps": "epoch"}], SPACE, LOSS)
+    assert run["curve"] == [[1.0, 3.0], [2.0, None]]
+    assert expanded([run], SPACE, LOSS) == [run]
+
+
+def test_steps_of_others_are_sums_of_floats(tmp_path: Path) -> None:
+    space = Space({"s": Float(0.0, 1.0, step=0.1)})
+    pyarrow.csv.write_csv(pa.table({"s": [0.30000000000000004, 0.35], "loss": [1.0, 2.0]}), tmp_path / "a.csv")
+    assert expanded([str(tmp_path / "a.csv")], space, LOSS) == [{"hparams": {"s": 0.3}, "curve": [[None, 1.0]]}]
+
+
+@pytest.mark.parametrize("source", ["optuna:foo.db", "optuna:sqlite:////nowhere/at/all.db", "mlflow:x"])
+def test_what_others_readers_raise_is_told_in_one_line(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://nowhere")
+    with pytest.raises(SpecError, match="cannot be read"):
+        expanded([source], SPACE, LOSS)
+
+
 def test_a_table_may_hold_mixtures(tmp_path: Path) -> None:
     """A column for each part, or one that holds them all; they need not sum to one exactly."""
     space = Space({"mix": Simplex(["web", "code"])})
@@ -75,6 +97,18 @@ def test_trials_of_ray_tune(tmp_path: Path) -> None:
         ]
         (tmp_path / trial / "result.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
     assert WANTED == expanded([{"source": str(tmp_path), "steps_each": 50}], SPACE, LOSS)
+
+
+def test_an_inner_name_that_two_have_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    config = {"enc": {"lr": 0.01}, "dec": {"lr": 0.09}}
+    line = {"config": config, "training_iteration": 1, "loss": 1.0}
+    (tmp_path / "a" / "result.json").write_text(json.dumps(line) + "\n")
+    space = Space({"lr": Float(1e-4, 1.0, log=True)})
+    with pytest.raises(SpecError, match="none of the 1 runs"):
+        expanded([str(tmp_path)], space, LOSS)
+    outer = Space({"dec/lr": Float(1e-4, 1.0, log=True)})
+    assert expanded([str(tmp_path)], outer, LOSS)[0]["hparams"] == {"dec/lr": 0.09}
 
 
 def test_trials_of_optuna(tmp_path: Path) -> None:
@@ -151,7 +185,7 @@ def test_a_table_without_the_column_or_without_anything_that_fits_is_refused(tmp
     pyarrow.csv.write_csv(pa.Table.from_pylist(ROWS), tmp_path / "runs.csv")
     with pytest.raises(SpecError, match="no column val, only lr, layers"):
         expanded([{"source": str(tmp_path / "runs.csv"), "score": "val"}], SPACE, LOSS)
-    with pytest.raises(SpecError, match=r"none of the 4 runs .* lies in the space; they have epoch, layers, lr"):
+    with pytest.raises(SpecError, match=r"none of the 1 runs .* lies in the space; they have epoch, layers, lr"):
         expanded([str(tmp_path / "runs.csv")], Space({"depth": Int(1, 3)}), LOSS)
 
 

@@ -26,15 +26,17 @@ class Earlier:
 
     Attributes:
         hparams: With which hyperparameters.
-        curve: After how many steps of the target it had come to what, low being good.
+        curve: After how many steps of the target it had come to what, low being good; infinite where it diverged.
+        reach: From which rung to which it can be compared: models of other sizes are trained to others.
     """
 
     hparams: Hparams
     curve: tuple[tuple[float, float], ...]
+    reach: tuple[float, float] = (0.0, math.inf)
 
     def on(self, ladder: Ladder) -> Iterator[tuple[float, float]]:
         """What it was worth on the rungs at which it was looked at, or nearly."""
-        for rung in ladder.rungs:
+        for rung in (it for it in ladder.rungs if self.reach[0] <= it <= self.reach[1]):
             near = [(abs(math.log(steps / rung)), badness) for steps, badness in self.curve]
             far, badness = min(near, default=(math.inf, math.nan))
             if far <= math.log(_NEAR):

@@ -168,7 +168,7 @@ class CurveModel:
         rows = [*recorded, *book.values[max(0, number - _MOST + len(recorded)) : number]]
         places = self._all_places(book)
         run = np.array([it.run for it in rows])
-        depth = self.depth(book, np.array([it.steps for it in rows]))
+        depth = self.depth(book, np.array([_rung(book.ladder, it) for it in rows]))
         return Values(run, depth, np.array([places[it.run] for it in rows]), np.array([it.badness for it in rows]))
 
     def _all_places(self, book: Book) -> dict[int, np.ndarray]:
@@ -183,6 +183,11 @@ class CurveModel:
             return rows
         best_first = sorted(rows, key=lambda it: (it.steps, it.badness))
         return best_first[:: math.ceil(len(rows) / (_MOST // 2))]
+
+
+def _rung(ladder: Ladder, value: Value) -> float:
+    """Where a value counts: who diverged between two rungs would have been the worst of the next."""
+    return value.steps if math.isfinite(value.badness) else ladder.rungs[ladder.above(value.steps)]
 
 
 def milestone(number: int, first: int = _FEWEST) -> int:

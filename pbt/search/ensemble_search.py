@@ -36,7 +36,7 @@ class EnsembleSearch:
     eta: float = 3.0
     startup: int = 8
     random: float = 0.1
-    _found: dict[tuple[float, int], Mapping[str, Any]] = field(
+    _found: dict[tuple[bytes, bytes], Mapping[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -61,10 +61,11 @@ class EnsembleSearch:
             return known.drawn(book, rng, given)
 
         def parameters(number: int) -> Mapping[str, Any]:
-            values, size = rungs[number], milestone(len(rungs[number]), FEWEST)
-            if (number, size) not in self._found:
-                self._found[number, size] = found_parameters(values.first(size))
-            return self._found[number, size]
+            values = rungs[number].first(milestone(len(rungs[number]), FEWEST))
+            key = values.run.tobytes(), values.badness.tobytes()
+            if key not in self._found:
+                self._found[key] = found_parameters(values)
+            return self._found[key]
 
         model = ensemble(rungs, parameters)
         tried = known.tried(book)

@@ -28,6 +28,8 @@ class Course:
         name: The hyperparameter that is smaller on the way; None if there is none.
         values: What it is on the way to each rung; empty if there is none.
         resumable: Whether runs can go on from a rung.
+        generation: Steps of one: rungs are whole ones.
+        eta: About how far rungs are apart, as a factor.
     """
 
     ladder: Ladder
@@ -35,15 +37,14 @@ class Course:
     name: str | None = None
     values: tuple[Any, ...] = ()
     resumable: bool = True
+    generation: int = 1
+    eta: float = 3.0
 
-    def raised(self, target: int, eta: float) -> Course:
-        """The way to a target that is further: the rungs stay, and others come after them.
-
-        Args:
-            target: Steps of a run to the end.
-            eta: About how far the new rungs are apart, as a factor.
-        """
-        beyond = [int(it) for it in Ladder.between(self.steps[-1], target, eta).rungs if it > self.steps[-1]]
+    def raised(self, target: int) -> Course:
+        """The way to a target of so many steps, which is further: the rungs stay, and others come after them."""
+        least = self.steps[-1] / self.generation
+        further = [int(it) * self.generation for it in Ladder.between(least, target / self.generation, self.eta).rungs]
+        beyond = [it for it in further if it > self.steps[-1]]
         values = (*self.values, *self.values[-1:] * len(beyond))
         rungs = (*self.ladder.rungs, *map(float, beyond))
         ladder = Ladder(rungs, _kinds(values, len(rungs), self.resumable))
@@ -64,6 +65,15 @@ class Course:
         last = own[-1] if own else self.ladder.target
         return last if steps is None else steps * self.rate(last)
 
+    def reach(self, recorded: Hparams) -> tuple[float, float]:
+        """From which rung to which such models are trained; the wanted ones to whatever target."""
+        if self.name is None:
+            return 0.0, float("inf")
+        own = [it for it, value in zip(self.ladder.rungs, self.values, strict=True) if value == recorded[self.name]]
+        if not own:
+            return float("inf"), float("inf")
+        return own[0], float("inf") if own[-1] == self.ladder.target else own[-1]
+
     def hparams(self, run: Hparams, rung: float) -> dict[str, Any]:
         """Of a member that is trained until a rung, given those of its run."""
         own = {} if self.name is None else {self.name: self.values[self.ladder.index(rung)]}
@@ -75,7 +85,13 @@ class Course:
 
 
 def course(
-    ladder: Ladder, name: str | None = None, values: Sequence[Any] = (), exponent: float = 1.0, resumable: bool = True
+    ladder: Ladder,
+    name: str | None = None,
+    values: Sequence[Any] = (),
+    exponent: float = 1.0,
+    resumable: bool = True,
+    generation: int = 1,
+    eta: float = 3.0,
 ) -> Course:
     """The way to the target by a ladder of steps, and by a hyperparameter that is smaller at first.
 
@@ -85,14 +101,18 @@ def course(
         values: Of it, ascending; the last is wanted.
         exponent: A step costs as this power of it.
         resumable: Whether runs can go on from a rung; otherwise they begin again at each.
+        generation: Steps of one: rungs are whole ones.
+        eta: About how far rungs are apart, as a factor.
     """
     steps = [round(it) for it in ladder.rungs]
     if name is None:
-        return Course(Ladder(ladder.rungs, _kinds((), len(steps), resumable)), tuple(steps), resumable=resumable)
+        plain = Ladder(ladder.rungs, _kinds((), len(steps), resumable))
+        return Course(plain, tuple(steps), resumable=resumable, generation=generation, eta=eta)
     number = max(len(steps), len(values))
     own, steps = _from_the_last(list(values), number), _from_the_last(steps, number)
     rungs = tuple(it * (value / own[-1]) ** exponent for it, value in zip(steps, own, strict=True))
-    return Course(Ladder(rungs, _kinds(own, number, resumable)), tuple(steps), name, tuple(own), resumable)
+    sized = Ladder(rungs, _kinds(own, number, resumable))
+    return Course(sized, tuple(steps), name, tuple(own), resumable, generation, eta)
 
 
 def cost_of(hparams: Hparams, exponents: Mapping[str, float]) -> float:

@@ -43,11 +43,13 @@ class FreezeThawPolicy:
 
     Attributes:
         model: What is known of curves, and what may vary.
+        eta: One in so many goes on where the ensemble decides.
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts.
     """
 
     model: CurveModel
+    eta: float = 3.0
     startup: int = 8
     random: float = 0.1
 
@@ -73,7 +75,7 @@ class FreezeThawPolicy:
 
     @cached_property
     def _without_curves(self) -> EnsembleSearch:
-        return EnsembleSearch(model=self.model, startup=0, random=0.0)
+        return EnsembleSearch(model=self.model, eta=self.eta, startup=0, random=0.0)
 
     # ------------------------------------------------------------------------------------------------ who goes on
 

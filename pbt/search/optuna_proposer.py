@@ -166,7 +166,9 @@ def _suggested(trial: Trial, name: str, domain: Domain) -> Any:
         case IntDistribution(low=low, high=high, log=log, step=step):
             return trial.suggest_int(name, low, high, log=log, step=step)
         case FloatDistribution(low=low, high=high, log=log, step=step):
-            return trial.suggest_float(name, low, high, log=log, step=step)
+            value = trial.suggest_float(name, low, high, log=log, step=step)
+            assert isinstance(domain, Float)
+            return value if step is None else domain.decode(domain.encode(value))  # theirs may be 0.6000000000000001
     return domain.decode([trial.suggest_float(label, 0.0, 1.0) for label in domain.labels(name)])
 
 

@@ -93,6 +93,10 @@ class Ladder:
         """Number of the highest rung that was reached; -1 below all."""
         return sum(it <= steps for it in self.rungs) - 1
 
+    def above(self, steps: float) -> int:
+        """Number of the lowest rung that is not below so many steps."""
+        return min(sum(it < steps for it in self.rungs), len(self.rungs) - 1)
+
     def begins_again(self, steps: float, until: float) -> bool:
         """Whether a run that rests after so many steps begins again on its way."""
         return bool(steps and self.kinds) and self.kinds[self.index(steps)] != self.kinds[self.index(until)]

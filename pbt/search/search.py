@@ -48,8 +48,6 @@ from pbt.strategy import (
 )
 from searchspaces import Space
 
-#: About how far rungs beyond the first target are apart, as a factor.
-_FURTHER = 3.0
 #: Why somebody goes on at the end.
 _BEST = "the best so far"
 #: Of which all steps cost the same.
@@ -271,13 +269,25 @@ class Search:
         self._free |= {slot: event.id for slot in event.slots if slot not in self._slots}
         self._slots = event.slots
         self._stopped, self._announced, self._finished = None, None, False
-        return [] if self._synchronous and self._num_under_way else self._train_on(event.id)
+        actions = self._seated_again(event.id)
+        return actions if self._synchronous and self._num_under_way else actions + self._train_on(event.id)
+
+    def _seated_again(self, cause: str) -> list[Action]:
+        """Who was on its way, and had to make way for the winner's evaluation, takes a slot of those that rest."""
+        actions: list[Action] = []
+        for number, member in enumerate(self._members):
+            if member.slot is None and self._is_on_the_way(number):
+                busy = {it.slot for other, it in enumerate(self._members) if self._is_on_the_way(other)}
+                slot = next(slot for slot in self._slots if slot not in busy)
+                self._free.pop(slot, None)
+                actions += self._moved_to(slot, number, cause, "the sweep goes on")
+        return actions
 
     def _raise_to(self, target: int) -> None:
         """Runs to the end take more steps from now on; those that were complete rest on a rung."""
         if target > self._course.steps[-1]:
             self._targets.append(target)
-            self._course = self._course.raised(target, _FURTHER)
+            self._course = self._course.raised(target)
             self._book.ladder = self._course.ladder
 
     def _on_the_way(self) -> list[int]:
@@ -427,7 +437,8 @@ class Search:
         if self._evaluations.get(answer):
             return [self._finish_with_best(cause)]
         self._evaluations[answer] = False
-        seat = self._members[self._announced].slot or self._slots[0]
+        free = (slot for slot in self._slots if slot in self._free)
+        seat = self._members[self._announced].slot or next(free, self._slots[0])
         seated = self._moved_to(seat, self._announced, cause, _BEST)
         return [*seated, Evaluate(cause=cause, member=self._announced, split=self._task.final_split)]
 

@@ -23,6 +23,7 @@ Attributes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -82,7 +83,8 @@ class FreezeThaw:
         """Start on a task."""
 
         def policy_for(space: Space) -> Policy:
-            return FreezeThawPolicy(model=_model(self, task, space), startup=self.startup, random=self.random)
+            eta, model = float(self.reduction_factor), _model(self, task, space)
+            return FreezeThawPolicy(model=model, eta=eta, startup=self.startup, random=self.random)
 
         return _begun(self, task, policy_for)
 
@@ -273,7 +275,9 @@ class OptunaSearch:
         """Refuse options outside their range."""
         _check_rungs(self)
         is_known = self.sampler in _SAMPLERS
-        require(is_known, "strategy.options.sampler", f"{self.sampler!r} is unknown", nearest(self.sampler, _SAMPLERS))
+        require(
+            is_known, "strategy.options.sampler", f"{self.sampler!r} is unknown", nearest(str(self.sampler), _SAMPLERS)
+        )
 
     def begin(self, task: Task) -> Strategy:
         """Start on a task."""
@@ -288,7 +292,7 @@ class OptunaSearch:
 
         if not self.halving:
             return _straight(self, task, policy_for)
-        way = course(_rungs(self, task.budget))
+        way = course(_rungs(self, task.budget), generation=task.budget.steps, eta=eta)
         return Search(task, policy_for, way, self.synchronous, self.initial)
 
 
@@ -350,7 +354,18 @@ def _begun(options: _WithFidelity, task: Task, policy_for: Callable[[Space], Pol
     for name in options.cost:
         require(name in task.space, f"strategy.options.cost.{name}", "is not in the space", nearest(name, task.space))
         _check_base(name, task.space[name])
-    return Search(task, policy_for, _course(options, task), options.synchronous, options.initial, options.cost)
+    way = _course(options, task)
+    _check_room(way.ladder, task.budget)
+    return Search(task, policy_for, way, options.synchronous, options.initial, options.cost)
+
+
+def _check_room(ladder: Ladder, budget: Budget) -> None:
+    """Refuse a budget in which not even the first configuration can be trained to the end."""
+    first = ladder.rungs[0]
+    needed = first + ladder.to_train(first, ladder.target)
+    told = f"leaves {budget.member_steps} steps, but the first configuration takes {needed:g} to the end"
+    mend = f"Write {math.ceil(needed / (budget.members * budget.steps))} or more"
+    require(needed <= budget.member_steps, "budget.generations", told, mend)
 
 
 def _model(options: _WithModel, task: Task, space: Space) -> CurveModel:
@@ -362,27 +377,36 @@ def _model(options: _WithModel, task: Task, space: Space) -> CurveModel:
 
 def _earlier(run: Mapping[str, Any], task: Task, way: Course) -> Earlier:
     hparams = {name: value for name, value in run["hparams"].items() if name != way.name}
-    curve = tuple((way.position(run["hparams"], steps), badness(score, task.mode)) for steps, score in run["curve"])
-    return Earlier(hparams, curve)
+    curve = tuple(
+        (way.position(run["hparams"], steps), math.inf if score is None else badness(score, task.mode))
+        for steps, score in run["curve"]
+    )
+    return Earlier(hparams, curve, way.reach(run["hparams"]))
 
 
 def _straight(options: _WithTarget, task: Task, policy_for: Callable[[Space], Policy]) -> Search:
     """The search by options that train all runs to the end."""
     target = float(_target(options.target_generations, task.budget) * task.budget.steps)
-    return Search(task, policy_for, course(Ladder((target,))), options.synchronous, options.initial)
+    way = course(Ladder((target,)), generation=task.budget.steps)
+    return Search(task, policy_for, way, options.synchronous, options.initial)
 
 
 def _course(options: _WithFidelity, task: Task) -> Course:
     name, ladder = options.fidelity, _rungs(options, task.budget)
+    steps, eta = task.budget.steps, float(options.reduction_factor)
     if name is None:
-        return course(ladder, resumable=options.resumable)
+        return course(ladder, resumable=options.resumable, generation=steps, eta=eta)
     where = "strategy.options.fidelity"
     require(name in task.space, where, f"{name!r} is not in the space", nearest(name, task.space))
+    require(len(task.space) > 1, where, "leaves nothing to search", "Put other hyperparameters into the space")
+    exponent = options.cost.get(name, 1.0)
+    told, mend = f"is {exponent:g}: larger ones have to cost more", "Write a positive power, such as 1"
+    require(exponent > 0, f"strategy.options.cost.{name}", told, mend)
     values = _ascending(name, task.space[name])
     for other, domain in task.space.items():
         told = f"{name!r} decides whether {other} is there"
         require(name not in (domain.when or {}), where, told, "Name one on which nothing depends")
-    return course(ladder, name, values, options.cost.get(name, 1.0), options.resumable)
+    return course(ladder, name, values, exponent, options.resumable, steps, eta)
 
 
 def _ascending(name: str, domain: Domain) -> list[Any]:

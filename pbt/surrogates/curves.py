@@ -37,6 +37,8 @@ from pbt.surrogates.threads import one_thread
 NOBODY = -1
 #: Entries of the kernel's parameters before the scales of the hyperparameters.
 _SHARED = 6
+#: What diverged stands so far above the mean, before anything else is known.
+_WORST = 2.0
 #: About so many values are enough to find parameters by; and so many steps are then taken by all.
 _ENOUGH, _LAST_STEPS = 80, 12
 
@@ -270,6 +272,8 @@ def leveled(values: Values, persistence: float = 0.9) -> np.ndarray:
             variance = part * variance + (1 - part) + part * (1 - part) * middle**2
             middle = part * middle
         found[here] = middle + math.sqrt(variance) * within
+        if not np.isfinite(values.badness[here]).any():  # nothing to stand among: as bad as the worst before
+            found[here] = max(before.values(), default=_WORST)
         before |= dict(zip(values.run[here].tolist(), found[here].tolist(), strict=True))
     return found
 

@@ -17,7 +17,7 @@ from pbt.report.plots.search import Effort, effort, search_figure
 from pbt.report.report_page import write_report
 from pbt.report.sentences import sentence
 from pbt.report.show import as_json, show
-from searchspaces import Float, Space
+from searchspaces import Choice, Float, Space
 from tests.report.drawn import drawn, illegible, words
 
 
@@ -97,6 +97,22 @@ def test_what_is_expected_of_what_was_seen_is_what_was_seen(searched):
         assert (ahead[0], ahead[-1]) == (pytest.approx(steps[-1]), pytest.approx(20))
         assert mean[-1] == pytest.approx(at_target[run])
         assert deviation[0] <= deviation[-1] + 1e-9
+
+
+def test_slices_of_a_space_with_conditions_are_drawn(tmp_path):
+    """Other values of a parent have other children, or none."""
+    space = Space({"h0": Choice([0.25, 0.5]), "h1": Float(0.0, 1.0, when={"h0": 0.5})})
+    result = pbt.Sweep(
+        trainable="quadratic",
+        space=space,
+        objective="Q",
+        budget={"members": 3, "generations": 12, "steps": 5},
+        strategy=pbt.ASHA(target_generations=4, reduction_factor=2),
+        hosts={"kind": "local"},
+        storage=tmp_path,
+        tracking=False,
+    ).run(progress=False)
+    assert illegible(expected_figure(result)) == []
 
 
 def test_too_few_scores_expect_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """What is known before anything is tried."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -23,6 +24,11 @@ def recorded(number, seed=0, space=SQUARE, loss=curve):
 def test_a_recorded_run_counts_on_the_rungs_that_it_was_looked_at_nearly():
     run = Earlier({}, ((1.0, 5.0), (4.5, 3.0), (9.2, 2.0), (26.0, 1.0)))
     assert [(1.0, 5.0), (9.0, 2.0), (27.0, 1.0)] == list(run.on(LADDER))
+
+
+def test_it_does_not_count_on_rungs_of_models_of_another_size():
+    run = Earlier({}, ((1.0, 5.0), (9.0, 2.0), (27.0, 1.0)), reach=(27.0, math.inf))
+    assert [(27.0, 1.0)] == list(run.on(LADDER))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,18 @@ def test_what_it_knows_does_not_depend_on_when_it_was_first_asked():
         before.values = book.values[:number]
         lived.choose(before, number)
     assert lived.choose(book, 9) == FreezeThawPolicy(model=CurveModel(SQUARE, earlier)).choose(book, 9)
+
+
+def test_the_ensemble_does_not_depend_on_when_it_was_first_asked():
+    """Recorded runs at the target only: that rung is the first that has enough, until the lowest has."""
+    earlier = tuple(dataclasses.replace(it, curve=it.curve[-1:]) for it in recorded(8))
+    book = search(EnsembleSearch(model=CurveModel(SQUARE, earlier), random=0.0), decisions=20)
+    lived = EnsembleSearch(model=CurveModel(SQUARE, earlier), random=0.0)
+    for number in range(len(book.values)):
+        before = Book(LADDER, runs=[dataclasses.replace(run) for run in book.runs], values=book.values[:number])
+        lived.choose(before, number)
+    fresh = EnsembleSearch(model=CurveModel(SQUARE, earlier), random=0.0)
+    assert lived.choose(book, 9) == fresh.choose(book, 9)
 
 
 def test_so_many_recorded_runs_that_they_cannot_all_be_borne():

@@ -47,6 +47,20 @@ def test_where_nobody_can_go_on_a_run_begins_again_at_each_rung():
     assert [1.0, 3.0, 27.0] == [ladder.to_train(*it) for it in ((0.0, 1.0), (1.0, 3.0), (9.0, 27.0))]
 
 
+def test_a_target_that_is_further_is_whole_generations():
+    """Of four steps each: 3.3 of them are no rung."""
+    raised = course(Ladder((4.0, 8.0)), generation=4).raised(40)
+    assert all(step % 4 == 0 for step in raised.steps)
+    assert raised.steps[-1] == 40
+
+
+def test_recorded_runs_are_compared_with_models_of_their_size():
+    way = course(STEPS, "width", [32, 64])
+    assert way.reach({"width": 32}) == (0.5, 4.5)
+    assert way.reach({"width": 64}) == (27.0, float("inf"))
+    assert course(STEPS).reach({}) == (0.0, float("inf"))
+
+
 def test_what_was_trained_again_is_counted_again():
     book = Book(course(STEPS, resumable=False).ladder)
     run = book.take(Begin({}, 1.0))
@@ -78,7 +92,7 @@ def test_costs_are_products_of_powers(exponents, cost):
     ],
 )
 def test_a_target_that_is_further_leaves_the_rungs_where_they_are(way, rungs, kinds):
-    raised = way.raised(81, 3.0)
+    raised = way.raised(81)
     assert raised.ladder == Ladder(rungs, kinds)
     assert raised.own_steps(81.0) == 81
     assert raised.values[-1:] == way.values[-1:]

@@ -11,6 +11,7 @@ from pbt.search.ensemble_search import EnsembleSearch
 from pbt.search.freeze_thaw import FreezeThawPolicy
 from pbt.search.policy import Begin, Book, GoOn, Ladder, Value
 from pbt.search.promotion import Halving
+from pbt.surrogates.curves import leveled
 from searchspaces import Choice, Float, Int, Simplex, Space
 
 SQUARE = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
@@ -166,3 +167,29 @@ def test_a_model_that_ranks_well_is_trusted(searched):
 def test_the_lowest_last_value_is_recommended(searched):
     last = {number: run.badness for number, run in enumerate(searched.runs)}
     assert FreezeThawPolicy(model=CurveModel(SQUARE)).recommend(searched) == min(last, key=last.get)
+
+
+def test_who_diverged_between_two_rungs_would_have_been_the_worst_of_the_next():
+    """Not one of the better ones, as those who come that far otherwise are."""
+    book = Book(LADDER)
+    for number in range(12):
+        run = book.take(Begin({"x": number / 12, "y": 0.5}, 1.0))
+        book.saw(Value(run, 1.0, float(number), 1.0))
+    for run, steps, badness in ((0, 3.0, 0.0), (1, 3.0, 1.0), (2, 2.0, math.inf), (3, 2.0, math.inf)):
+        book.take(GoOn(run, 3.0))
+        book.saw(Value(run, steps, badness, steps))
+    values = CurveModel(SQUARE).values(book)
+    told = leveled(values)
+    assert set(values.depth) == {math.log10(27.0), math.log10(9.0)}
+    assert told[-1] == told[-2] == told[12:].max()
+
+
+def test_a_rung_on_which_all_diverged_is_as_bad_as_the_worst_before():
+    book = Book(LADDER)
+    for number in range(8):
+        run = book.take(Begin({"x": number / 8, "y": 0.5}, 1.0))
+        book.saw(Value(run, 1.0, float(number), 1.0))
+    book.take(GoOn(0, 3.0))
+    book.saw(Value(0, 3.0, math.inf, 3.0))
+    told = leveled(CurveModel(SQUARE).values(book))
+    assert told[-1] == told[:-1].max()

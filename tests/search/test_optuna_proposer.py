@@ -8,6 +8,7 @@ import pytest
 from pbt.search.optuna_proposer import OptunaProposer
 from pbt.search.policy import Begin, Book, Ladder, Value
 from pbt.search.promotion import Halving, Straight, lowest
+from searchspaces import Float, Space
 from tests.search.test_freeze_thaw import MIXED, SQUARE, bowl, search
 
 SAMPLERS = ("tpe", "gp", "cma_es")
@@ -63,6 +64,14 @@ def test_tpe_learns_from_runs_that_rest_on_a_rung():
     drawn = search(Halving(lambda known, seed, given: SQUARE.sample(np.random.default_rng(seed))), decisions=60)
     assert np.mean([bowl(it.hparams) for it in book.runs[15:]]) < np.mean([bowl(it.hparams) for it in drawn.runs[15:]])
     assert lowest(book) is not None
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_steps_are_exact(sampler):
+    """Theirs are sums of floats."""
+    space = Space({"s": Float(0.0, 1.0, step=0.1), "x": Float(0.0, 1.0)})
+    book = ended(Straight(OptunaProposer(space, sampler, seed=0)), 20, space, lambda it: it["s"] + it["x"])
+    assert len(book.runs) == 20
 
 
 def test_values_that_are_given_are_had():

@@ -384,6 +384,21 @@ def test_a_target_that_is_further_is_reached_by_those_that_were_complete(options
     assert worlds[0].actions == worlds[1].actions
 
 
+@pytest.mark.parametrize("synchronous", [True, False])
+@pytest.mark.parametrize("ends", [5, 9, 14, 20, 26, 33])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_who_made_way_for_the_winners_evaluation_goes_on_once_it_is_extended(synchronous, ends, seed):
+    """A limit cut them short on their way; the best was frozen, and took a slot to be evaluated."""
+    options = ASHA(target_generations=9, synchronous=synchronous)
+    task = make_task(members=3, generations=27, seed=seed)
+    world = World(options, task, stacks=2, takes=(1, 2), ends=ends, grows=(0, 20)).play()
+    book = world.search.snapshot()
+    assert [run["until"] for run in book["runs"] if run["until"] is not None] == []
+    target = 9 * STEPS
+    assert sum(world.consumed) > 47 * 3 * STEPS - 2 * target
+    assert world.members[world.finish.best].consumed == target
+
+
 def test_the_best_wins_and_is_found_among_many():
     world = World(ASHA(), make_task(members=4, generations=64)).play()
     found = [loss(it.hparams, 160) for it in world.members.values()]
@@ -512,9 +527,26 @@ def test_a_search_by_model_is_a_search():
         (lambda: MFMES(fidelity="width", guess={"width": 16}), None, "strategy.options.guess.width"),
         (lambda: RungEnsemble(earlier="runs.csv"), None, "strategy.options.earlier"),
         (lambda: OptunaSearch(sampler="tpee"), None, "strategy.options.sampler"),
+        (lambda: OptunaSearch(sampler=None), None, "strategy.options.sampler"),
+        (lambda: ASHA(fidelity="width", cost={"width": 0}), None, "strategy.options.cost.width"),
+        (lambda: ASHA(fidelity="width", cost={"width": -1}), None, "strategy.options.cost.width"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options, budget, field):
     with pytest.raises(SpecError) as refused:
         options().begin(make_task(2, budget or 8, space=SIZES))
     assert refused.value.field == field
+
+
+def test_a_budget_in_which_nobody_can_be_trained_to_the_end_is_refused():
+    """Not even the first, which begins again at each rung."""
+    with pytest.raises(SpecError) as refused:
+        ASHA(resumable=False, target_generations=3).begin(make_task(1, 3))
+    assert refused.value.field == "budget.generations"
+    assert "Write 4 or more" in str(refused.value)
+    assert World(ASHA(resumable=False, target_generations=3), make_task(1, 4)).play().finish.best is not None
+
+
+def test_there_is_something_to_search_besides_the_size():
+    with pytest.raises(SpecError, match="leaves nothing to search"):
+        ASHA(fidelity="width").begin(make_task(space=Space({"width": Choice([16, 32])})))

@@ -87,7 +87,10 @@ class Expected:
         """The best, with each value of one hyperparameter."""
         domain = self.chart.space[one.name]
         values = one.options or [domain.decode([place]) for place in np.linspace(0.0, 1.0, _PLACES).tolist()]
-        return [{**self.points[self.best], one.name: value} for value in values]
+        space, best = self.chart.space, self.points[self.best]
+        # Of those that only another value makes active, any.
+        others = {name: domain.sample(np.random.default_rng(0)) for name, domain in space.items()}
+        return [space.point({**others, **best, one.name: value}) for value in values]
 
 
 def expected(result: Result) -> Expected | None:
