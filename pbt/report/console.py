@@ -275,6 +275,8 @@ def _opening(info: Mapping[str, Any]) -> str:
     direction = "lower" if objective["mode"] == "min" else "higher"
     target = info.get("target_steps")
     search = "" if target is None else f", a run to the end takes {text.count(target, 'step')}"
+    earlier = len(spec["strategy"].get("options", {}).get("earlier") or ())
+    search += f", {text.count(earlier, 'earlier run')} known" if earlier else ""
     return (
         f"{info['run_id']}: {spec['trainable']['name']} under {spec['strategy']['name']}, "
         f"{text.count(budget['members'], 'member')} x {text.count(budget['generations'], 'generation')} "

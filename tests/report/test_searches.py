@@ -168,6 +168,17 @@ def test_plain_progress_counts_configurations(searched):
     assert f"; {begun} configurations, {complete} trained to the end, 0 failures" in said
 
 
+def test_the_first_line_tells_how_much_is_known_beforehand(searched):
+    info = json.loads(json.dumps(searched.run.info))
+    info["spec"]["strategy"]["options"]["earlier"] = [{"hparams": {}, "curve": [[1, 2.0]]}] * 3
+
+    def follow(console):
+        with Progress(info, console):
+            pass
+
+    assert "a run to the end takes 20 steps, 3 earlier runs known; " in printed_by(follow)
+
+
 def test_events_tell_who_was_trained_to_the_end(searched):
     def follow(console):
         events = Events(searched.run, console)
