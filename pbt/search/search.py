@@ -359,12 +359,19 @@ class Search:
         return member.consumed * member.rate
 
     def _assigned(self, slots: Sequence[Slot], orders: Sequence[Order]) -> list[tuple[Slot, Order]]:
-        """Who sits in one of the slots goes on there."""
+        """Who sits in one of the slots goes on there; of the others, those of one structure come next to each other."""
         seats = {self._members[self._current[it.run]].slot: it for it in orders if isinstance(it, GoOn)}
         own = {slot: seats[slot] for slot in slots if slot in seats}
-        others = iter([order for order in orders if not any(order is it for it in own.values())])
+        rest = [order for order in orders if not any(order is it for it in own.values())]
+        others = iter(sorted(rest, key=self._structure))
         found = [(slot, own.get(slot) or next(others, None)) for slot in slots]
         return [(slot, order) for slot, order in found if order is not None]
+
+    def _structure(self, order: Order) -> list[str]:
+        """What a stack is built for: members that have it in common are trained together."""
+        run = order.hparams if isinstance(order, Begin) else self._book.runs[order.run].hparams
+        hparams = self._course.hparams(run, order.until)
+        return [repr(hparams.get(name)) for name in self._task.structural]
 
     def _carry_out(self, slot: Slot, order: Order, cause: str) -> list[Action]:
         known = self._book.runs[order.run] if isinstance(order, GoOn) else None

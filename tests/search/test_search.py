@@ -435,8 +435,9 @@ class Scripted:
 class TestSeats:
     COURSE = course(Ladder((10.0, 20.0, 40.0)))
 
-    def begin(self, *orders, members=2, generations=20):
-        return Search(make_task(members, generations), lambda space: Scripted(*orders), self.COURSE, synchronous=True)
+    def begin(self, *orders, members=2, generations=20, space=SPACE, course=COURSE):
+        task = make_task(members, generations, space=space)
+        return Search(task, lambda space: Scripted(*orders), course, synchronous=True)
 
     def report(self, search, member, segment, consumed, score):
         event = SegmentReported(
@@ -472,6 +473,17 @@ class TestSeats:
             ContinueUntil(cause="report:0:1", member=1, consumed=20, generation=1, lends=False),
             ContinueUntil(cause="report:2:0", member=2, consumed=20, generation=1, lends=False),
         ] == actions
+
+    def test_those_of_one_structure_share_a_stack(self):
+        """Two widths for two stacks of two slots each, in turns: no stack gets both."""
+        orders = [Begin({"lr": 0.1, "width": width}, 10.0) for width in (16, 64, 16, 64)]
+        search = self.begin(*orders, members=4, space=SIZES)
+        actions = search.handle([SweepStarted(id="start", slots=lay_out(4, 2))])
+        widths = {}
+        for action in actions:
+            if isinstance(action, Start):
+                widths.setdefault(action.slot.stack, set()).add(action.hparams["width"])
+        assert list(widths.values()) == [{16}, {64}]
 
     def test_who_diverged_is_not_frozen(self):
         slots = lay_out(1, 1)
