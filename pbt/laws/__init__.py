@@ -1,0 +1,1 @@
+"""Scaling laws: fitted to sweeps, with intervals, and used to plan what to train next."""
