@@ -3,7 +3,8 @@
 Every method searches every table, with each of the seeds; see `world`. A record has one row for each task and method:
 `task`, `method`, `workers`, `auc` (area below the regret over the logarithm of the cost), `cost_to_asha` (complete runs
 until the regret that ASHA ended with; null where it was never reached), `rank`, `suggest_s` (median), and
-`is_for_tuning`: claims are made on tasks that are not.
+`is_for_tuning`: claims are made on tasks that are not. With `--json FILE`, a run that was broken off goes on from
+`FILE.jsonl`, as long as that is there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,11 +44,12 @@ class Job(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of it."""
+    """What came of it; `cpu_s` is all that it took, the table's part included."""
 
     job: Job
     regrets: np.ndarray
     suggest_s: list[float]
+    cpu_s: float
 
 
 def search(job: Job) -> Found:
@@ -55,6 +57,7 @@ def search(job: Job) -> Found:
     import torch
 
     torch.set_num_threads(1)
+    begun = time.process_time()
     table = _table(job.data, job.task)
     method = METHODS[job.method]
     played = play(
@@ -64,7 +67,36 @@ def search(job: Job) -> Found:
         workers=job.workers,
         runs=job.runs,
     )
-    return Found(job, regret_over_cost(table, played, job.runs), played.suggest_s)
+    regrets = regret_over_cost(table, played, job.runs)
+    return Found(job, regrets, played.suggest_s, time.process_time() - begun)
+
+
+def search_all(jobs: Sequence[Job], journal: Path | None, title: str) -> list[Found]:
+    """All of them, on all cores. What has come of each is written down at once, and read again by whoever goes on."""
+    known = {it.job: it for it in _read(journal, jobs[0].data)} if journal is not None and journal.exists() else {}
+    found = [known[job] for job in jobs if job in known]
+    rest = [job for job in jobs if job not in known]
+    with ProcessPoolExecutor() as pool, Progress() as progress:
+        shown = progress.add_task(title, total=len(jobs), completed=len(found))
+        for done in as_completed([pool.submit(search, job) for job in rest]):
+            found.append(done.result())
+            progress.advance(shown)
+            if journal is not None:
+                with journal.open("a") as file:
+                    file.write(json.dumps(_line(found[-1])) + "\n")
+    return found
+
+
+def _line(found: Found) -> dict[str, Any]:
+    job = {name: value for name, value in found.job._asdict().items() if name != "data"}
+    return {**job, "regrets": found.regrets.tolist(), "suggest": found.suggest_s, "cpu_s": found.cpu_s}
+
+
+def _read(journal: Path, data: Path) -> Iterator[Found]:
+    for line in journal.read_text().splitlines():
+        row = json.loads(line)
+        regrets, suggest, cpu_s = np.array(row.pop("regrets")), row.pop("suggest"), row.pop("cpu_s")
+        yield Found(Job(data=data, **row), regrets, suggest, cpu_s)
 
 
 _TABLES: dict[Path, dict[str, Table]] = {}
@@ -141,7 +173,7 @@ def _is_common(task: str, methods: Sequence[str], made: Sequence[dict[str, Any]]
 @click.option("--tasks", type=click.Choice(["all", "tuning", "others"]), default="all")
 @click.option("--seeds", type=int, default=5)
 @click.option("--workers", type=int, default=4)
-@click.option("--runs", type=float, default=12.0, help="Budget, in complete runs.")
+@click.option("--runs", type=float, default=10.0, help="Budget, in complete runs.")
 @click.option("--json", "file", type=click.Path(path_type=Path))
 def main(
     data: Path | None,
@@ -161,15 +193,15 @@ def main(
     chosen = [
         it for it in [*measured(data), *functions()] if tasks == "all" or (it.name in TUNING) == (tasks == "tuning")
     ]
-    begun, made = time.monotonic(), []
+    journal, made, cpu_s = None if file is None else file.with_suffix(".jsonl"), [], 0.0
     for number in (1, 4, 8) if full else (workers,):
         jobs = [
             Job(data, table.name, method, seed, number, runs)
-            for table, method, seed in product(chosen, methods or METHODS, range(seeds))
+            for seed, table, method in product(range(seeds), chosen, methods or METHODS)
             if can_search(method, table.space)
         ]
-        with ProcessPoolExecutor() as pool, Progress() as progress:
-            found = list(progress.track(pool.map(search, jobs), total=len(jobs), description=f"{number} workers"))
+        found = search_all(jobs, journal, f"{number} workers")
+        cpu_s += sum(it.cpu_s for it in found)
         own = rows(found, number, runs)
         show(own, Console(width=220))
         made += own
@@ -177,9 +209,11 @@ def main(
     speed = median_times(own)
     Console().print("seconds a suggestion, of 300 observations: ", speed)
     if file is not None:
-        told = {"seeds": seeds, "runs": runs, "quick": quick, "minutes": (time.monotonic() - begun) / 60}
+        told = {"seeds": seeds, "runs": runs, "quick": quick, "cpu_minutes": cpu_s / 60}
         told |= {"tuned_on": sorted(TUNING), "suggest_s_at_300": speed, "rows": made}
         file.write_text(json.dumps(told, indent=1) + "\n")
+        assert journal is not None
+        journal.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
