@@ -205,11 +205,10 @@ def main(
         own = rows(found, number, runs)
         show(own, Console(width=220))
         made += own
-    own = [name for name in OURS if name in (methods or METHODS)]
-    speed = median_times(own)
+    speed = median_times([name for name in OURS if name in (methods or METHODS)])
     Console().print("seconds a suggestion, of 300 observations: ", speed)
     if file is not None:
-        told = {"seeds": seeds, "runs": runs, "quick": quick, "cpu_minutes": cpu_s / 60}
+        told: dict[str, Any] = {"seeds": seeds, "runs": runs, "quick": quick, "cpu_minutes": cpu_s / 60}
         told |= {"tuned_on": sorted(TUNING), "suggest_s_at_300": speed, "rows": made}
         file.write_text(json.dumps(told, indent=1) + "\n")
         assert journal is not None
