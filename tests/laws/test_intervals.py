@@ -1,7 +1,6 @@
 """Intervals of laws: they hold what was put in about as often as they say."""
 
 import numpy as np
-import pytest
 
 from pbt.laws.fit import Data, fit
 from pbt.laws.forms import form_of
@@ -63,8 +62,11 @@ def test_the_same_seed_gives_the_same_intervals():
     assert spread(law, draws=50, seed=3).written() != spread(law, draws=50, seed=4).written()
 
 
-@pytest.mark.parametrize("clusters", [3, 12, 150])
-def test_few_clusters_make_intervals_wider(clusters):
-    from pbt.laws.intervals import _wider
-
-    assert _wider(clusters, 0.95) > _wider(clusters + 1, 0.95) > 1.0
+def test_few_sizes_make_intervals_wider_than_what_is_drawn():
+    """Of twelve, each decides much; leaving one out says so."""
+    law, own = fitted(0, rows=120, noise=0.001, shared=0.003, sizes=12)
+    found = spread(law, own, draws=300)
+    low, high = found.predict(LARGE)
+    drawn = np.exp(law.form.evaluate(found.theta, law.data.centred(LARGE)))
+    assert high[0] - low[0] > 1.1 * np.subtract(*np.quantile(drawn, [0.975, 0.025]))
+    assert len(found.without) == 12
