@@ -67,7 +67,8 @@ class CurveModel:
         """Whether a configuration is to be drawn without asking: one of the first, or of a share of the others."""
         is_random = rng.random() < share
         known = len(book.runs) + len(self.earlier)
-        return known < startup or is_random or not self.is_ready(book)
+        is_guess = not book.runs and bool(self.guess.hparams)
+        return is_guess or known < startup or is_random or not self.is_ready(book)
 
     def drawn(self, book: Book, rng: np.random.Generator, given: Hparams) -> Hparams:
         """A configuration that is drawn at random, or around the guess."""

@@ -98,3 +98,9 @@ def test_what_a_stack_has_in_common_goes_before_a_guess():
     guess = Guess({"layers": 3})
     drawn = [guess.sample(MIXED, np.random.default_rng(it), {"layers": 7}, is_first=False) for it in range(9)]
     assert {7} == {it["layers"] for it in drawn}
+
+
+def test_the_first_configuration_is_the_guess_whatever_is_known():
+    model = CurveModel(SQUARE, recorded(30), Guess({"x": 0.125}))
+    (order,) = FreezeThawPolicy(model=model, random=0.0).choose(Book(LADDER), 0)
+    assert order.hparams["x"] == pytest.approx(0.125)
