@@ -317,7 +317,7 @@ def _extension(run: Run, before: tuple[int, str] | None, changes: Mapping[str, A
     budget = dataclasses.replace(old.budget, **changes["budget"])
     new = dataclasses.replace(old, budget=budget, space=_in_old_order(changes.get("space"), old.space))
     target = _target(run, changes, budget)
-    if target is not None and "target_generations" in changes:
+    if "target_generations" in changes:
         options = {**new.strategy.options, "target_generations": changes["target_generations"]}
         new = dataclasses.replace(new, strategy=dataclasses.replace(new.strategy, options=options))
     for name in ("members", "generations", "tokens", "wall_minutes", "gpu_hours", "joules"):

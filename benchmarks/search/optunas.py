@@ -7,33 +7,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.search.world import Snap
+from pbt.search.optuna_proposer import distribution_of
 from pbt.search.policy import Begin, Book, GoOn, Order
 from pbt.search.promotion import lowest
-from searchspaces import Choice, Float, Int, Space
+from searchspaces import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """A space in Optuna's words."""
-    found: dict[str, BaseDistribution] = {}
-    for name, it in space.items():
-        if isinstance(it, Float):
-            found[name] = FloatDistribution(it.low, it.high, log=it.log)
-        elif isinstance(it, Int):
-            found[name] = IntDistribution(it.low, it.high, log=it.log)
-        elif isinstance(it, Choice):
-            found[name] = CategoricalDistribution(it.options)
-        else:
-            raise ValueError(f"{name}: Optuna has nothing like {it}")
-    return found
+    found = {name: distribution_of(it) for name, it in space.items()}
+    for name, kind in found.items():
+        if kind is None:
+            raise ValueError(f"{name}: Optuna has nothing like {space[name]}")
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 class Snapped(BaseSampler):

@@ -101,9 +101,7 @@ def fit(form: Form, data: Data, starts: int = 4500, seed: int = 0) -> Fit:
     """
     weights = np.ones((1, len(data.y)))
     begun = form.starts(starts, np.random.default_rng(seed), data.y)
-    parts = [descend(form, data, weights, begun[at : at + _AT_ONCE], _FIRST) for at in range(0, len(begun), _AT_ONCE)]
-    reached = np.concatenate([theta for theta, _ in parts])
-    objective = np.concatenate([value for _, value in parts])
+    reached, objective = _in_parts(form, data, weights, begun, _FIRST)
     best = reached[np.argsort(objective, kind="stable")[:_BEST]]
     best, objective = descend(form, data, weights, best, _LAST)
     order = np.argsort(objective, kind="stable")
@@ -120,12 +118,14 @@ def refit(form: Form, data: Data, weights: Array, theta: Array) -> Array:
         weights: Of rows, `(fits, rows)`, such as how often each was drawn.
         theta: Parameters to begin from, `(parameters,)`.
     """
-    begun = np.repeat(theta[None], len(weights), axis=0)
-    parts = [
-        descend(form, data, weights[at : at + _AT_ONCE], begun[at : at + _AT_ONCE], _LAST)[0]
-        for at in range(0, len(begun), _AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    return _in_parts(form, data, weights, np.repeat(theta[None], len(weights), axis=0), _LAST)[0]
+
+
+def _in_parts(form: Form, data: Data, weights: Array, theta: Array, steps: int) -> tuple[Array, Array]:
+    """`descend`, of no more starts at once than memory is for."""
+    parts = [slice(at, at + _AT_ONCE) for at in range(0, len(theta), _AT_ONCE)]
+    found = [descend(form, data, weights if len(weights) == 1 else weights[it], theta[it], steps) for it in parts]
+    return np.concatenate([it for it, _ in found]), np.concatenate([it for _, it in found])
 
 
 def descend(form: Form, data: Data, weights: Array, theta: Array, steps: int) -> tuple[Array, Array]:

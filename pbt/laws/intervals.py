@@ -69,13 +69,12 @@ class Spread:
 
     @cached_property
     def _all_written(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        drawn, without = (
-            [self.fit.form.written(one, self.fit.data.centre) for one in theta] for theta in (self.theta, self.without)
-        )
-        names = self.fit.written
-        return {it: np.array([one[it] for one in drawn]) for it in names}, {
-            it: np.array([one[it] for one in without]) for it in names
-        }
+        """By name, of what was drawn and of what was left out."""
+        return self._written_of(self.theta), self._written_of(self.without)
+
+    def _written_of(self, theta: Array) -> dict[str, Array]:
+        rows = [self.fit.form.written(one, self.fit.data.centre) for one in theta]
+        return {name: np.array([row[name] for row in rows]) for name in self.fit.written}
 
 
 def _interval(estimate: Array, drawn: Array, without: Array, level: float) -> tuple[Array, Array]:

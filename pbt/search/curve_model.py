@@ -56,6 +56,7 @@ class CurveModel:
     fade: float = _FADE
     _found: dict[int, Mapping[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _places: dict[int, tuple[Hparams, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: dict[Ladder, list[Value]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _trusted: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_ready(self, book: Book) -> bool:
@@ -179,6 +180,11 @@ class CurveModel:
 
     def _recorded(self, ladder: Ladder) -> list[Value]:
         """What recorded runs were worth on the rungs; if that is much, of some of them, from the best to the worst."""
+        if ladder not in self._seen:
+            self._seen[ladder] = self._looked_up(ladder)
+        return self._seen[ladder]
+
+    def _looked_up(self, ladder: Ladder) -> list[Value]:
         rows = [Value(_RECORDED + it, *seen, 0.0) for it, run in enumerate(self.earlier) for seen in run.on(ladder)]
         if len(rows) <= _MOST // 2:
             return rows

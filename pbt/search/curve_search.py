@@ -99,12 +99,18 @@ def _thinned(runs: Sequence[Run], target: float, factor: float) -> list[tuple[in
         if not math.isfinite(run.curve[-1][1]):
             rows.append((number, target, run.curve[-1][1]))
             continue
-        below = math.inf
-        for step, badness in reversed(run.curve):
-            if step <= below and math.isfinite(badness):
-                rows.append((number, step, badness))
-                below = step / factor
+        rows += [(number, *point) for point in thinned(run.curve, factor)]
     return rows
+
+
+def thinned(curve: Sequence[tuple[float, float]], factor: float) -> list[tuple[float, float]]:
+    """The last finite value of a curve, and going back from it those with a factor between their steps."""
+    points, below = [], math.inf
+    for step, value in reversed(curve):
+        if step <= below and math.isfinite(value):
+            points.append((step, value))
+            below = step / factor
+    return points
 
 
 def _best_and_latest(rows: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, float]]:

@@ -61,7 +61,7 @@ class Course:
 
     def position(self, recorded: Hparams, steps: float | None) -> float:
         """Steps of the target that so many cost with these hyperparameters; None takes as many as lead to the end."""
-        own = [it for it in self.ladder.rungs if self.name and self.hparams({}, it)[self.name] == recorded[self.name]]
+        own = self._rungs_of(recorded)
         last = own[-1] if own else self.ladder.target
         return last if steps is None else steps * self.rate(last)
 
@@ -69,10 +69,16 @@ class Course:
         """From which rung to which such models are trained; the wanted ones to whatever target."""
         if self.name is None:
             return 0.0, float("inf")
-        own = [it for it, value in zip(self.ladder.rungs, self.values, strict=True) if value == recorded[self.name]]
+        own = self._rungs_of(recorded)
         if not own:
             return float("inf"), float("inf")
         return own[0], float("inf") if own[-1] == self.ladder.target else own[-1]
+
+    def _rungs_of(self, recorded: Hparams) -> list[float]:
+        """To which such models are trained."""
+        if self.name is None:
+            return list(self.ladder.rungs)
+        return [it for it, value in zip(self.ladder.rungs, self.values, strict=True) if value == recorded[self.name]]
 
     def hparams(self, run: Hparams, rung: float) -> dict[str, Any]:
         """Of a member that is trained until a rung, given those of its run."""

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pbt.errors import SpecError
 from pbt.member import Hparams, generator
 from pbt.search.policy import Book, Run
+from pbt.search.proposers import with_given
 from searchspaces import Choice, Float, Int, Space
 from searchspaces.domains import Domain
 
@@ -54,10 +55,7 @@ class OptunaProposer:
 
     def __call__(self, book: Book, seed: int, given: Hparams) -> Hparams:
         """What is suggested; but with the given values."""
-        hparams = self._suggested(book)
-        if not given:
-            return hparams
-        return self._space.point({**self._space.sample(generator(seed, "given"), given), **hparams, **given})
+        return with_given(self._space, self._suggested(book), given, generator(seed, "given"))
 
     def _suggested(self, book: Book) -> Hparams:
         """What the sampler suggests as the next run; what it noted is kept."""
@@ -130,7 +128,7 @@ def _trial(
 # --------------------------------------------------------------------------------------------- spaces in Optuna's words
 
 
-def _distribution(domain: Domain) -> BaseDistribution | None:
+def distribution_of(domain: Domain) -> BaseDistribution | None:
     """A domain as Optuna has it; None if it has nothing like it."""
     match domain:
         case Choice(options=options):
@@ -160,7 +158,7 @@ def _allowed(values: Any) -> tuple[Any, ...]:
 
 
 def _suggested(trial: Trial, name: str, domain: Domain) -> Any:
-    match _distribution(domain):
+    match distribution_of(domain):
         case CategoricalDistribution(choices=choices):
             return trial.suggest_categorical(name, choices)
         case IntDistribution(low=low, high=high, log=log, step=step):
@@ -177,7 +175,7 @@ def _params(space: Space, hparams: Hparams) -> tuple[dict[str, Any], dict[str, B
     kinds: dict[str, BaseDistribution] = {}
     for name, value in hparams.items():
         domain = space[name]
-        kind = _distribution(domain)
+        kind = distribution_of(domain)
         if kind is None:
             labels = domain.labels(name)
             # Its places in the unit cube.

@@ -36,10 +36,13 @@ def sobol(space: Space, seed: int) -> Proposer:
         if book.runs:  # by none it cannot be
             sequence.fast_forward(len(book.runs))
         drawn = space.decode(sequence.random(1)[0][: space.num_dims])
-        return (
-            space.point({**space.sample(generator(own_seed, "configuration"), given), **drawn, **given})
-            if given
-            else drawn
-        )
+        return with_given(space, drawn, given, generator(own_seed, "configuration"))
 
     return propose
+
+
+def with_given(space: Space, hparams: Hparams, given: Hparams, rng: np.random.Generator) -> Hparams:
+    """A configuration with the given values instead of its own; what only these make active is drawn."""
+    if not given:
+        return hparams
+    return space.point({**space.sample(rng, given), **hparams, **given})

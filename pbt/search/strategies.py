@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from pbt.errors import SpecError, nearest
 from pbt.member import Hparams, generator
@@ -53,26 +53,49 @@ _SAMPLERS = ("tpe", "gp", "cma_es")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FreezeThaw:
+class _WithTarget:
+    """What all have; see this module."""
+
+    target_generations: int | None = None
+    initial: Sequence[Hparams] = ()
+    synchronous: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WithRungs(_WithTarget):
+    """What those that compare runs on their way have besides."""
+
+    min_generations: int = 1
+    reduction_factor: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WithFidelity(_WithRungs):
+    """What those that may try smaller models have besides."""
+
+    fidelity: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    resumable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WithModel(_WithFidelity):
+    """What those that learn have besides."""
+
+    startup: int = 8
+    random: float = 0.1
+    earlier: Sequence[Mapping[str, Any] | str] = ()
+    guess: Hparams = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeThaw(_WithModel):
     """Options of freeze-thaw search; see `pbt.search.freeze_thaw`, and this module for those not named here.
 
     Attributes:
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts, in [0, 1].
     """
-
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
-    startup: int = 8
-    random: float = 0.1
-    fidelity: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    resumable: bool = True
-    earlier: Sequence[Mapping[str, Any] | str] = ()
-    guess: Hparams = field(default_factory=dict)
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -90,7 +113,7 @@ class FreezeThaw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MFMES:
+class MFMES(_WithModel):
     """Options of multi-fidelity max-value entropy search; see `pbt.search.entropy_search`, and this module.
 
     For runs that cannot go on (a smaller model, a schedule that ends): it weighs what each rung tells against its cost.
@@ -99,19 +122,6 @@ class MFMES:
         startup: Configurations drawn at random before the model is asked.
         random: Share of decisions that are random starts, in [0, 1].
     """
-
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
-    startup: int = 8
-    random: float = 0.1
-    fidelity: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    resumable: bool = True
-    earlier: Sequence[Mapping[str, Any] | str] = ()
-    guess: Hparams = field(default_factory=dict)
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -128,26 +138,13 @@ class MFMES:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RungEnsemble:
+class RungEnsemble(_WithModel):
     """Options of promotions by rank with a model for each rung; see `pbt.search.ensemble_search`, and this module.
 
     Attributes:
         startup: Configurations drawn at random before the models are asked.
         random: Share of configurations that are drawn at random, in [0, 1].
     """
-
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
-    startup: int = 8
-    random: float = 0.1
-    fidelity: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    resumable: bool = True
-    earlier: Sequence[Mapping[str, Any] | str] = ()
-    guess: Hparams = field(default_factory=dict)
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -166,22 +163,14 @@ class RungEnsemble:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ASHA:
+class ASHA(_WithFidelity):
     """Options of asynchronous successive halving with promotions; see `pbt.search.promotion`, and this module.
 
     Attributes:
         brackets: With 1 all begin on the first rung; with more it is Hyperband, in which some begin on later ones.
     """
 
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
     brackets: int = 1
-    fidelity: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    resumable: bool = True
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -195,7 +184,7 @@ class ASHA:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MedianRule:
+class MedianRule(_WithFidelity):
     """Options of the median stopping rule: who is worse than the median of those that came as far is not gone on with.
 
     See this module for those not named here.
@@ -204,15 +193,7 @@ class MedianRule:
         least: So many must have come as far before anybody is stopped there.
     """
 
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
     least: int = 5
-    fidelity: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    resumable: bool = True
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -225,17 +206,14 @@ class MedianRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RandomSearch:
+class RandomSearch(_WithTarget):
     """Options of random search: every configuration is trained to the end. See this module for those not named here.
 
     Attributes:
         sobol: Whether configurations come from a scrambled Sobol sequence, which fills the space more evenly.
     """
 
-    target_generations: int | None = None
     sobol: bool = False
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -252,7 +230,7 @@ class RandomSearch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptunaSearch:
+class OptunaSearch(_WithRungs):
     """Options of a search by one of Optuna's samplers; see `pbt.search.optuna_proposer`, and this module.
 
     Attributes:
@@ -265,11 +243,6 @@ class OptunaSearch:
 
     sampler: str = "tpe"
     halving: bool = False
-    target_generations: int | None = None
-    min_generations: int = 1
-    reduction_factor: int = 3
-    initial: Sequence[Hparams] = ()
-    synchronous: bool = True
 
     def __post_init__(self) -> None:
         """Refuse options outside their range."""
@@ -294,50 +267,6 @@ class OptunaSearch:
             return _straight(self, task, policy_for)
         way = course(_rungs(self, task.budget), generation=task.budget.steps, eta=eta)
         return Search(task, policy_for, way, self.synchronous, self.initial)
-
-
-class _WithTarget(Protocol):
-    @property
-    def target_generations(self) -> int | None: ...
-
-    @property
-    def initial(self) -> Sequence[Hparams]: ...
-
-    @property
-    def synchronous(self) -> bool: ...
-
-
-class _WithRungs(_WithTarget, Protocol):
-    @property
-    def min_generations(self) -> int: ...
-
-    @property
-    def reduction_factor(self) -> int: ...
-
-
-class _WithFidelity(_WithRungs, Protocol):
-    @property
-    def fidelity(self) -> str | None: ...
-
-    @property
-    def cost(self) -> Mapping[str, float]: ...
-
-    @property
-    def resumable(self) -> bool: ...
-
-
-class _WithModel(_WithFidelity, Protocol):
-    @property
-    def startup(self) -> int: ...
-
-    @property
-    def random(self) -> float: ...
-
-    @property
-    def earlier(self) -> Sequence[Mapping[str, Any] | str]: ...
-
-    @property
-    def guess(self) -> Hparams: ...
 
 
 def _begun(options: _WithFidelity, task: Task, policy_for: Callable[[Space], Policy]) -> Search:

@@ -21,19 +21,26 @@ from searchspaces import Choice, Float, Space
 from tests.report.drawn import drawn, illegible, words
 
 
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
+def search(storage, **changes):
     """Twelve generations in each of three slots; a run to the end takes four."""
+    fields = {
+        "space": Space({"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}),
+        "budget": {"members": 3, "generations": 12, "steps": 5},
+        "strategy": pbt.ASHA(target_generations=4, reduction_factor=2),
+    }
     return pbt.Sweep(
         trainable="quadratic",
-        space=Space({"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}),
         objective="Q",
-        budget={"members": 3, "generations": 12, "steps": 5},
-        strategy=pbt.ASHA(target_generations=4, reduction_factor=2),
         hosts={"kind": "local"},
-        storage=tmp_path_factory.mktemp("searched"),
+        storage=storage,
         tracking=False,
+        **{**fields, **changes},
     ).run(progress=False)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    return search(tmp_path_factory.mktemp("searched"))
 
 
 def test_effort_is_what_was_trained(searched):
@@ -102,30 +109,15 @@ def test_what_is_expected_of_what_was_seen_is_what_was_seen(searched):
 def test_slices_of_a_space_with_conditions_are_drawn(tmp_path):
     """Other values of a parent have other children, or none."""
     space = Space({"h0": Choice([0.25, 0.5]), "h1": Float(0.0, 1.0, when={"h0": 0.5})})
-    result = pbt.Sweep(
-        trainable="quadratic",
-        space=space,
-        objective="Q",
-        budget={"members": 3, "generations": 12, "steps": 5},
-        strategy=pbt.ASHA(target_generations=4, reduction_factor=2),
-        hosts={"kind": "local"},
-        storage=tmp_path,
-        tracking=False,
-    ).run(progress=False)
-    assert illegible(expected_figure(result)) == []
+    assert illegible(expected_figure(search(tmp_path, space=space))) == []
 
 
 def test_too_few_scores_expect_nothing(tmp_path):
-    few = pbt.Sweep(
-        trainable="quadratic",
-        space=Space({"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)}),
-        objective="Q",
+    few = search(
+        tmp_path,
         budget={"members": 2, "generations": 2, "steps": 5},
         strategy=pbt.RandomSearch(target_generations=1),
-        hosts={"kind": "local"},
-        storage=tmp_path,
-        tracking=False,
-    ).run(progress=False)
+    )
     assert "fewer than 8 scores" in words(expected_figure(few))
 
 

@@ -15,17 +15,20 @@ from pbt.laws.form import Array, Centred, Form, log_sum, uniform
 
 
 def _evaluate(theta: Array, x: Centred) -> Array:
+    return log_sum(*_terms(theta, x))
+
+
+def _terms(theta: Array, x: Centred) -> tuple[Array, Array, Array]:
     e, a, b, alpha, beta = (theta[..., number, None] for number in range(5))
-    return log_sum(e + 0.0 * x["params"], a - alpha * x["params"], b - beta * x["tokens"])
+    return e + 0.0 * x["params"], a - alpha * x["params"], b - beta * x["tokens"]
 
 
 def _slopes(theta: Array, x: Centred) -> Array:
-    n, d = x["params"], x["tokens"]
-    e, a, b, alpha, beta = (theta[..., number, None] for number in range(5))
-    terms = np.stack(np.broadcast_arrays(e + 0.0 * n, a - alpha * n, b - beta * d))
+    """Each term's share of the loss, times what it falls with."""
+    terms = np.stack(_terms(theta, x))
     terms = np.exp(terms - terms.max(axis=0))
     kept, few, short = terms / terms.sum(axis=0)
-    return np.stack([kept, few, short, -few * n, -short * d], axis=-1)
+    return np.stack([kept, few, short, -few * x["params"], -short * x["tokens"]], axis=-1)
 
 
 def _starts(number: int, rng: np.random.Generator, log_loss: Array) -> Array:

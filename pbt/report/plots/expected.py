@@ -18,6 +18,7 @@ from pbt.record.sizes import Sizes
 from pbt.report import canvas, text
 from pbt.report.plots.subject import Varied, best_member, mode, unit, varied
 from pbt.search.chart import Chart
+from pbt.search.curve_search import thinned
 from searchspaces import Space
 
 if TYPE_CHECKING:
@@ -137,13 +138,8 @@ def _curves(result: Result, space: Space) -> tuple[list[Hparams], list[tuple[Flo
 
 
 def _thinned(number: int, steps: Floats, scores: Floats) -> list[tuple[int, float, float]]:
-    """The last of a curve's scores, and going back from it those with a factor between their steps."""
-    rows, below = [], math.inf
-    for step, score in zip(steps[::-1].tolist(), scores[::-1].tolist(), strict=True):
-        if step <= below:
-            rows.append((number, step, score))
-            below = step / _THINNING
-    return rows
+    curve = list(zip(steps.tolist(), scores.tolist(), strict=True))
+    return [(number, *point) for point in thinned(curve, _THINNING)]
 
 
 def expected_figure(result: Result) -> Figure:
