@@ -27,6 +27,7 @@ from pbt.member import Slot, lay_out
 from pbt.record.ledger import LedgerReader, is_written
 from pbt.record.result import Result
 from pbt.record.runs import Run, ask_to_stop, open_run, rewrite_run
+from pbt.record.sizes import Sizes
 from pbt.runtime.budget import Limits, Usage, exceeded
 from pbt.runtime.history import read_usage
 from pbt.spec import Budget, SweepSpec, at_least, from_dict, require, to_dict
@@ -185,8 +186,10 @@ def _take_up(
             _check_limits_left(usage, changes.get("budget", {}))
             is_search = "target_steps" in run.info
             _check_room(reader, usage, in_force, is_search, most_tokens(resolved.capabilities, resolved.space))
+        target = None if extension is None else json.loads(extension[1]).get("target_steps")
+        if target is not None and target > run.info["target_steps"]:
+            _check_within_reach(run, reader, in_force.budget, target)
         if extension is not None or "begun" in run.info:  # the latter: an extension died before the ledger had it
-            target = None if extension is None else json.loads(extension[1]).get("target_steps")
             run = _remember(run, in_force, target)
         launch(Job(run, begun, resolved, place, reason, extension), progress=progress)
     return Result(run)
@@ -286,6 +289,19 @@ def _check_room(reader: LedgerReader, usage: Usage, spec: SweepSpec, is_search: 
         raise SpecError("budget", reason, "Raise that limit as well, for example with --tokens or --wall-minutes")
 
 
+def _check_within_reach(run: Run, reader: LedgerReader, budget: Budget, target: int) -> None:
+    """Refuse a target to which nobody could be trained with what is left."""
+    rows, sizes = reader.rows(("segments", "outcomes")), Sizes(run.info)
+    hparams = {row["member"]: json.loads(row["hparams"]) for row in rows["segments"]}
+    consumed = {row["member"]: row["consumed_end"] or 0 for row in rows["outcomes"]}
+    used = sum(steps * sizes.rate(hparams[member]) for member, steps in consumed.items())
+    furthest = max((it for member, it in consumed.items() if sizes.is_wanted(hparams[member])), default=0)
+    left, to_go, round_ = budget.member_steps - used, target - furthest, budget.members * budget.steps
+    told = f"leads {to_go:,} steps beyond where any run is, and the budget has {max(0.0, left):,g} left"
+    mend = f"Raise generations as well, to {budget.generations + math.ceil((to_go - left) / round_)} or more"
+    require(to_go <= left, "target_generations", told, mend)
+
+
 def _begun(run: Run) -> SweepSpec:
     """The spec a run was begun with, before any extension."""
     return from_dict(run.info.get("begun") or run.info["spec"])
@@ -356,7 +372,7 @@ def _target(run: Run, changes: Mapping[str, Any], budget: Budget) -> int | None:
         return None if now is None else int(now)
     at_least(math.ceil(now / budget.steps), field, wanted)
     told = f"is {wanted}, but the budget has {budget.generations} generations"
-    require(wanted <= budget.generations, field, told, f"Raise generations to {4 * wanted}, or write less")
+    require(wanted <= budget.generations, field, told, f"Raise generations to {wanted} or more, or write less")
     return int(wanted) * budget.steps
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import searchspaces
 import trainables
 from pbt.config import read_sweep
-from pbt.earlier import expanded
+from pbt.earlier import Setting, expanded
 from pbt.errors import SpecError, nearest
 from pbt.launch import (
     Job,
@@ -69,7 +69,8 @@ class Sweep:
     """A population, ready to be trained.
 
     Args:
-        trainable: What is trained: a registered name (`language`), `module.path:Class`, or a `Trainable`.
+        trainable: What is trained: a registered name (`language`), `module.path:Class`, a `Trainable`, or
+            `{"name": ..., "options": ...}`.
         space: What may vary: a `Space`, the name of a ready one, or `{name: Float(...)}`.
         objective: The metric that decides, or an `Objective`.
         budget: A `Budget`, or `{"members": ..., "generations": ..., "steps": ...}`.
@@ -91,11 +92,11 @@ class Sweep:
     def __init__(
         self,
         *,
-        trainable: str | Component | Trainable,
+        trainable: str | Component | Trainable | Mapping[str, Any],
         space: str | Space | Mapping[str, Any],
         objective: str | Objective | Mapping[str, Any],
         budget: Budget | Mapping[str, Any],
-        strategy: str | Component | StrategyOptions = "default",
+        strategy: str | Component | StrategyOptions | Mapping[str, Any] = "default",
         seed: int = 0,
         name: str = "sweep",
         hosts: Hosts | Mapping[str, Any] | None = None,
@@ -104,14 +105,14 @@ class Sweep:
         checkpoints: Checkpoints | Mapping[str, Any] | None = None,
         archive: str | None = None,
     ) -> None:
-        self._trainable = None if isinstance(trainable, str | Component) else trainable
-        self._strategy = None if isinstance(strategy, str | Component) else strategy
+        own_trainable = None if isinstance(trainable, str | Component | Mapping) else trainable
+        own_strategy = None if isinstance(strategy, str | Component | Mapping) else strategy
         self.spec = SweepSpec(
-            trainable=_component(trainable),
+            trainable=_component("trainable", trainable),
             space=space_data(space),
             objective=_part(Objective, "objective", {"metric": objective} if isinstance(objective, str) else objective),
             budget=_part(Budget, "budget", budget),
-            strategy=_component(strategy),
+            strategy=_component("strategy", strategy),
             seed=seed,
             name=name,
             hosts=_part(Hosts, "hosts", hosts or {}),
@@ -120,9 +121,9 @@ class Sweep:
             checkpoints=_part(Checkpoints, "checkpoints", checkpoints or {}),
             archive=archive,
         )
-        self.spec, self._strategy = _with_earlier(self.spec, self._strategy)
+        self.resolved = _resolve(self.spec, own_trainable, own_strategy)
+        self.spec = _with_known(self.spec, self.resolved.strategy)
         _check_recordable(self.spec)
-        self.resolved = _resolve(self.spec, self._trainable, self._strategy)
 
     @classmethod
     def from_spec(
@@ -185,22 +186,31 @@ def _resolve(spec: SweepSpec, trainable: Trainable | None, strategy: StrategyOpt
     if check := getattr(strategy, "check", None):
         check(spec.budget)
     task = make_task(capabilities, spec)
+    strategy = _with_earlier(strategy, spec, task, capabilities)
     if check := getattr(strategy, "check_task", None):
         check(task)
     _check_initial(strategy, task)
     return Resolved(trainable, capabilities, space, strategy, task)
 
 
-def _with_earlier(spec: SweepSpec, strategy: StrategyOptions | None) -> tuple[SweepSpec, StrategyOptions | None]:
-    """With runs in place of the sources that a search is to know of: who resumes does not look there again."""
-    options = spec.strategy.options
-    if not isinstance(options.get("earlier"), list | tuple):
-        return spec, strategy
-    runs = expanded(options["earlier"], load_space(spec.space), spec.objective)
-    component = dataclasses.replace(spec.strategy, options={**options, "earlier": runs})
-    if strategy is not None:
-        strategy = dataclasses.replace(strategy, earlier=runs)  # type: ignore[type-var]
-    return dataclasses.replace(spec, strategy=component), strategy
+def _with_earlier(
+    strategy: StrategyOptions, spec: SweepSpec, task: Task, capabilities: Capabilities
+) -> StrategyOptions:
+    """With runs in place of the sources that a search is to know of."""
+    if not getattr(strategy, "earlier", ()):
+        return strategy
+    fixed = {name: known.default for name, known in capabilities.hparams.items() if name not in task.space}
+    objective = dataclasses.replace(spec.objective, mode=task.mode)
+    setting = Setting(space=task.space, objective=objective, fixed=fixed, storage=Path(spec.storage))
+    return dataclasses.replace(strategy, earlier=expanded(strategy.earlier, setting))  # type: ignore[type-var, attr-defined]
+
+
+def _with_known(spec: SweepSpec, strategy: StrategyOptions) -> SweepSpec:
+    """With what a search was told: who resumes does not look there again."""
+    if not getattr(strategy, "earlier", ()):
+        return spec
+    options = {**spec.strategy.options, "earlier": strategy.earlier}  # type: ignore[attr-defined]
+    return dataclasses.replace(spec, strategy=dataclasses.replace(spec.strategy, options=options))
 
 
 def _check_initial(strategy: StrategyOptions, task: Task) -> None:
@@ -376,8 +386,10 @@ def _check_recordable(spec: SweepSpec) -> None:
         raise SpecError("sweep", f"cannot be recorded ({error})", mend) from error
 
 
-def _component(chosen: Any) -> Component:
+def _component(where: str, chosen: Any) -> Component:
     """A trainable or strategy as it is written in a spec: its name, and the options that are not defaults."""
+    if isinstance(chosen, Mapping):
+        return _part(Component, where, chosen)
     if isinstance(chosen, Component):
         return chosen
     if isinstance(chosen, str):

@@ -16,7 +16,7 @@ import pytest
 
 import pbt
 from pbt import Budget, FreezeThaw, Hosts, Sweep
-from pbt.earlier import Source, expanded, read
+from pbt.earlier import Setting, Source, expanded, read
 from pbt.errors import SpecError
 from pbt.spec import Objective
 from searchspaces import Choice, Float, Int, Simplex, Space
@@ -24,6 +24,7 @@ from trainables import Quadratic
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "layers": Int(1, 8), "optimizer": Choice(["sgd", "adam"])})
 LOSS = Objective(metric="loss", mode="min")
+SETTING = Setting(space=SPACE, objective=LOSS)
 ROWS: list[dict[str, Any]] = [
     {"lr": 0.1, "layers": 2, "optimizer": "sgd", "epoch": 1, "loss": 3.0},
     {"lr": 0.1, "layers": 2, "optimizer": "sgd", "epoch": 2, "loss": 2.0},
@@ -47,10 +48,10 @@ def test_rows_of_a_table_are_points_of_curves(tmp_path: Path, ending: str) -> No
     file = tmp_path / f"runs{ending}"
     WRITERS[ending](pa.Table.from_pylist(ROWS), file)
     source = {"source": str(file), "steps": "epoch", "steps_each": 50}
-    assert WANTED == expanded([source], SPACE, LOSS)
+    assert WANTED == expanded([source], SETTING)
     rows = [{**row, "loss": -1.0} for row in ROWS[:1]]
     WRITERS[ending](pa.Table.from_pylist(rows).drop(["epoch"]), file)
-    ((run,),) = [expanded([str(file)], SPACE, LOSS)]
+    ((run,),) = [expanded([str(file)], SETTING)]
     assert run["curve"] == [[None, -1.0]]
 
 
@@ -58,29 +59,33 @@ def test_what_diverged_is_known_too(tmp_path: Path) -> None:
     """Without a score. Further columns make no other run of it."""
     rows = [{**ROWS[0], "train": 1.0}, {**ROWS[1], "loss": math.nan, "train": 2.0}]
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "a.csv")
-    (run,) = expanded([{"source": str(tmp_path / "a.csv"), "steps": "epoch"}], SPACE, LOSS)
+    (run,) = expanded([{"source": str(tmp_path / "a.csv"), "steps": "epoch"}], SETTING)
     assert run["curve"] == [[1.0, 3.0], [2.0, None]]
-    assert expanded([run], SPACE, LOSS) == [run]
+    assert expanded([run], SETTING) == [run]
 
 
 def test_steps_of_others_are_sums_of_floats(tmp_path: Path) -> None:
     space = Space({"s": Float(0.0, 1.0, step=0.1)})
     pyarrow.csv.write_csv(pa.table({"s": [0.30000000000000004, 0.35], "loss": [1.0, 2.0]}), tmp_path / "a.csv")
-    assert expanded([str(tmp_path / "a.csv")], space, LOSS) == [{"hparams": {"s": 0.3}, "curve": [[None, 1.0]]}]
+    assert expanded([str(tmp_path / "a.csv")], Setting(space=space, objective=LOSS)) == [
+        {"hparams": {"s": 0.3}, "curve": [[None, 1.0]]}
+    ]
 
 
 @pytest.mark.parametrize("source", ["optuna:foo.db", "optuna:sqlite:////nowhere/at/all.db", "mlflow:x"])
 def test_what_others_readers_raise_is_told_in_one_line(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://nowhere")
     with pytest.raises(SpecError, match="cannot be read"):
-        expanded([source], SPACE, LOSS)
+        expanded([source], SETTING)
 
 
 def test_a_table_may_hold_mixtures(tmp_path: Path) -> None:
     """A column for each part, or one that holds them all; they need not sum to one exactly."""
     space = Space({"mix": Simplex(["web", "code"])})
     pyarrow.csv.write_csv(pa.table({"mix[web]": [3.0], "mix[code]": [1.0], "loss": [2.0]}), tmp_path / "a.csv")
-    assert expanded([str(tmp_path / "a.csv")], space, LOSS)[0]["hparams"] == {"mix": {"web": 0.75, "code": 0.25}}
+    assert expanded([str(tmp_path / "a.csv")], Setting(space=space, objective=LOSS))[0]["hparams"] == {
+        "mix": {"web": 0.75, "code": 0.25}
+    }
 
 
 def test_trials_of_ray_tune(tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_trials_of_ray_tune(tmp_path: Path) -> None:
             for row in rows
         ]
         (tmp_path / trial / "result.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    assert WANTED == expanded([{"source": str(tmp_path), "steps_each": 50}], SPACE, LOSS)
+    assert WANTED == expanded([{"source": str(tmp_path), "steps_each": 50}], SETTING)
 
 
 def test_an_inner_name_that_two_have_is_nobodys(tmp_path: Path) -> None:
@@ -106,9 +111,9 @@ def test_an_inner_name_that_two_have_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "a" / "result.json").write_text(json.dumps(line) + "\n")
     space = Space({"lr": Float(1e-4, 1.0, log=True)})
     with pytest.raises(SpecError, match="none of the 1 runs"):
-        expanded([str(tmp_path)], space, LOSS)
+        expanded([str(tmp_path)], Setting(space=space, objective=LOSS))
     outer = Space({"dec/lr": Float(1e-4, 1.0, log=True)})
-    assert expanded([str(tmp_path)], outer, LOSS)[0]["hparams"] == {"dec/lr": 0.09}
+    assert expanded([str(tmp_path)], Setting(space=outer, objective=LOSS))[0]["hparams"] == {"dec/lr": 0.09}
 
 
 def test_trials_of_optuna(tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_trials_of_optuna(tmp_path: Path) -> None:
     study.sampler = optuna.samplers.RandomSampler(seed=0)
     study.optimize(objective, n_trials=2)
     for source in (f"optuna:{url}", f"optuna:{url}#first"):
-        complete, pruned = read(Source(source=source, score="loss"), SPACE)
+        complete, pruned = read(Source(source=source, score="loss"), SETTING)
         assert complete["curve"] == [[10.0, 3.0], [None, 1.25]]
         assert pruned["curve"] == [[10.0, 2.5]]
         assert pruned["hparams"]["lr"] == 0.01
@@ -151,17 +156,17 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for row in rows:
             client.log_metric(run, "val_loss", row["loss"], step=row["epoch"])
     source = {"source": "mlflow:theirs", "score": "val_loss", "steps_each": 50}
-    found = expanded([source], SPACE, LOSS)
+    found = expanded([source], SETTING)
     assert sorted(WANTED, key=repr) == sorted(found, key=repr)
     with pytest.raises(SpecError, match="no such experiment"):
-        expanded(["mlflow:nobody's"], SPACE, LOSS)
+        expanded(["mlflow:nobody's"], SETTING)
 
 
 @pytest.mark.parametrize(
     ("entry", "field", "told"),
     [
         ("nowhere.csv", "strategy.options.earlier[0]", "cannot be read"),
-        ("nowhere", "strategy.options.earlier[0]", "no such file"),
+        ("nowhere", "strategy.options.earlier[0]", "no run"),
         (3, "strategy.options.earlier[0]", "neither a run nor a source"),
         ({"source": "a.csv", "scores": "x"}, "strategy.options.earlier[0].scores", "not a known key"),
         ({"source": "a.csv", "steps_each": 0}, "strategy.options.earlier[0].steps_each", "no positive number"),
@@ -176,7 +181,7 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError) as refused:
-        expanded([entry], SPACE, LOSS)
+        expanded([entry], SETTING)
     assert refused.value.field == field
     assert told in str(refused.value)
 
@@ -184,9 +189,11 @@ def test_what_cannot_be_meant_is_refused(
 def test_a_table_without_the_column_or_without_anything_that_fits_is_refused(tmp_path: Path) -> None:
     pyarrow.csv.write_csv(pa.Table.from_pylist(ROWS), tmp_path / "runs.csv")
     with pytest.raises(SpecError, match="no column val, only lr, layers"):
-        expanded([{"source": str(tmp_path / "runs.csv"), "score": "val"}], SPACE, LOSS)
-    with pytest.raises(SpecError, match=r"none of the 1 runs .* lies in the space; they have epoch, layers, lr"):
-        expanded([str(tmp_path / "runs.csv")], Space({"depth": Int(1, 3)}), LOSS)
+        expanded([{"source": str(tmp_path / "runs.csv"), "score": "val"}], SETTING)
+    with pytest.raises(
+        SpecError, match=r"none of the 1 runs .* fits: depth is missing.*\. They have epoch, layers, lr"
+    ):
+        expanded([str(tmp_path / "runs.csv")], Setting(space=Space({"depth": Int(1, 3)}), objective=LOSS))
 
 
 def search(storage: Path, earlier: Any, **options: Any) -> Sweep:
@@ -220,6 +227,6 @@ def test_a_search_knows_what_another_found(tmp_path: Path) -> None:
 
 def test_another_objective_is_no_experience(tmp_path: Path) -> None:
     run = search(tmp_path, []).run(progress=False)
-    with pytest.raises(SpecError, match="its objective is Q, not loss"):
-        expanded([str(run.path)], SPACE, LOSS)
+    with pytest.raises(SpecError, match=r"has the objective Q, not loss\. Write .*score: Q"):
+        expanded([str(run.path)], SETTING)
     assert pbt.load(run.path).finished

@@ -198,6 +198,7 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "best_score": best.score if best else None,
         "best_metrics": result.last_metrics(best.member) if best else {},
         "member_steps": sum(row.consumed for row in members),
+        "counted_steps": population.used,
         "tokens": sum(row["tokens"] or 0 for row in result.rows["outcomes"]),
         "system": _system(result, population),
         "nodes": node_facts(result.rows["nodes"]),
@@ -325,6 +326,13 @@ def _summary_table(facts: Mapping[str, Any]) -> Table:
     return grid
 
 
+def _used(facts: Mapping[str, Any]) -> str:
+    """How much was trained, and what that counts where smaller models are tried first."""
+    trained, counted = facts["member_steps"], facts["counted_steps"]
+    weighed = "" if math.isclose(trained, counted) else f" that count as {counted:,.0f} of the wanted model"
+    return f"{trained:,} member-steps{weighed}"
+
+
 def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
     objective, budget = facts["objective"], facts["budget"]
     direction = "lower" if objective["mode"] == "min" else "higher"
@@ -336,7 +344,7 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "objective": f"{objective['split']} {objective['metric']}{unit}, {direction} is better",
         "budget": " x ".join(text.count(budget[f"{noun}s"], noun) for noun in ("member", "generation", "step"))
         + "".join(f", at most {budget[name]:g} {words}" for name, words in _LIMITS.items() if budget.get(name)),
-        "used": f"{facts['member_steps']:,} member-steps, {facts['tokens']:,} tokens",
+        "used": f"{_used(facts)}, {facts['tokens']:,} tokens",
         "best": "no member has a score",
     }
     if facts["best_member"] is not None:

@@ -299,10 +299,15 @@ class Population:
     def trained(self) -> float:
         """Share of the steps that has been trained, whether or not the sweep is over."""
         whole = self.generations * self.steps
-        done = sum(own.consumed * own.rate for own in self._own.values())
+        done = self.used
         if self.target_steps is None:  # in a search, others take the place of those that failed
             done += sum(whole - self._own[member].consumed for member in self._failures)
         return min(1.0, done / (whole * self.members))
+
+    @property
+    def used(self) -> float:
+        """Steps that were trained, as the budget counts them: those of a smaller model count less."""
+        return sum(own.consumed * own.rate for own in self._own.values())
 
     @property
     def num_begun(self) -> int:
@@ -363,10 +368,18 @@ class Population:
         return "diverged" if score is None or math.isnan(score) else "ended"
 
     def ranked(self) -> list[MemberRow]:
-        """All members, the best score first; then those without a score, with NaN, and the failed."""
+        """All members, the best score first; then those without a score, with NaN, and the failed.
+
+        Where smaller models are tried first, those of one size are compared, the largest before the others.
+        """
         rows = [self.row(member) for member in sorted(self._own)]
         sign = 1 if self.mode == "min" else -1
-        return sorted(rows, key=lambda row: (*_misery(row), sign * row.score if _good(row) and row.score else 0.0))
+
+        def place(row: MemberRow) -> tuple[float, ...]:
+            badness = sign * row.score if _good(row) and row.score else 0.0
+            return *_misery(row), -self._own[row.member].rate, badness
+
+        return sorted(rows, key=place)
 
     def ended(self, after: int = 0) -> list[GenerationRow]:
         """Generations after `after` that are over: all their scores are in, and the next has begun."""

@@ -67,7 +67,8 @@ class EnsembleSearch:
                 self._found[key] = found_parameters(values)
             return self._found[key]
 
-        model = ensemble(rungs, parameters)
+        going = [number for number, run in enumerate(book.runs) if run.until is not None]
+        model = ensemble(rungs, parameters).with_pending(known.places(book)[going])
         tried = known.tried(book)
         expected, _ = model.predict(tried)
         best_first = tried[np.argsort(expected, kind="stable")]

@@ -3,8 +3,8 @@
 Runs rest on the rungs of a ladder. From each rung a part may go on, one in as many as the next rung is further, so that
 about as much is trained on the way to each, no rung is left behind and none takes everything; but who that is, is who
 is expected to be best *at the target*. If nobody is due, a configuration is begun: the one with the highest expected
-improvement at the target over what is expected of the best so far, per cost of its first rung. One start in ten is
-drawn at random, so that what the model does not think of is seen too.
+improvement at the target over all that were begun before it, were they trained to the end, per cost of its first rung
+(`pbt.surrogates.futures`). One start in ten is drawn at random, so that what the model does not think of is seen too.
 
 The model is a Gaussian process over learning curves (`pbt.search.curve_model`). Where it ranks runs that it has not
 seen no better than a coin would, an ensemble of models of rungs decides instead (`pbt.search.ensemble_search`).
@@ -67,7 +67,7 @@ class FreezeThawPolicy:
             return Begin(self.model.drawn(book, rng, given), book.ladder.rungs[0], "drawn at random")
         if not self.model.is_trusted(book):
             return self._without_curves.decide(book, seed, given)
-        model = self.model.with_pending(book)
+        model = self.model.of(book)
         expected = self.model.expected(model, book)
         begun = "most improvement expected at the target, for its cost"
         due = self._due(book, expected)
@@ -97,7 +97,7 @@ class FreezeThawPolicy:
         self, model: Curves, book: Book, expected: Mapping[int, float], given: Hparams, rng: np.random.Generator
     ) -> Hparams:
         """The place with the highest expected improvement, at the target, per cost of its first rung."""
-        from pbt.surrogates.improvement import most_per_cost
+        from pbt.surrogates.futures import most_per_cost
 
-        tried, goal, chart = self.model.best_first(book, expected), min(expected.values()), self.model.chart(given)
-        return chart.decode(most_per_cost(model, tried, goal, self.model.log_cost(book), rng, chart))
+        tried, chart = self.model.best_first(book, expected), self.model.chart(given)
+        return chart.decode(most_per_cost(model, tried, self.model.log_cost(book), rng, chart))

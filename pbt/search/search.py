@@ -380,12 +380,13 @@ class Search:
             number = self._current[run]
             actions = self._moved_to(slot, number, cause, order.reason)
         else:
-            number = len(self._members)
+            number, before = len(self._members), None if known is None else self._current[run]
             self._current[run : run + 1] = [number]
             self._members.append(_Member(run, self._course.rate(order.until)))
             hparams = self._course.hparams(self._book.runs[run].hparams, order.until)
-            actions = self._cleared(slot, cause)
-            actions.append(self._start(number, slot, self._task.space.point(hparams), cause, order.reason))
+            reason = order.reason if before is None else f"member {before} again: {order.reason}"
+            actions = self._cleared(slot, cause, number)
+            actions.append(self._start(number, slot, self._task.space.point(hparams), cause, reason))
         return [*actions, self._train(cause, number)]
 
     def _start(self, number: int, slot: Slot, hparams: Hparams, cause: str, reason: str) -> Start:
@@ -397,17 +398,18 @@ class Search:
         """A member comes to a slot, unless it sits there."""
         if self._members[number].slot == slot:
             return []
-        actions = self._cleared(slot, cause)
+        actions = self._cleared(slot, cause, number)
         self._members[number].slot = slot
         return [*actions, Thaw(cause=cause, member=number, slot=slot, reason=reason)]
 
-    def _cleared(self, slot: Slot, cause: str) -> list[Action]:
-        """Who sits in a slot makes way, and is frozen unless nobody can go on with it."""
+    def _cleared(self, slot: Slot, cause: str, for_: int) -> list[Action]:
+        """Who sits in a slot makes way for another, and is frozen unless nobody can go on with it."""
         for number, member in enumerate(self._members):
             if member.slot == slot:
                 member.slot = None
                 is_needed = self._current[member.run] == number and not self._book.runs[member.run].is_over
-                return [Freeze(cause=cause, member=number)] if is_needed else []
+                reason = f"others promised more, and member {for_} has its slot"
+                return [Freeze(cause=cause, member=number, reason=reason)] if is_needed else []
         return []
 
     def _train(self, cause: str, number: int) -> ContinueUntil:

@@ -301,7 +301,19 @@ def _model(options: _WithModel, task: Task, space: Space) -> CurveModel:
     """What is known before anything is tried."""
     way = _course(options, task)
     earlier = tuple(_earlier(run, task, way) for run in options.earlier if isinstance(run, Mapping))
+    _check_on_rungs(earlier, way.ladder)
     return CurveModel(space, earlier, Guess(options.guess))
+
+
+def _check_on_rungs(earlier: Sequence[Earlier], ladder: Ladder) -> None:
+    """Refuse runs of which none was looked at near a rung: all of them would count for nothing."""
+    if not earlier or any(True for run in earlier for _ in run.on(ladder)):
+        return
+    reached = [steps for run in earlier for steps, _ in run.curve]
+    rungs = ", ".join(f"{it:g}" for it in ladder.rungs)
+    told = f"tells scores after {min(reached):g} to {max(reached):g} steps, none of them near a rung ({rungs})"
+    mend = "Write {source: ..., steps_each: N}, with N steps of ours for one of theirs, or other rungs"
+    raise SpecError("strategy.options.earlier", told, mend)
 
 
 def _earlier(run: Mapping[str, Any], task: Task, way: Course) -> Earlier:
@@ -401,7 +413,7 @@ def _target(wanted: int | None, budget: Budget) -> int:
     target = wanted or max(1, budget.generations // _PART)
     if target > budget.generations:
         problem = f"is {target}, but the budget has {budget.generations} generations"
-        mend = f"Write {max(1, budget.generations // _PART)}, so that each slot can train {_PART} runs to the end"
+        mend = f"Write at most {budget.generations}, or raise budget.generations to {target} or more"
         raise SpecError("strategy.options.target_generations", problem, mend)
     return target
 

@@ -149,13 +149,11 @@ class Curves:
         with one_thread(), torch.no_grad():
             runs, depths = len(run), len(depth)
             flat = _locate(np.repeat(run, depths), np.tile(depth, runs), np.repeat(cube, depths, axis=0))
-            kernel: CurveKernel = self.process.covar_module
-            at = self.process.train_inputs[0]
-            root, weights = self._solved
-            cross = kernel.forward(flat, at)
+            root, weights = self.solved
+            cross = self.kernel(flat, self.at)
             rest = torch.linalg.solve_triangular(root, cross.mT, upper=False).mT.reshape(runs, depths, -1)
             points = flat.reshape(runs, depths, -1)
-            return (cross @ weights).reshape(runs, depths), kernel.forward(points, points) - rest @ rest.mT
+            return (cross @ weights).reshape(runs, depths), self.kernel(points, points) - rest @ rest.mT
 
     def left_out(self) -> np.ndarray:
         """What is expected of each value from those of all other runs, `(values,)`.
@@ -164,8 +162,8 @@ class Curves:
         values at once.
         """
         with one_thread(), torch.no_grad():
-            run, targets = self.process.train_inputs[0][:, 0], self.process.train_targets
-            inverse = torch.cholesky_inverse(self._solved[0])
+            run, targets = self.at[:, 0], self.process.train_targets
+            inverse = torch.cholesky_inverse(self.solved[0])
             expected = targets.clone()
             for own in run.unique():
                 here = (run == own).nonzero()[:, 0]
@@ -177,13 +175,28 @@ class Curves:
         """What was fitted, by name."""
         return {name: it.detach().clone() for name, it in self.process.named_parameters()}
 
+    @property
+    def at(self) -> Tensor:
+        """Where values were seen: run, depth and hyperparameters, `(values, 2 + numbers)`."""
+        points: Tensor = self.process.train_inputs[0]
+        return points
+
+    def kernel(self, one: Tensor, other: Tensor) -> Tensor:
+        """Covariance `(..., points, points)` of values without noise at points `(..., points, 2 + numbers)`."""
+        covariance: Tensor = self.process.covar_module.forward(one, other)
+        return covariance
+
+    def variance(self, points: Tensor) -> Tensor:
+        """Of values without noise, before anything was seen, `(points,)`."""
+        variances: Tensor = self.process.covar_module.forward(points, points, diag=True)
+        return variances
+
     @cached_property
-    def _solved(self) -> tuple[Tensor, Tensor]:
+    def solved(self) -> tuple[Tensor, Tensor]:
         """The Cholesky factor of the covariance of what was seen, and what targets are weighted with."""
-        at, targets = self.process.train_inputs[0], self.process.train_targets
-        covariance = self.process.covar_module.forward(at, at)
+        at, targets = self.at, self.process.train_targets
         noise = self.process.likelihood.noise
-        root = torch.linalg.cholesky(covariance + (noise + 1e-8) * torch.eye(len(at), dtype=at.dtype))
+        root = torch.linalg.cholesky(self.kernel(at, at) + (noise + 1e-8) * torch.eye(len(at), dtype=at.dtype))
         return root, torch.cholesky_solve(targets[:, None], root)[:, 0]
 
     @cached_property

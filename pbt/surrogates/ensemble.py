@@ -12,7 +12,7 @@ Transfer Learning for Bayesian Optimization" (RGPE, arXiv 1802.02219), of leavin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ class Ensemble:
             own = weight / np.square(deviation)
             precision, weighed = precision + own, weighed + own * mean
         return weighed / precision, 1.0 / np.sqrt(precision)
+
+    def with_pending(self, cube: np.ndarray) -> Ensemble:
+        """The ensemble once places `(places, numbers)` will have been seen, at what each process expects of them."""
+        at = np.full(len(cube), NOBODY), np.zeros(len(cube)), cube
+        return replace(self, members=[model.with_pending(*at) for model in self.members])
 
 
 def rungs_of(values: Values) -> list[Values]:

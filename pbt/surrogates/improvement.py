@@ -94,34 +94,6 @@ def most_promising(
         return reached[np.argmax(of(reached))]
 
 
-def most_per_cost(
-    model: Curves,
-    best_first: np.ndarray,
-    goal: float,
-    log_cost: Callable[[np.ndarray], np.ndarray],
-    rng: np.random.Generator,
-    ground: Ground,
-) -> np.ndarray:
-    """The place with the highest improvement that is expected at the target over a goal, per cost.
-
-    Sought among places all over and around the best, and then twice more around those that promise most.
-
-    Args:
-        model: With what is pending.
-        best_first: Places that were tried, `(places, numbers)`.
-        goal: What is to be improved on, in the model's units.
-        log_cost: Of places `(places, numbers)`: the logarithm of their cost, `(places,)`.
-        rng: Of the places that are considered.
-        ground: Where places can be.
-    """
-
-    def of(places: np.ndarray) -> np.ndarray:
-        mean, covariance = model.joint(np.full(len(places), NOBODY), np.zeros(1), places)
-        return log_improvement(goal - mean[:, 0].numpy(), covariance[:, 0, 0].sqrt().numpy()) - log_cost(places)
-
-    return best_place(of, best_first, rng, ground)
-
-
 def best_place(
     of: Callable[[np.ndarray], np.ndarray],
     best_first: np.ndarray,

@@ -67,6 +67,7 @@ def test_shares_are_of_all_steps():
         best=np.zeros(4),
         target=30,
         num_begun=2,
+        unit="steps",
     )
     np.testing.assert_allclose(found.share_between(np.array([0.0, 10.0, 30.0])), [0.5, 0.5])
     np.testing.assert_allclose(found.share_between(np.array([0.0, 5.0, 15.0, 30.0])), [0.25, 0.375, 0.375])

@@ -8,6 +8,7 @@ import pytest
 
 from pbt.search.curve_model import CurveModel
 from pbt.search.ensemble_search import EnsembleSearch
+from pbt.search.entropy_search import EntropySearch
 from pbt.search.freeze_thaw import FreezeThawPolicy
 from pbt.search.policy import Begin, Book, GoOn, Ladder, Value
 from pbt.search.promotion import Halving
@@ -67,6 +68,23 @@ def mean_loss(policy_for, seeds):
         book = search(policy, seed=seed)
         found.append(curve(book.runs[policy.recommend(book)].hparams, 27.0))
     return np.mean(found) - min(curve({"x": x, "y": 0.2}, 27.0) for x in np.linspace(0.0, 1.0, 1001))
+
+
+@pytest.mark.parametrize("policy", [FreezeThawPolicy, EnsembleSearch, EntropySearch])
+def test_what_is_begun_at_once_is_not_all_the_same(policy):
+    """Where the best is believed to be is known well; four there would tell as much as one."""
+    searched = policy(model=CurveModel(SQUARE), random=0.0)
+    book, nearest = Book(LADDER), []
+    for step in range(16):
+        orders = searched.choose(book, 100 * step, 4)
+        begun = [SQUARE.encode(it.hparams) for it in orders if isinstance(it, Begin) and len(book.runs) >= 8]
+        for run in [book.take(order) for order in orders]:
+            until = book.runs[run].until
+            book.saw(Value(run, until, curve(book.runs[run].hparams, until), until))
+        if len(begun) > 1:
+            apart = np.linalg.norm(np.array(begun)[:, None] - np.array(begun)[None], axis=-1)
+            nearest.append((apart + 9.0 * np.eye(len(begun))).min(axis=1).mean())
+    assert np.median(nearest) > 0.04
 
 
 def test_it_comes_nearer_to_the_best_than_halving_at_random():

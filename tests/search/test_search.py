@@ -461,14 +461,14 @@ class TestSeats:
         # Member 0 sits in the first slot and goes on there; the new one takes that of member 1, which is frozen.
         assert [
             ContinueUntil(cause="report:0:0", member=0, consumed=20, generation=1, lends=False),
-            Freeze(cause="report:1:0", member=1),
+            Freeze(cause="report:1:0", member=1, reason="others promised more, and member 2 has its slot"),
             Start(cause="report:1:0", member=2, slot=second, hparams=c, seed=actions[2].seed),
             ContinueUntil(cause="report:1:0", member=2, consumed=10, generation=0, lends=False),
         ] == actions
         self.report(search, 2, 0, 10, 0.4)
         actions = self.report(search, 0, 1, 20, 0.3)
         assert [
-            Freeze(cause="report:0:1", member=0),
+            Freeze(cause="report:0:1", member=0, reason="others promised more, and member 1 has its slot"),
             Thaw(cause="report:0:1", member=1, slot=first),
             ContinueUntil(cause="report:0:1", member=1, consumed=20, generation=1, lends=False),
             ContinueUntil(cause="report:2:0", member=2, consumed=20, generation=1, lends=False),

@@ -33,6 +33,7 @@ class Effort:
         best: The best score so far of those that were trained to the end; NaN before the first.
         target: Steps of a run to the end.
         num_begun: How many configurations there are.
+        unit: What steps are counted in.
     """
 
     member: Ints
@@ -43,6 +44,7 @@ class Effort:
     best: Floats
     target: int
     num_begun: int
+    unit: str
 
     def share_between(self, edges: Floats) -> Floats:
         """The share of all steps that was trained between any two in a row of these, `(edges - 1,)`."""
@@ -58,6 +60,7 @@ def effort(result: Result) -> Effort:
     done = np.flatnonzero(frame.is_ended | frame.is_failed)
     done = done[np.argsort(frame.ended_at[done], kind="stable")]
     sizes, points = Sizes(result.run.info), [frame.distinct[it] for it in frame.hparams[done]]
+    is_sized = result.run.info.get("fidelity") is not None
     rate = np.array([sizes.rate(it) for it in points])
     is_wanted = np.array([sizes.is_wanted(it) for it in points], dtype=bool)
     consumed = frame.consumed[done] * rate[:, None]
@@ -72,6 +75,7 @@ def effort(result: Result) -> Effort:
         best=best_so_far(np.where(is_complete, frame.score[done], np.nan), mode(result)),
         target=target,
         num_begun=len({sizes.configuration(*it) for it in zip(frame.member[done].tolist(), points, strict=True)}),
+        unit="steps, as many as cost as much with the wanted model" if is_sized else "steps of the configuration",
     )
 
 
@@ -97,9 +101,7 @@ def search_figure(result: Result) -> Figure:
 
 def _draw_runs(axes: Axes, found: Effort, is_min: bool) -> None:
     """Each segment over the training so far: the longer a configuration, the higher; the better, the darker."""
-    canvas.dress(
-        axes, "How far each came, and when", "trained so far, in runs to the end", "steps of the configuration"
-    )
+    canvas.dress(axes, "How far each came, and when", "trained so far, in runs to the end", found.unit)
     usual = canvas.usual(found.score)
     low, high = (float(usual.min()), float(usual.max())) if len(usual) else (0.0, 1.0)
     norm = canvas.score_norm(low, high if high > low else low + 1.0, reverse=is_min)
@@ -122,7 +124,7 @@ def _draw_runs(axes: Axes, found: Effort, is_min: bool) -> None:
 
 def _draw_shares(axes: Axes, found: Effort) -> None:
     """The share of all steps that was trained at each age, by factors of three down from the target."""
-    canvas.dress(axes, "Where the training went", "steps of the configuration", "share of all training, %")
+    canvas.dress(axes, "Where the training went", found.unit, "share of all training, %")
     number = max(1, math.ceil(math.log(found.target / max(found.steps.min(initial=found.target), 1.0)) / math.log(3.0)))
     edges = np.array([0.0, *(found.target / 3.0**it for it in range(number - 1, -1, -1))])
     shares = 100.0 * found.share_between(edges)
