@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,36 @@ def test_a_table_without_the_column_or_without_anything_that_fits_is_refused(tmp
         expanded([str(tmp_path / "runs.csv")], Setting(space=Space({"depth": Int(1, 3)}), objective=LOSS))
 
 
+def test_what_is_left_out_and_why_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What lies outside the space, and what was trained with something else that does not vary here."""
+    rows = [{**row, "width": 64 if row["layers"] == 2 else 32} for row in ROWS]
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), tmp_path / "runs.csv")
+    source = {"source": str(tmp_path / "runs.csv"), "steps": "epoch", "steps_each": 50}
+    assert expanded([source], Setting(space=SPACE, objective=LOSS, fixed={"depth": 2, "width": 64})) == WANTED[:1]
+    (told,) = caplog.messages
+    assert "2 of the 3 runs" in told
+    assert "2 because width was 32, and is 64 here" in told
+    caplog.clear()
+    assert expanded([source], SETTING) == WANTED
+    assert "1 of the 3 runs" in caplog.text
+    assert "lr" in caplog.text
+
+
+def test_numbers_that_were_recorded_as_text_are_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pyarrow.csv.write_csv(pa.Table.from_pylist([{**ROWS[0], "decay": "1e-1", "name": "a"}]), tmp_path / "a.csv")
+    fixed = {"decay": 0.1, "name": "a"}
+    assert expanded([str(tmp_path / "a.csv")], Setting(space=SPACE, objective=LOSS, fixed=fixed))
+    assert not caplog.messages
+
+
+def test_a_score_that_is_no_number_is_named(tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(pa.Table.from_pylist([{**ROWS[0], "loss": "low"}]), tmp_path / "a.csv")
+    with pytest.raises(SpecError, match=r"earlier\[0\]: .*loss holds 'low', which is no number"):
+        expanded([str(tmp_path / "a.csv")], SETTING)
+    with pytest.raises(SpecError, match=r"earlier\[0\]\.steps: .*no column step, only .*Write .*steps: NAME"):
+        expanded([{"source": str(tmp_path / "a.csv"), "steps": "step"}], SETTING)
+
+
 def search(storage: Path, earlier: Any, **options: Any) -> Sweep:
     return Sweep(
         name="toy",
@@ -223,10 +254,47 @@ def test_a_search_knows_what_another_found(tmp_path: Path) -> None:
     assert not math.isnan(result.best.score)
     again = search(tmp_path / "third", told).run(progress=False)
     assert again.digest() == result.digest()
+    for name in ("latest", first.run.id[:-2]):
+        assert search(tmp_path / "first", [name]).spec.strategy.options["earlier"] == told
 
 
-def test_another_objective_is_no_experience(tmp_path: Path) -> None:
+def test_scores_that_are_near_no_rung_would_count_for_nothing(tmp_path: Path) -> None:
+    """Such as those of epochs, where rungs are steps."""
+    run = {"hparams": {"h0": 0.5, "h1": 0.5, "lr": 0.01}, "curve": [[0.1, 1.0], [0.5, 2.0]]}
+    with pytest.raises(SpecError, match=r"after 0.1 to 0.5 steps, none of them near a rung \(4, 12\)\. .*steps_each"):
+        search(tmp_path, [run])
+    search(tmp_path, [run, {**run, "curve": [[4, 1.0]]}])
+
+
+def test_a_strategy_that_learns_nothing_has_no_such_option(tmp_path: Path) -> None:
+    spec = search(tmp_path, []).spec
+    with pytest.raises(SpecError, match=r"strategy.options.earlier: is not a known option"):
+        Sweep.from_spec(replace(spec, strategy=pbt.Component(name="optuna", options={"earlier": ["nowhere"]})))
+
+
+def test_less_of_the_same_is_no_experience(tmp_path: Path) -> None:
+    """A run in which much was good knows nothing of one in which little is."""
     run = search(tmp_path, []).run(progress=False)
-    with pytest.raises(SpecError, match=r"has the objective Q, not loss\. Write .*score: Q"):
-        expanded([str(run.path)], SETTING)
-    assert pbt.load(run.path).finished
+    spec = search(tmp_path, []).spec
+    with pytest.raises(SpecError, match=r"earlier\[0\]\.source: .* mode is max, not min"):
+        Sweep.from_spec(
+            replace(
+                spec,
+                objective=Objective(metric="Q", mode="min"),
+                strategy=pbt.Component(name="freeze_thaw", options={"earlier": [str(run.path)]}),
+            )
+        )
+
+
+def test_trainable_and_strategy_may_be_mappings() -> None:
+    """As in a file."""
+    fields: dict[str, Any] = {
+        "space": {"h0": Float(0.0, 1.0), "h1": Float(0.0, 1.0)},
+        "objective": "Q",
+        "strategy": {"name": "asha", "options": {"brackets": 2}},
+        "budget": Budget(members=2, generations=4, steps=4),
+    }
+    spec = Sweep(trainable={"name": "quadratic"}, **fields).spec
+    assert (spec.trainable.name, spec.strategy.options) == ("quadratic", {"brackets": 2})
+    with pytest.raises(SpecError, match=r"trainable.option: is not a known key"):
+        Sweep(trainable={"name": "quadratic", "option": {}}, **fields)

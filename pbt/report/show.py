@@ -22,6 +22,7 @@ from rich.text import Text
 
 from pbt.errors import LedgerError
 from pbt.lineage import ScheduleStep, tell
+from pbt.member import Hparams
 from pbt.record.frame import seconds
 from pbt.record.result import Result
 from pbt.record.runs import Run
@@ -32,6 +33,7 @@ from pbt.report.console import fitting_table, is_within
 from pbt.report.nodes import node_facts, node_lines
 from pbt.report.tables import ExploitRow, Population, exploit_rows, generation_facts
 from pbt.report.throughput import RATES, together
+from searchspaces import Float, Space
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
@@ -39,6 +41,8 @@ _ROWS = 32
 _NAMED = 8
 #: Incidents to show, the latest.
 _INCIDENTS = 8
+#: Who is nearer to a bound, as a share of what lies between both, is at the edge.
+_EDGE = 0.02
 
 _LIMITS = {"tokens": "tokens", "wall_minutes": "minutes", "gpu_hours": "GPU hours", "joules": "joules"}
 
@@ -204,7 +208,8 @@ def _summary(result: Result, population: Population) -> dict[str, Any]:
         "nodes": node_facts(result.rows["nodes"]),
         "place": _place(result.rows["stacks"]),
         "plans": _plans(result.rows["decisions"]),
-        "search": _search(population),
+        "search": _search(population, info),
+        "at_edge": [] if best is None else _at_edge(info["hparams"], best.hparams),
         "exploits": population.num_exploits,
         "declined": population.num_declined,
         "diverged": {
@@ -235,11 +240,21 @@ def _plans(decisions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _search(population: Population) -> dict[str, int] | None:
-    """Of a search: what was begun, and trained to the end; None of any other sweep."""
+def _search(population: Population, info: Mapping[str, Any]) -> dict[str, int] | None:
+    """Of a search: what was begun, trained to the end, and known beforehand; None of any other sweep."""
     if population.target_steps is None:
         return None
-    return {"begun": population.num_begun, "complete": population.num_complete, "steps": population.target_steps}
+    known = len(info["spec"]["strategy"].get("options", {}).get("earlier") or ())
+    begun, complete = population.num_begun, population.num_complete
+    return {"begun": begun, "complete": complete, "steps": population.target_steps, "earlier": known}
+
+
+def _at_edge(space: Mapping[str, Any], hparams: Hparams) -> list[str]:
+    """Hyperparameters whose bounds may have been too narrow: on a log scale no bound is a natural one."""
+    domains = {name: it for name, it in Space.from_json(space).items() if isinstance(it, Float) and it.log}
+    return [
+        name for name, it in domains.items() if name in hparams and not _EDGE < it.encode(hparams[name])[0] < 1 - _EDGE
+    ]
 
 
 def _system(result: Result, population: Population) -> dict[str, Any]:
@@ -352,6 +367,9 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         ahead = "" if facts["status"] == "finished" else " so far"
         lines["best"] = f"member {facts['best_member']}{ahead}, {objective['split']} {text.score(facts['best_score'])}"
         lines["best"] += "" if test is None else f", test {text.score(test)}"
+    if facts["at_edge"]:
+        names = ", ".join(facts["at_edge"])
+        lines["edge"] = f"of the space, for {names}: beyond it may be better; pbt extend --space takes a wider one"
     lines |= _system_lines(facts["system"]) | node_lines(facts["nodes"])
     if place := facts["place"]:
         lines["place"] = f"{place['device']}, {place['dtype']}, compile {place['compile']}"
@@ -363,7 +381,8 @@ def _summary_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         lines["plan" + " " * number] = f"{stacks}: {plan['words']}"
     if search := facts["search"]:
         complete = f"{search['complete']} of them trained to the end, which is {text.count(search['steps'], 'step')}"
-        lines["tried"] = f"{text.count(search['begun'], 'configuration')}, {complete}"
+        known = f"; {text.count(search['earlier'], 'earlier run')} known" if search["earlier"] else ""
+        lines["tried"] = f"{text.count(search['begun'], 'configuration')}, {complete}{known}"
     else:
         kept = f", {facts['declined']} considered and kept" if facts["declined"] else ""
         lines["exploits"] = f"{facts['exploits']}{kept}"

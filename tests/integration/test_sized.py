@@ -116,6 +116,7 @@ def test_a_search_is_extended_to_a_target_that_is_further(tmp_path: Path) -> Non
     [
         ({"target_generations": 2}, "target_generations: .*2"),
         ({"target_generations": 30}, "the budget has 9 generations"),
+        ({"target_generations": 9}, r"target_generations: leads 24 steps .* has 0 left\. .* to 11 or more"),
         ({"generations": 9}, "changes nothing"),
     ],
 )

@@ -9,6 +9,7 @@ from rich.console import Console
 
 import pbt
 from pbt.record.ledger import LedgerReader, Tail
+from pbt.record.sizes import Sizes
 from pbt.report.console import Progress
 from pbt.report.follow import Events
 from pbt.report.plots import figures
@@ -16,8 +17,9 @@ from pbt.report.plots.expected import expected, expected_figure
 from pbt.report.plots.search import Effort, effort, search_figure
 from pbt.report.report_page import write_report
 from pbt.report.sentences import sentence
-from pbt.report.show import as_json, show
+from pbt.report.show import as_json, population_of, show
 from searchspaces import Choice, Float, Space
+from tests.integration.sized import search as sized_search
 from tests.report.drawn import drawn, illegible, words
 
 
@@ -193,6 +195,33 @@ def test_show_tells_how_many_were_tried(searched):
     facts = json.loads(as_json(searched))["summary"]["search"]
     assert (20, len(searched.lineage.members)) == (facts["steps"], facts["begun"])
     assert "tried" in printed_by(lambda console: show(searched, console))
+    assert "beyond it may be better" not in printed_by(lambda console: show(searched, console))
+
+
+def test_show_tells_what_smaller_models_count(tmp_path):
+    """Within a budget of the wanted one's steps; as long as it goes on, models of one size are compared."""
+    sized = sized_search(tmp_path, "local").run(progress=False)
+    sizes, population = Sizes(sized.run.info), population_of(sized)
+    wanted = [sizes.is_wanted(row.hparams) for row in population.ranked()]
+    assert wanted == sorted(wanted, reverse=True)
+    consumed = {row["member"]: row for row in sized.rows["outcomes"]}
+    counted = sum(row["consumed_end"] * sizes.rate(population.row(it).hparams) for it, row in consumed.items())
+    assert counted <= 4 * 16 * 10
+    said = printed_by(lambda console: show(sized, console))
+    assert f" member-steps that count as {counted:,.0f} of the wanted model, " in said
+    again = next(row for row in sized.rows["decisions"] if row["kind"] == "start" and "again" in row["reason"])
+    before = int(again["reason"].split()[1])
+    told = {name: it for name, it in json.loads(again["hparams"]).items() if name != "width"}
+    assert told == {name: it for name, it in population.row(before).hparams.items() if name != "width"}
+
+
+def test_show_tells_that_the_winner_lies_at_the_edge_of_the_space(tmp_path):
+    """On a log scale only: elsewhere bounds may be natural."""
+    space = Space({"h0": Float(0.01, 0.1, log=True), "h1": Float(0.0, 1.0)})
+    initial = [{"h0": 0.1, "h1": 0.0}] * 3
+    edge = search(tmp_path, space=space, strategy=pbt.RandomSearch(initial=initial, target_generations=12))
+    assert json.loads(as_json(edge))["summary"]["at_edge"] == ["h0"]
+    assert "for h0: beyond it may be better" in printed_by(lambda console: show(edge, console))
 
 
 def test_why_tells_when_a_slot_was_left_and_taken(searched):
