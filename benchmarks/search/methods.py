@@ -25,6 +25,9 @@ from searchspaces import Simplex, Space
 #: Builds a policy for a space, given what becomes of proposals, the ladder and a seed.
 Method = Callable[[Space, Snap, Ladder, int], Policy]
 
+#: Optuna's samplers draw ten at random before they learn: the whole budget. These draw one for each worker.
+_DRAWN = 4
+
 
 def _hyperband(ladder: Ladder) -> HyperbandPruner:
     return HyperbandPruner(min_resource=int(ladder.rungs[0]), max_resource=int(ladder.target), reduction_factor=3)
@@ -41,11 +44,11 @@ METHODS: dict[str, Method] = {
     "bohb": lambda space, snap, ladder, seed: Halving(bohb(space), brackets=3),
     "median": lambda space, snap, ladder, seed: MedianStopping(uniform(space)),
     "plain_mes": lambda space, snap, ladder, seed: EntropySearch(model=PlainModel(space)),
-    "tpe": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, TPESampler(seed=seed)),
+    "tpe": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, TPESampler(seed=seed, n_startup_trials=_DRAWN)),
     "tpe_hyperband": lambda space, snap, ladder, seed: OptunaPolicy(
         space, snap, TPESampler(seed=seed), _hyperband(ladder)
     ),
-    "gp": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, GPSampler(seed=seed)),
+    "gp": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, GPSampler(seed=seed, n_startup_trials=_DRAWN)),
     "cma_es": lambda space, snap, ladder, seed: OptunaPolicy(space, snap, CmaEsSampler(seed=seed)),
 }
 
