@@ -55,7 +55,7 @@ class Spread:
         x = self.fit.data.centred(inputs)
         evaluate = self.fit.form.evaluate
         estimate, drawn, without = (evaluate(theta, x) for theta in (self.fit.theta, self.theta, self.without))
-        low, high = _interval(estimate, drawn, without, level)
+        low, high = interval(estimate, drawn, without, level)
         return np.exp(low), np.exp(high)
 
     def written(self, level: float = 0.95) -> dict[str, Interval]:
@@ -63,7 +63,7 @@ class Spread:
         drawn, without = self._all_written
         found = {}
         for name, value in self.fit.written.items():
-            low, high = _interval(np.array(value), drawn[name], without[name], level)
+            low, high = interval(np.array(value), drawn[name], without[name], level)
             found[name] = Interval(float(low), float(high))
         return found
 
@@ -77,7 +77,7 @@ class Spread:
         return {name: np.array([row[name] for row in rows]) for name in self.fit.written}
 
 
-def _interval(estimate: Array, drawn: Array, without: Array, level: float) -> tuple[Array, Array]:
+def interval(estimate: Array, drawn: Array, without: Array, level: float) -> tuple[Array, Array]:
     """Quantiles of what was drawn, widened."""
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
