@@ -46,10 +46,10 @@ class Data:
     y: Array
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Array], loss: Array) -> Data:
-        """Of inputs and losses as they are measured, all positive."""
-        logs = {name: np.log(np.asarray(it, dtype=float)) for name, it in inputs.items()}
-        centre = {name: float(it.mean()) for name, it in logs.items()}
+    def of(cls, form: Form, inputs: Mapping[str, Array], loss: Array) -> Data:
+        """Of a form's inputs and of losses as they are measured, all positive."""
+        logs = {name: np.log(np.asarray(inputs[name], dtype=float)) for name in form.inputs}
+        centre = {name: 0.0 if name in form.raw else float(it.mean()) for name, it in logs.items()}
         return cls({name: it - centre[name] for name, it in logs.items()}, centre, np.log(np.asarray(loss, float)))
 
     def centred(self, inputs: Mapping[str, Array]) -> Centred:
@@ -141,7 +141,12 @@ def descend(form: Form, data: Data, weights: Array, theta: Array, steps: int) ->
     Returns:
         Parameters `(starts, parameters)`, and the sums of losses there `(starts,)`.
     """
-    theta, damping = theta.copy(), np.ones(len(theta))
+    with np.errstate(over="ignore", invalid="ignore"):  # starts that lead nowhere are left behind
+        return _descend(form, data, weights, theta.copy(), steps)
+
+
+def _descend(form: Form, data: Data, weights: Array, theta: Array, steps: int) -> tuple[Array, Array]:
+    damping = np.ones(len(theta))
     off = data.y - form.evaluate(theta, data.x)
     objective = (weights * huber(off)).sum(axis=1)
     going = np.ones(len(theta), dtype=bool)

@@ -37,6 +37,7 @@ class Form:
         formula: As people write it.
         source: Where it is from.
         inputs: What the loss depends on, as columns are called: `params`, `tokens`, ...
+        raw: Inputs whose mean stays on, since the form is another one without.
         parameters: Names of what is found, of centred inputs.
         evaluate: Takes parameters `(..., parameters)` and centred inputs, gives the logarithm of the loss
             `(..., rows)`.
@@ -57,6 +58,7 @@ class Form:
     evaluate: Callable[[Array, Centred], Array]
     starts: Callable[[int, np.random.Generator, Array], Array]
     written: Callable[[Array, Mapping[str, float]], dict[str, float]]
+    raw: tuple[str, ...] = ()
     exponents: tuple[str, ...] = ()
     slopes: Callable[[Array, Centred], Array] | None = None
 

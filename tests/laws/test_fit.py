@@ -20,7 +20,9 @@ def measured(noise=0.0, rows=120, seed=0, **changes):
     truth, rng = {**TRUTH, **changes}, np.random.default_rng(seed)
     params, tokens = 10 ** rng.uniform(8, 10, rows), 10 ** rng.uniform(9, 11.5, rows)
     loss = truth["E"] + truth["A"] / params ** truth["alpha"] + truth["B"] / tokens ** truth["beta"]
-    return Data.of({"params": params, "tokens": tokens}, loss * np.exp(noise * rng.standard_t(4, rows)))
+    return Data.of(
+        form_of("chinchilla"), {"params": params, "tokens": tokens}, loss * np.exp(noise * rng.standard_t(4, rows))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_one_row_that_is_far_off_changes_next_to_nothing(noisy):
     loss = np.exp(noisy.data.y)
     loss[0] *= 3.0
     inputs = {name: np.exp(values + noisy.data.centre[name]) for name, values in noisy.data.x.items()}
-    again = fit(noisy.form, Data.of(inputs, loss), starts=512)
+    again = fit(noisy.form, Data.of(noisy.form, inputs, loss), starts=512)
     for name in ("E", "alpha", "beta"):
         assert again.written[name] == pytest.approx(noisy.written[name], rel=0.05)
 
@@ -92,7 +94,11 @@ def test_where_tokens_say_nothing_other_parameters_fit_as_well():
     rng = np.random.default_rng(0)
     params = 10 ** rng.uniform(8, 10, 60)
     loss = 1.8 + 482.0 / params**0.35
-    found = fit(form_of("chinchilla"), Data.of({"params": params, "tokens": np.full(60, 1e10)}, loss), starts=512)
+    found = fit(
+        form_of("chinchilla"),
+        Data.of(form_of("chinchilla"), {"params": params, "tokens": np.full(60, 1e10)}, loss),
+        starts=512,
+    )
     assert found.written["alpha"] == pytest.approx(0.35, abs=0.01)
     assert np.abs(found.residuals).max() < 1e-5
 

@@ -23,7 +23,7 @@ def fitted(seed, rows=150, noise=0.003, shared=0.0, sizes=None):
     tokens = 10 ** rng.uniform(9, 11.5, rows)
     off = noise * rng.normal(size=rows) + shared * rng.normal(size=own.max() + 1)[own]
     measured = loss(params, tokens) * np.exp(off)
-    return fit(FORM, Data.of({"params": params, "tokens": tokens}, measured), starts=256), own
+    return fit(FORM, Data.of(FORM, {"params": params, "tokens": tokens}, measured), starts=256), own
 
 
 def test_they_hold_what_was_put_in():
