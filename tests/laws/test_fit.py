@@ -61,15 +61,6 @@ def test_what_is_found_is_a_minimum(noisy):
     assert np.abs(slope).max() < 1e-7
 
 
-@pytest.mark.parametrize("name", forms())
-def test_derivatives_are_those_of_differences(name, noisy):
-    form = form_of(name)
-    theta, x = form.starts(3, np.random.default_rng(0), noisy.data.y), noisy.data.x
-    moved = np.stack([1e-6 * np.eye(len(form.parameters))] * len(theta)).swapaxes(0, 1)
-    expected = np.stack([(form.evaluate(theta + it, x) - form.evaluate(theta - it, x)) / 2e-6 for it in moved], -1)
-    np.testing.assert_allclose(form.jacobian(theta, x), expected, atol=1e-8)
-
-
 def test_weights_are_how_often_a_row_is_there(noisy):
     """A bootstrap's refit is a fit to the rows that were drawn, and comes from the whole's in a few steps."""
     drawn = np.random.default_rng(3).integers(len(noisy.data.y), size=len(noisy.data.y))

@@ -2,7 +2,9 @@
 
 Each of the three terms is `a N^p + b`. Found are its value and slope in the middle of the sizes, and how it bends:
 data tell these far better than `a` and `b`, and fits of all nine at once from many starts, which the paper advises
-against, then end in one place. `N` counts parameters without embeddings, `D` tokens: in other units of `D` the form is another one.
+against, then end in one place.
+
+`N` counts parameters without embeddings, `D` tokens: in other units of `D` the form is another one.
 
 Source: Li et al. 2025, "Predictable Scale: Part II, Farseer" (arXiv 2506.10972), equation 15.
 """
