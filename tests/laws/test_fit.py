@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from pbt.errors import SpecError
 from pbt.laws.fit import THRESHOLD, Data, fit, huber, refit
-from pbt.laws.forms import form_of, forms
+from pbt.laws.forms import form_of
 from tests.examples import examples
 
 #: As Besiroglu et al. 2024 found them.
