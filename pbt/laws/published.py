@@ -1,7 +1,7 @@
 """Learning rates and batch sizes as others have found them, each with what it counts, and where it was found.
 
 They disagree, and mostly since they are about different things: the best learning rate at the best batch size, or at
-one that is given; the peak of a cosine, or a constant; of a model as it is, or of one parametrized by its width. So each
+one that is given; the peak of a cosine, or a constant; of a model as it is, or of one parametrized by its width. Each
 says what it is of, and none is compared with another without that.
 """
 
