@@ -28,6 +28,9 @@ from scipy import stats
 from pbt.laws.fit import Fit, refit
 from pbt.laws.form import Array
 
+#: Coefficients that nothing bounds count as this, so that their squares are numbers.
+_LARGE = 1e150
+
 
 class Interval(NamedTuple):
     """From where to where."""
@@ -74,7 +77,7 @@ class Spread:
 
     def _written_of(self, theta: Array) -> dict[str, Array]:
         rows = [self.fit.form.written(one, self.fit.data.centre) for one in theta]
-        return {name: np.array([row[name] for row in rows]) for name in self.fit.written}
+        return {name: np.clip([row[name] for row in rows], -_LARGE, _LARGE) for name in self.fit.written}
 
 
 def interval(estimate: Array, drawn: Array, without: Array, level: float) -> tuple[Array, Array]:
