@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.laws.speed import TRUTH, made_up
+from benchmarks.laws.speed import TRUTH, made_up, true_loss
 from pbt.laws.fit import Data, fit
 from pbt.laws.forms import form_of
 from pbt.laws.intervals import spread
@@ -36,10 +36,9 @@ def _loss(seed: int) -> dict[str, bool]:
     form = form_of("chinchilla")
     found = spread(fit(form, Data.of(form, *made_up(seed)), starts=256), draws=400, seed=seed)
     low, high = found.predict({name: np.array([it]) for name, it in FAR.items()})
-    truth = TRUTH["E"] + TRUTH["A"] / FAR["params"] ** TRUTH["alpha"] + TRUTH["B"] / FAR["tokens"] ** TRUTH["beta"]
     written = found.written()
     held = {name: written[name].low <= TRUTH[name] <= written[name].high for name in ("E", "alpha", "beta")}
-    return {**held, "prediction": bool(low[0] <= truth <= high[0])}
+    return {**held, "prediction": bool(low[0] <= true_loss(**FAR) <= high[0])}
 
 
 def _optimum(seed: int) -> dict[str, bool]:

@@ -180,7 +180,7 @@ def over_training(losses: pd.DataFrame) -> Row:
     five, two = (table.loc[[f"rpj-{it}" for it in names]] for names in (_FIVE, _TWO.values()))
     form = form_of("overtraining")
     began = time.perf_counter()
-    law = fit(form, _data(form, five.rename(columns={"loss": "_"}).assign(loss=five.eval_loss)))
+    law = fit(form, _data(form, five.assign(loss=five.eval_loss)))
     seconds = time.perf_counter() - began
     inputs = {it: two[it].to_numpy() for it in form.inputs}
     theirs = _least_squares(five)

@@ -20,8 +20,12 @@ def made_up(seed: int, rows: int = 245, noise: float = 0.003) -> tuple[dict[str,
     """As many runs as Hoffmann et al. 2022 show, of a law that is known."""
     rng = np.random.default_rng(seed)
     x = {"params": 10 ** rng.uniform(7.7, 10.2, rows), "tokens": 10 ** rng.uniform(8.8, 11.5, rows)}
-    loss = TRUTH["E"] + TRUTH["A"] / x["params"] ** TRUTH["alpha"] + TRUTH["B"] / x["tokens"] ** TRUTH["beta"]
-    return x, loss * np.exp(noise * rng.normal(size=rows))
+    return x, true_loss(**x) * np.exp(noise * rng.normal(size=rows))
+
+
+def true_loss(params: Any, tokens: Any) -> Any:
+    """Of the law that is known."""
+    return TRUTH["E"] + TRUTH["A"] / params ** TRUTH["alpha"] + TRUTH["B"] / tokens ** TRUTH["beta"]
 
 
 def speed(loops: int) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def speed(loops: int) -> dict[str, Any]:
     law = fit(form, data, starts=STARTS)
     refit(form, data, weights, law.theta)
     ours = time.perf_counter() - began
-    begun, ends = form.starts(STARTS, rng, data.y)[:: STARTS // loops][:loops], []
+    begun = form.starts(STARTS, rng, data.y)[:: STARTS // loops][:loops]
     began = time.perf_counter()
     ends = [_minimised(form, data, np.ones(len(data.y)), start) for start in begun]
     a_start = (time.perf_counter() - began) / loops

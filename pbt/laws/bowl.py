@@ -45,15 +45,16 @@ def by_cell(cell: Array, weights: Array, values: Array) -> Array:
     return (sums / total[:, None]).reshape(number, *values.shape[1:])
 
 
-def moments(z: Array, x: Array, y: Array, cell: Array, weights: Array) -> tuple[Array, Array]:
-    """Of each cell: columns by columns `(cells, terms, terms)`, and columns by the loss `(cells, terms)`.
-
-    Columns are those of HM, then those of the upper half of H.
-    """
+def columns_of(z: Array, x: Array) -> Array:
+    """What the terms are multiplied with, those of HM, then those of the upper half of H, `(rows, terms)`."""
     pairs = [(i, j) for i in range(z.shape[1]) for j in range(i, z.shape[1])]
     bent = [z[:, i] * z[:, j] * (0.5 if i == j else 1.0) for i, j in pairs]
     moved = -(z[:, :, None] * x[:, None, :]).reshape(len(z), -1)
-    columns = np.column_stack([moved, *bent])
+    return np.column_stack([moved, *bent])
+
+
+def moments(columns: Array, y: Array, cell: Array, weights: Array) -> tuple[Array, Array]:
+    """Of each cell: columns by columns `(cells, terms, terms)`, and columns by the loss `(cells, terms)`."""
     columns = columns - by_cell(cell, weights, columns)[cell]
     y = y - by_cell(cell, weights, y)[cell]
     number = int(cell.max()) + 1

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from pbt.laws.fit import THRESHOLD, Data, Fit, descend, fit
-from pbt.laws.form import Array, Centred, Form
+from pbt.laws.fit import Data, Fit, descend, fit
+from pbt.laws.form import Array, Centred, Form, times_beyond
 from pbt.laws.intervals import Interval, Spread
 from pbt.spec import require
 
@@ -100,10 +100,8 @@ def profile(law: Fit, parameter: str, level: float = 0.95) -> Profile:
     names = law.form.parameters
     require(parameter in names, "parameter", f"{parameter!r} is none of this law", f"Name one of {', '.join(names)}")
     number, data = names.index(parameter), law.data
-    pull = np.clip(law.residuals, -THRESHOLD, THRESHOLD)
-    near = np.abs(law.residuals) <= THRESHOLD
-    unit = 0.5 * float(np.square(pull).sum() / max(near.sum() - len(names), 1))
-    slopes = law.form.jacobian(law.theta, data.x)[near]
+    unit = 0.5 * float(np.square(law.pull).sum() / max(law.is_near.sum() - len(names), 1))
+    slopes = law.form.jacobian(law.theta, data.x)[law.is_near]
     deviation = np.sqrt(2.0 * unit * np.linalg.pinv(slopes.T @ slopes)[number, number])
     steps = np.linspace(0.0, _REACH * deviation, _POINTS + 1)[1:]
     sides = []
@@ -151,8 +149,9 @@ def alarms(spread: Spread, clusters: Array | None = None, asked: Mapping[str, Ar
     if len(law.basins) > 1:
         found.append(f"{len(law.basins)} sets of parameters fit as well and predict something else: have more runs")
     found += _ridges(spread)
+    written = spread.written()
     for name in law.form.exponents:
-        low, high = spread.written()[name]
+        low, high = written[name]
         if low < _NOTHING:
             told = f"{name} may be 0 ({low:.3g} to {high:.3g}): the runs hardly say that its input matters"
             found.append(told)
@@ -180,11 +179,8 @@ def _ridges(spread: Spread) -> list[str]:
 
 def _beyond(law: Fit, asked: Mapping[str, Array]) -> dict[str, float]:
     """How many times the furthest that is asked for is beyond the runs, by input."""
-    found = {}
-    for name, values in law.data.centred(asked).items() if asked else ():
-        own = law.data.x[name]
-        found[name] = float(np.exp(max(values.max() - own.max(), own.min() - values.min())))
-    return found
+    at = law.data.centred(asked) if asked else {}
+    return {name: times_beyond(law.data.x[name], values) for name, values in at.items()}
 
 
 def tried_too_little(values: Sequence[float], best: float, plateau: float) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pbt.laws.fit import Data, Fit, fit
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, split, uniform
 from pbt.spec import require
 
 
@@ -33,8 +33,7 @@ def _evaluate(theta: Array, x: Centred) -> Array:
 
 def _starts(number: int, rng: np.random.Generator, log_steps: Array) -> Array:
     (share,) = uniform(rng, number, (0.01, 0.99)).T
-    middle = np.median(log_steps)
-    return np.column_stack([middle + np.log(share), middle + np.log1p(-share)])
+    return np.column_stack(split(np.median(log_steps), share))
 
 
 def _written(theta: Array, centre: Mapping[str, float]) -> dict[str, float]:

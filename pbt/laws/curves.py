@@ -128,13 +128,10 @@ def fit_curves(curves: Sequence[Curve], starts: int = 256, seed: int = 0) -> Cur
         starts: Of the fit.
         seed: Of where they lie.
     """
-    begun = _fit([_thinned(it) for it in curves], starts, seed)
+    thin = [_thinned(it) for it in curves]
+    begun = fit(_form(thin), _data(thin), starts=starts, seed=seed)
     form = replace(_form(curves), starts=lambda number, rng, log_loss: begun.basins)
     return CurveLaw(fit(form, _data(curves), starts=len(begun.basins)))
-
-
-def _fit(curves: Sequence[Curve], starts: int, seed: int) -> Fit:
-    return fit(_form(curves), _data(curves), starts=starts, seed=seed)
 
 
 def _data(curves: Sequence[Curve]) -> Data:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pbt.laws.fit import THRESHOLD, Fit
+from pbt.laws.fit import Fit
 from pbt.laws.form import Array
 from pbt.spec import require
 
@@ -65,6 +65,10 @@ def around(best: float, values: int, factor: float) -> Array:
 def half_width(law: Fit, target: Mapping[str, float]) -> float:
     """Of the 95 % interval of what is predicted at a target, as a share of it: by the law's slopes, and its noise."""
     covariance, slope, _ = _known(law, target)
+    return _half_width(covariance, slope)
+
+
+def _half_width(covariance: Array, slope: Array) -> float:
     return float(1.96 * np.sqrt(slope @ covariance @ slope))
 
 
@@ -96,12 +100,12 @@ def next_runs(
     covariance, slope, noise = _known(law, target)
     rows = law.form.jacobian(law.theta, law.data.centred(candidates))
     found: list[Planned] = []
-    width = float(1.96 * np.sqrt(slope @ covariance @ slope))
+    width = _half_width(covariance, slope)
     while width > enough and (affordable := flops <= budget).any():
         told = np.square(rows @ covariance @ slope) / (noise**2 + np.einsum("rp,pq,rq->r", rows, covariance, rows))
         best = int(np.where(affordable, told / flops, -1.0).argmax())
         covariance = _with_row(covariance, rows[best], noise)
-        width = float(1.96 * np.sqrt(slope @ covariance @ slope))
+        width = _half_width(covariance, slope)
         budget -= float(flops[best])
         found.append(Planned({k: float(it[best]) for k, it in candidates.items()}, float(flops[best]), width))
     return found
@@ -109,11 +113,10 @@ def next_runs(
 
 def _known(law: Fit, target: Mapping[str, float]) -> tuple[Array, Array, float]:
     """How unsure parameters are, `(parameters, parameters)`; slopes of the target, `(parameters,)`; the noise."""
-    off, slopes = law.residuals, law.form.jacobian(law.theta, law.data.x)
-    near = np.abs(off) <= THRESHOLD
-    pull = np.clip(off, -THRESHOLD, THRESHOLD)
+    slopes, rows = law.form.jacobian(law.theta, law.data.x), len(law.data.y)
     # of rows that pull without holding, noise counts for more (Huber 1981, section 7.6)
-    noise = float(np.sqrt(np.square(pull).sum() / max(len(off) - len(law.theta), 1)) / max(near.mean(), 1.0 / len(off)))
+    usual = np.sqrt(np.square(law.pull).sum() / max(rows - len(law.theta), 1))
+    noise = float(usual / max(law.is_near.mean(), 1.0 / rows))
     gram = slopes.T @ slopes / noise**2
     covariance = np.linalg.inv(gram + _RIDGE * np.trace(gram) * np.eye(len(gram)))
     at = {name: np.array([value]) for name, value in target.items()}

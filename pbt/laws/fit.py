@@ -89,6 +89,16 @@ class Fit:
         """Measured less predicted logarithms, `(rows,)`: shares, as far as they are small."""
         return self.data.y - self.form.evaluate(self.theta, self.data.x)
 
+    @property
+    def pull(self) -> Array:
+        """What each row pulls with, `(rows,)`: what it is off, up to the threshold."""
+        return np.clip(self.residuals, -THRESHOLD, THRESHOLD)
+
+    @property
+    def is_near(self) -> Array:
+        """Which rows hold and do not only pull, `(rows,)`."""
+        return np.abs(self.residuals) <= THRESHOLD
+
 
 def fit(form: Form, data: Data, starts: int = 4500, seed: int = 0) -> Fit:
     """Fit a law from many starts.

@@ -81,6 +81,23 @@ def log_sum(*terms: Array) -> Array:
     return highest + np.log(np.exp(together - highest).sum(axis=0))
 
 
+def shares(*terms: Array) -> Array:
+    """Of a sum of exponentials, what each of them is of it, `(terms, ...)`; real terms."""
+    together = np.stack(np.broadcast_arrays(*terms))
+    grown = np.exp(together - together.max(axis=0))
+    return np.asarray(grown / grown.sum(axis=0))
+
+
+def split(whole: Array, share: Array) -> tuple[Array, Array]:
+    """Logarithms of a share of something, and of the rest, given that of the whole."""
+    return whole + np.log(share), whole + np.log1p(-share)
+
+
+def times_beyond(own: Array, asked: Array) -> float:
+    """How many times the furthest of what is asked for lies beyond what there is, of logarithms; up to 1 is within."""
+    return float(np.exp(max(np.max(asked) - np.max(own), np.min(own) - np.min(asked))))
+
+
 def uniform(rng: np.random.Generator, number: int, *bounds: tuple[float, float]) -> Array:
     """Points that fill a box evenly, `(number, bounds)`.
 

@@ -103,8 +103,11 @@ def spread(fit: Fit, clusters: Array | None = None, draws: int = 1000, seed: int
     """
     _, own = np.unique(np.arange(len(fit.data.y)) if clusters is None else clusters, return_inverse=True)
     number = int(own.max()) + 1
-    drawn = np.random.default_rng(seed).exponential(size=(draws, number))
-    weights = (drawn / drawn.mean(axis=1, keepdims=True))[:, own]
-    without = (own[None] != np.arange(number)[:, None]).astype(float)
-    found = [refit(fit.form, fit.data, it, fit.theta) for it in (weights, without)]
+    found = [refit(fit.form, fit.data, it[:, own], fit.theta) for it in other_weights(number, draws, seed)]
     return Spread(fit, *found)
+
+
+def other_weights(number: int, draws: int, seed: int) -> tuple[Array, Array]:
+    """Of clusters: as they are drawn, `(draws, clusters)`, and with each left out in turn, `(clusters, clusters)`."""
+    drawn = np.random.default_rng(seed).exponential(size=(draws, number))
+    return drawn / drawn.mean(axis=1, keepdims=True), 1.0 - np.eye(number)

@@ -27,9 +27,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pbt.errors import SpecError
-from pbt.laws.bowl import Bowl, by_cell, moments, solve, terms
-from pbt.laws.form import Array
-from pbt.laws.intervals import Interval, interval
+from pbt.laws.bowl import Bowl, by_cell, columns_of, moments, solve, terms
+from pbt.laws.form import Array, times_beyond
+from pbt.laws.intervals import Interval, interval, other_weights
 from pbt.spec import require
 
 #: A run that gives away this share of the loss weighs half.
@@ -83,19 +83,20 @@ class Runs:
         cell = np.unique(x, axis=0, return_inverse=True)[1].reshape(-1)
         return cls(tuple(varied), tuple(inputs), z, x, logs["loss"], cell, centre)
 
+    @cached_property
+    def columns(self) -> Array:
+        """Of least squares, `(rows, terms)`."""
+        return columns_of(self.z, self.x)
+
     def place(self, inputs: Mapping[str, float]) -> Array:
         """A row of `x` of other inputs, `(1 + inputs,)`."""
         return np.array([1.0, *(np.log(inputs[name]) - self.centre[name] for name in self.inputs)])
 
     def beyond(self, inputs: Mapping[str, float]) -> dict[str, float]:
         """How many times each input is further than the furthest there is; those that lie within are left out."""
-        found = {}
-        for number, (name, at) in enumerate(zip(self.inputs, self.place(inputs)[1:], strict=True)):
-            own = self.x[:, number + 1]
-            far = max(at - own.max(), own.min() - at)
-            if far > 1e-9:
-                found[name] = float(np.exp(far))
-        return found
+        at, own = self.place(inputs)[1:], self.x.T[1:]
+        far = {name: times_beyond(*it) for name, *it in zip(self.inputs, own, at, strict=True)}
+        return {name: times for name, times in far.items() if times > 1.0 + _NOTHING}
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def fit_optimum(runs: Runs, depends: Mapping[str, Collection[str]] | None = None
         SpecError: The runs do not tell: an input does not vary, or the loss has no minimum among what was tried.
     """
     free = _free(runs, depends or {})
+    _check_inputs(runs)
     weights = rising = _near(runs.y - _lowest(runs))
     bowl = _weighed(runs, weights, free)
     for _ in range(_ROUNDS):
@@ -189,7 +191,7 @@ def _weighed(runs: Runs, weights: Array, free: Array) -> Bowl:
     Raises:
         SpecError: The runs do not tell.
     """
-    normal, right = (it.sum(axis=0) for it in moments(runs.z, runs.x, runs.y, runs.cell, weights))
+    normal, right = (it.sum(axis=0) for it in moments(runs.columns, runs.y, runs.cell, weights))
     _check_told(runs, normal)
     bowl = solve(normal, right, free)
     _check_bends(runs, bowl)
@@ -262,10 +264,8 @@ def spread_optimum(optimum: Optimum, draws: int = 1000, seed: int = 0) -> Optimu
         seed: Of the weights.
     """
     normal, right = _linear(optimum)
-    number = len(normal)
-    weights = np.random.default_rng(seed).exponential(size=(draws, number))
-    without = 1.0 - np.eye(number)
-    found = [solve(np.tensordot(it, normal, 1), it @ right, optimum.free) for it in (weights, without)]
+    weights = other_weights(len(normal), draws, seed)
+    found = [solve(np.tensordot(it, normal, 1), it @ right, optimum.free) for it in weights]
     return OptimumSpread(optimum, *found)
 
 
@@ -275,8 +275,8 @@ def _linear(optimum: Optimum) -> tuple[Array, Array]:
     Source: Huber 1981, "Robust Statistics", section 7.6: rows that are far off pull, but do not hold.
     """
     runs, bowl = optimum.runs, optimum.bowl
-    normal, _ = moments(runs.z, runs.x, runs.y, runs.cell, optimum.rising)
-    _, pull = moments(runs.z, runs.x, optimum.residuals, runs.cell, optimum.weights)
+    normal, _ = moments(runs.columns, runs.y, runs.cell, optimum.rising)
+    _, pull = moments(runs.columns, optimum.residuals, runs.cell, optimum.weights)
     return normal, normal @ terms(bowl) + pull
 
 
@@ -370,11 +370,23 @@ def _check_told(runs: Runs, normal: Array) -> None:
     """Refuse what no fit can find.
 
     Raises:
-        SpecError: Something does not vary, or there are too few runs.
+        SpecError: Something is not varied, or there are too few runs.
     """
     for name, told in zip(runs.varied, np.diagonal(normal)[:: runs.x.shape[1]], strict=False):
         mend = f"Have runs that are alike in {', '.join(runs.inputs)}, with several values of {name}"
         require(told > _NOTHING, name, "does not vary among runs that are alike otherwise", mend)
+    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(normal), 1e-300))
+    told = f"{len(runs.y)} in {runs.cell.max() + 1} cells are too few"
+    mend = "Have three values of each in every cell"
+    require(np.linalg.cond(normal * scale[:, None] * scale) < _ALIKE, "runs", told, mend)
+
+
+def _check_inputs(runs: Runs) -> None:
+    """Refuse runs whose inputs do not tell what they do.
+
+    Raises:
+        SpecError: One does not vary, or only with others.
+    """
     cells = np.unique(runs.x, axis=0)
     for name, column in zip(runs.inputs, cells[:, 1:].T, strict=True):
         mend = f"Have runs of several {name}, or leave it out of the law"
@@ -382,9 +394,6 @@ def _check_told(runs: Runs, normal: Array) -> None:
     told = "vary together, so that their powers cannot be told apart"
     mend = "Have runs that vary one of them alone, or leave one out of the law"
     require(np.linalg.cond(cells) < _ALIKE, " and ".join(runs.inputs), told, mend)
-    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(normal), 1e-300))
-    told, mend = f"{len(runs.y)} in {len(cells)} cells are too few", "Have three values of each in every cell"
-    require(np.linalg.cond(normal * scale[:, None] * scale) < _ALIKE, "runs", told, mend)
 
 
 def _check_bends(runs: Runs, bowl: Bowl) -> None:

@@ -11,7 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pbt.errors import SpecError, nearest
+from pbt.laws.form import times_beyond
 from pbt.laws.units import Size
 
 
@@ -40,7 +43,7 @@ class Published:
     def beyond(self, size: Size) -> dict[str, float]:
         """How many times a size is further than what the law was fitted to, by what is counted."""
         known = {"params": size.params, "tokens": size.tokens, "flops": size.flops}
-        far = {name: max(known[name] / high, low / known[name]) for name, (low, high) in self.ranges.items()}
+        far = {name: times_beyond(np.log(own), np.log(known[name])) for name, own in self.ranges.items()}
         return {name: times for name, times in far.items() if times > 1.0}
 
 

@@ -33,6 +33,7 @@ from pbt.report.console import fitting_table, is_within
 from pbt.report.nodes import node_facts, node_lines
 from pbt.report.tables import ExploitRow, Population, exploit_rows, generation_facts
 from pbt.report.throughput import RATES, together
+from searchspaces import Float
 
 #: Rows of a table before the rest is only counted; the JSON has them all.
 _ROWS = 32
@@ -251,12 +252,8 @@ def _search(population: Population, info: Mapping[str, Any]) -> dict[str, int] |
 def _at_edge(space: Mapping[str, Any], hparams: Hparams) -> list[str]:
     """Hyperparameters whose bounds may have been too narrow: on a log scale no bound is a natural one."""
     logs = {name: it for name, it in space.items() if it["type"] == "float" and it.get("log") and name in hparams}
-    return [name for name, it in logs.items() if not _EDGE < _position(it, hparams[name]) < 1 - _EDGE]
-
-
-def _position(domain: Mapping[str, Any], value: float) -> float:
-    """Where a value lies between its bounds on a log scale, 0 to 1."""
-    return math.log(value / domain["low"]) / math.log(domain["high"] / domain["low"])
+    places = {name: Float(it["low"], it["high"], log=True).encode(hparams[name])[0] for name, it in logs.items()}
+    return [name for name, place in places.items() if not _EDGE < place < 1 - _EDGE]
 
 
 def _system(result: Result, population: Population) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pbt.laws.checks import alarms, profile, rolling, tried_too_little
 from pbt.laws.fit import Data, fit
 from pbt.laws.forms import form_of
 from pbt.laws.intervals import spread
+from tests.laws.test_fit import TRUTH
 
 FORM = form_of("chinchilla")
-TRUTH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
 
 
 def runs(sizes=12, each=10, noise=0.001, seed=0, **changes):

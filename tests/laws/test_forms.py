@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pbt.laws.fit import Data, fit
 from pbt.laws.forms import form_of, forms
 from tests.examples import examples
+from tests.laws.test_fit import TRUTH
 
 #: As the papers have them: parameters and inputs by name.
 WRITTEN = {
@@ -32,7 +33,7 @@ WRITTEN = {
 }
 #: As the papers found them, in their units.
 FOUND = {
-    "chinchilla": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+    "chinchilla": TRUTH,
     "kaplan": {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},
     "kaplan_steps": {"N_c": 6.5e13, "S_c": 2.1e3, "alpha_N": 0.077, "alpha_S": 0.76},
     "overtraining": {"E": 1.8366, "a": 212.24, "b": 366.69, "eta": 0.13643},

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, shares, uniform
 
 
 def _evaluate(theta: Array, x: Centred) -> Array:
@@ -25,9 +25,7 @@ def _terms(theta: Array, x: Centred) -> tuple[Array, Array, Array]:
 
 def _slopes(theta: Array, x: Centred) -> Array:
     """Each term's share of the loss, times what it falls with."""
-    terms = np.stack(_terms(theta, x))
-    terms = np.exp(terms - terms.max(axis=0))
-    kept, few, short = terms / terms.sum(axis=0)
+    kept, few, short = shares(*_terms(theta, x))
     return np.stack([kept, few, short, -few * x["params"], -short * x["tokens"]], axis=-1)
 
 

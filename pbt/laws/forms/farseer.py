@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, shares, uniform
 
 #: Logarithm of about as many tokens as models are trained on, where fits begin.
 _LOG_TOKENS = math.log(2e10)
@@ -45,9 +45,7 @@ def _apart(bend: Array) -> Array:
 
 
 def _slopes(theta: Array, x: Centred) -> Array:
-    terms = np.stack(_terms(theta, x))
-    terms = np.exp(terms - terms.max(axis=0))
-    kept, short = terms / terms.sum(axis=0)
+    kept, short = shares(*_terms(theta, x))
     power = -np.exp(_bent(theta[..., 6:], x["params"])) * x["tokens"] * short
     columns = [
         share[..., None] * _bent_slopes(theta[..., at : at + 3], x["params"])

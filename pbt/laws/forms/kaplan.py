@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, split, uniform
 
 
 def _evaluate(theta: Array, x: Centred) -> Array:
@@ -21,8 +21,7 @@ def _evaluate(theta: Array, x: Centred) -> Array:
 def _starts(number: int, rng: np.random.Generator, log_loss: Array) -> Array:
     drawn = uniform(rng, number, (0.02, 0.98), (0.3, 2.0), (0.03, 1.0))
     share, ratio, alpha_d = drawn.T
-    whole = np.median(log_loss) / alpha_d
-    return np.column_stack([whole + np.log(share), whole + np.log1p(-share), ratio, alpha_d])
+    return np.column_stack([*split(np.median(log_loss) / alpha_d, share), ratio, alpha_d])
 
 
 def _written(theta: Array, centre: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, split, uniform
 
 
 def _evaluate(theta: Array, x: Centred) -> Array:
@@ -20,8 +20,7 @@ def _evaluate(theta: Array, x: Centred) -> Array:
 
 def _starts(number: int, rng: np.random.Generator, log_loss: Array) -> Array:
     drawn = uniform(rng, number, (0.02, 0.98), (0.02, 0.8), (0.05, 1.5))
-    middle = np.median(log_loss)
-    return np.column_stack([middle + np.log(drawn[:, 0]), middle + np.log1p(-drawn[:, 0]), drawn[:, 1:]])
+    return np.column_stack([*split(np.median(log_loss), drawn[:, 0]), drawn[:, 1:]])
 
 
 def _written(theta: Array, centre: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pbt.laws.form import Array, Centred, Form, log_sum, uniform
+from pbt.laws.form import Array, Centred, Form, log_sum, split, uniform
 
 
 def _evaluate(theta: Array, x: Centred) -> Array:
@@ -33,9 +33,7 @@ def _starts(number: int, rng: np.random.Generator, log_loss: Array) -> Array:
     bounds = ((0.02, 0.98), (0.02, 0.98), (0.05, 1.2), (0.05, 1.2), (0.1, 1.5))
     kept, share, alpha, beta, k = uniform(rng, number, *bounds).T
     rest = np.median(np.log(np.maximum(np.exp(log_loss) - kept[:, None] * np.exp(log_loss.min()), 1e-12)), axis=1) / k
-    return np.column_stack(
-        [log_loss.min() + np.log(kept), rest + np.log(share), rest + np.log1p(-share), alpha, beta, k]
-    )
+    return np.column_stack([log_loss.min() + np.log(kept), *split(rest, share), alpha, beta, k])
 
 
 def _written(theta: Array, centre: Mapping[str, float]) -> dict[str, float]:
